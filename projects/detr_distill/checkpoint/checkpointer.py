@@ -1,0 +1,165 @@
+"""detectron2's checkpointer, with safe reading, atomic writing and errors in words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from ..errors import CheckpointError
+from .export import STUDENT, fit_to_model, is_distilling
+from .files import read_checkpoint, write_atomically
+from .locate import local_file
+from .matching import Fit, compare, first_names, match_suffixes
+from .torchvision_resnet import PREFIX as TORCHVISION
+from .torchvision_resnet import rename_resnet
+
+LAST = "last_checkpoint"
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """Saves and restores a model and what is registered beside it.
+
+    A save is visible only when it is complete. A file is read without running code from it. ``load`` initialises a
+    model and tolerates gaps, ``load_complete`` evaluates one and tolerates none, ``resume_or_load`` continues a run.
+    """
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Writes ``NAME.pth`` and makes it the checkpoint that a resumed run continues from."""
+        if self.save_untagged(name, **extra):
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_untagged(self, name: str, **extra: Any) -> bool:
+        """Writes ``NAME.pth`` beside the line of checkpoints; False where this process does not write."""
+        if not self.save_dir or not self.save_to_disk:
+            return False
+        state = {"model": self.model.state_dict()}
+        state.update({key: part.state_dict() for key, part in self.checkpointables.items()})
+        state.update(extra)
+        path = Path(self.save_dir) / f"{name}.pth"
+        write_atomically(path, lambda file: torch.save(state, file))
+        self.logger.info("Saved %s", path)
+        return True
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_atomically(Path(self.save_dir) / LAST, lambda file: file.write(last_filename_basename.encode()))
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Initialises the model from ``MODEL.WEIGHTS``; backbones and other tasks' detectors naturally leave gaps.
+
+        Args:
+            path: a file or an address; empty leaves the random initialisation.
+            checkpointables: which registered parts to restore too; None: all that the file has.
+
+        Returns:
+            What else the file holds.
+
+        Raises:
+            CheckpointError: the file cannot be found, fetched or read, or nothing in it fits the model.
+        """
+        if not path:
+            self.logger.info("MODEL.WEIGHTS is empty: the model keeps its random initialisation.")
+            return {}
+        checkpoint, fit = self._read(path)
+        if not fit.matched:
+            raise CheckpointError(
+                f"{path} has nothing that this model could use: the file has {first_names(fit.unexpected)}; "
+                f"the model has {first_names(fit.missing)}. Is MODEL.WEIGHTS meant for another architecture?"
+            )
+        self.model.load_state_dict(fit.matched, strict=False)
+        self.logger.info("Loaded %s: %s", path, _summary(fit))
+        return self._restore_parts(checkpoint, checkpointables)
+
+    def load_complete(self, path: str) -> None:
+        """Loads a trained detector for evaluation.
+
+        Raises:
+            CheckpointError: no file given, unreadable, or a tensor of the detector is missing or misshaped.
+        """
+        if not path:
+            raise CheckpointError("--eval-only needs trained weights: set MODEL.WEIGHTS to a checkpoint.")
+        _, fit = self._read(path)
+        # Inference uses the student alone: the trainable parts around it may be absent.
+        if is_distilling(self.model.state_dict()):
+            fit.missing = [name for name in fit.missing if name.startswith(STUDENT)]
+        if fit.missing or fit.misshaped:
+            raise CheckpointError(
+                f"{path} does not fit this model:\n{fit.problems()}\nUse the configuration that it was trained with."
+            )
+        self.model.load_state_dict(fit.matched, strict=False)
+        self.logger.info("Loaded %s: %s", path, _summary(fit))
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Continues from the last checkpoint of the folder; where there is none, or none is wanted, ``load(path)``."""
+        if not resume:
+            return self.load(path, checkpointables=[])
+        if self.has_checkpoint():
+            return self.resume(self.get_checkpoint_file())
+        self.logger.warning("--resume: %s holds no checkpoint, so this run starts afresh.", self.save_dir)
+        return self.load(path, checkpointables=[])
+
+    def resume(self, path: str) -> dict[str, Any]:
+        """Restores the model and every registered part.
+
+        Raises:
+            CheckpointError: unreadable, or anything is missing, unknown or misshaped.
+        """
+        try:
+            checkpoint = read_checkpoint(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"Cannot resume: {error}\n{self._advise(path)}") from error
+        fit = compare(checkpoint["model"], self.model)
+        absent = [key for key in self.checkpointables if key not in checkpoint]
+        if not fit.is_complete or absent:
+            raise CheckpointError(
+                f"Cannot resume from {path}, it belongs to another run or configuration:\n{fit.problems()}"
+                + "".join(f"  no {key} state\n" for key in absent)
+            )
+        self.model.load_state_dict(fit.matched, strict=False)
+        self.logger.info("Resuming from %s", path)
+        return self._restore_parts(checkpoint, None)
+
+    def _read(self, address: str) -> tuple[dict[str, Any], Fit]:
+        checkpoint = read_checkpoint(local_file(address))
+        names = list(self.model.state_dict())
+        weights = checkpoint["model"]
+        if address.startswith(TORCHVISION):
+            weights = match_suffixes(rename_resnet(weights), names)
+        elif checkpoint.pop("by_suffix", False):
+            weights = match_suffixes(weights, names)
+        checkpoint["model"] = fit_to_model(weights, names)
+        return checkpoint, compare(checkpoint["model"], self.model)
+
+    def _restore_parts(self, checkpoint: dict[str, Any], keys: list[str] | None) -> dict[str, Any]:
+        for key in self.checkpointables if keys is None else keys:
+            if key in checkpoint:
+                self.checkpointables[key].load_state_dict(checkpoint.pop(key))
+        return {key: value for key, value in checkpoint.items() if key != "model"}
+
+    def _advise(self, damaged: str) -> str:
+        """Names the newest checkpoint of the folder that a run could resume from instead."""
+        others = [path for path in self.get_all_checkpoint_files() if Path(path).name != Path(damaged).name]
+        for path in sorted(others, key=os.path.getmtime, reverse=True):
+            try:
+                content = read_checkpoint(path)
+            except CheckpointError:
+                continue
+            if all(key in content for key in self.checkpointables):
+                tag = Path(self.save_dir) / LAST
+                return f"The newest checkpoint here that loads is {path}. To use it: echo {Path(path).name} > {tag}"
+        return f"No other checkpoint in {self.save_dir} loads. Start again without --resume in another OUTPUT_DIR."
+
+
+def _summary(fit: Fit) -> str:
+    total = len(fit.matched) + len(fit.missing) + len(fit.misshaped)
+    parts = [f"{len(fit.matched)} of {total} tensors"]
+    if fit.missing:
+        parts.append(f"{len(fit.missing)} keep their initialisation (first: {fit.missing[0]})")
+    if fit.misshaped:
+        parts.append(f"{len(fit.misshaped)} skipped for their shape (first: {next(iter(fit.misshaped))})")
+    if fit.unexpected:
+        parts.append(f"{len(fit.unexpected)} unused in the file (first: {fit.unexpected[0]})")
+    return "; ".join(parts) + "."

@@ -1,0 +1,62 @@
+"""The student inside a distilling model, by the names of its parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .files import write_atomically
+
+STUDENT = "student."
+
+
+def is_distilling(names) -> bool:
+    """True for the names of a ``DistillDetector``: the plain detector is under ``student.``."""
+    return any(name.startswith(STUDENT) for name in names)
+
+
+def student_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The plain detector's part of some weights, under the plain detector's names."""
+    if not is_distilling(weights):
+        return dict(weights)
+    return {name.removeprefix(STUDENT): value for name, value in weights.items() if name.startswith(STUDENT)}
+
+
+def fit_to_model(weights: Mapping[str, Tensor], model_names) -> dict[str, Tensor]:
+    """Adds or removes the ``student.`` prefix where a checkpoint has it and a model has not, or the reverse.
+
+    Args:
+        weights: of a checkpoint. model_names: of the model's own state.
+    """
+    if is_distilling(model_names) and not is_distilling(weights):
+        return {STUDENT + name: value for name, value in weights.items()}
+    if is_distilling(weights) and not is_distilling(model_names):
+        return student_weights(weights)
+    return dict(weights)
+
+
+def student_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Weights that the plain detector loads: of a distilling model its student, of any other model all of it."""
+    model = getattr(model, "module", model) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return student_weights(model.state_dict())
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Writes ``{"model": weights}`` to a ``.pth`` file, or the bare tensors to a ``.safetensors`` file.
+
+    Raises:
+        CheckpointError: another suffix.
+    """
+    # Tensors may share memory or be slices of a larger one; a file must hold each on its own.
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    if str(path).endswith(".safetensors"):
+        write_atomically(path, lambda file: file.write(safetensors.torch.save(weights)))  # type: ignore[arg-type]
+    elif str(path).endswith(".pth"):
+        write_atomically(path, lambda file: torch.save({"model": weights}, file))
+    else:
+        raise CheckpointError(f"{path}: the file's name must end in .pth or .safetensors.")

@@ -1,0 +1,139 @@
+"""One checkpoint file: reading that runs no code, writing that never leaves half a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .unpickler import load_arrays
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], None]) -> None:
+    """Replaces a file in one step: whoever reads it, or kills us, finds the old content or the new, never a mixture.
+
+    Args:
+        path: of the file. write: writes the content to an open binary file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One temporary name per file: the next save of the same name cleans up after a killed one.
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """Content of a checkpoint file, on the CPU.
+
+    Args:
+        path: ``.safetensors``, ``.pkl`` (arrays only: detectron2's model zoo) or anything that ``torch.save`` wrote.
+
+    Returns:
+        A dictionary whose ``model`` maps names to tensors; beside it what else the file holds, and ``by_suffix`` True
+        where the names lack the model's own prefix (backbones).
+
+    Raises:
+        CheckpointError: no such file, damaged, not a checkpoint, or holding objects that it would be unsafe to load.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint (working folder: {Path.cwd()}).")
+    try:
+        content = _READERS.get(path.suffix, _read_torch)(path)
+    except CheckpointError:
+        raise
+    # Damaged files raise whatever the reader stumbles over first, so nothing narrower would do.
+    except Exception as error:
+        raise CheckpointError(_explain_unreadable(path, error)) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dictionary.")
+    checkpoint = dict(content) if "model" in content else {"model": content}
+    checkpoint["model"] = _as_tensors(path, checkpoint["model"])
+    return checkpoint
+
+
+def _read_torch(path: Path) -> Any:
+    # Research code stores its command line beside the weights; a Namespace is as harmless as a dictionary.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: Path) -> dict:
+    return {"model": safetensors.torch.load_file(path)}
+
+
+def _read_pickle(path: Path) -> dict:
+    with open(path, "rb") as file:
+        content = load_arrays(file)
+    if not isinstance(content, dict):
+        return content
+    if "model" in content:
+        by_suffix = bool(content.get("matching_heuristics", False))
+        weights = content["model"]
+        if content.get("__author__") == "Caffe2":
+            weights = _from_caffe2(weights)
+        return {"model": weights, "by_suffix": by_suffix}
+    # Detectron 1: ImageNet backbones are bare, detectors keep their arrays under "blobs".
+    return {"model": _from_caffe2(content.get("blobs", content)), "by_suffix": True}
+
+
+def _from_caffe2(arrays: dict) -> dict[str, Tensor]:
+    arrays = {name: np.asarray(value) for name, value in arrays.items() if not name.endswith("_momentum")}
+    tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items() if value.dtype.kind in "fiu"}
+    return convert_c2_detectron_names(tensors)[0]
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {".safetensors": _read_safetensors, ".pkl": _read_pickle}
+
+
+def _as_tensors(path: Path, weights: Any) -> dict[str, Tensor]:
+    if not isinstance(weights, Mapping) or not weights:
+        raise CheckpointError(f"{path} is not a checkpoint: its weights are {_describe(weights)}.")
+    tensors = {}
+    for name, value in weights.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(value.copy())
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} is not a checkpoint: under {name!r} it has {_describe(value)}, not a tensor."
+            )
+        tensors[name.removeprefix("module.")] = value
+    return tensors
+
+
+def _describe(value: Any) -> str:
+    return f"a {type(value).__name__}" if value or isinstance(value, Tensor) else f"an empty {type(value).__name__}"
+
+
+def _explain_unreadable(path: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if path.stat().st_size == 0:
+        reason = "it is empty"
+    unsafe = "GLOBAL" in reason or "it asks for" in reason
+    if unsafe:
+        return (
+            f"{path} holds other Python objects than weights and was not loaded, because loading them runs code: "
+            f"{reason[:300]}. If you trust its origin, save only its tensors: torch.save({{'model': weights}}, FILE)."
+        )
+    return (
+        f"{path} cannot be read ({path.stat().st_size} bytes): it is damaged, cut short, or not a checkpoint "
+        f"({reason[:200]}). Copy or download it again."
+    )

@@ -1,0 +1,94 @@
+"""Comparing a checkpoint's tensors with a model's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+
+NAMES_SHOWN = 5
+
+
+@dataclass
+class Fit:
+    """How some weights fit a model.
+
+    Attributes:
+        matched: model name -> tensor of the right shape. missing: names that only the model has.
+        unexpected: names that only the weights have. misshaped: name -> (shape in the weights, shape in the model).
+    """
+
+    matched: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+    misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    @property
+    def is_complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.misshaped)
+
+    def problems(self) -> str:
+        """The first names of every kind of mismatch, one line each."""
+        shapes = [f"{name} {found} instead of {wanted}" for name, (found, wanted) in self.misshaped.items()]
+        kinds = (
+            ("missing in the file", self.missing),
+            ("unknown to the model", self.unexpected),
+            ("of another shape", shapes),
+        )
+        return "\n".join(f"  {len(names)} {kind}: {first_names(names)}" for kind, names in kinds if names)
+
+
+def first_names(names: list[str]) -> str:
+    more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def compare(weights: Mapping[str, Tensor], model: nn.Module) -> Fit:
+    """Pairs tensors with a model's parameters and buffers by name and shape; changes nothing."""
+    state = model.state_dict()
+    shared = [name for name in state if name in weights]
+    misshaped = {
+        name: (tuple(weights[name].shape), tuple(state[name].shape))
+        for name in shared
+        if weights[name].shape != state[name].shape
+    }
+    return Fit(
+        matched={name: weights[name] for name in shared if name not in misshaped},
+        missing=_missing(model, [name for name in state if name not in weights], weights),
+        unexpected=[name for name in weights if name not in state],
+        misshaped=misshaped,
+    )
+
+
+def _missing(model: nn.Module, absent: list[str], weights: Mapping[str, Tensor]) -> list[str]:
+    """Names without a tensor, but for those whose parameter is loaded under its other name (shared layers)."""
+    names_of: dict[int, list[str]] = defaultdict(list)
+    for name, value in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        names_of[id(value)].append(name)
+    loaded_elsewhere = {
+        name for names in names_of.values() if any(other in weights for other in names) for name in names
+    }
+    # A counter that old batch normalisation lacks; it is not used unless momentum is None.
+    return [name for name in absent if name not in loaded_elsewhere and not name.endswith("num_batches_tracked")]
+
+
+def match_suffixes(weights: Mapping[str, Tensor], model_names) -> dict[str, Tensor]:
+    """Gives a backbone's tensors the model's prefix: ``res2.0.conv1.weight`` as ``backbone.res2.0.conv1.weight``.
+
+    Raises:
+        CheckpointError: one tensor would fit two places, for example two backbones.
+    """
+    renamed = {}
+    for name, value in weights.items():
+        places = [other for other in model_names if other == name or other.endswith("." + name)]
+        if len(places) > 1:
+            raise CheckpointError(f"The tensor {name} fits {' and '.join(places)}: save it under its full name.")
+        renamed[places[0] if places else name] = value
+    return renamed

@@ -1,0 +1,39 @@
+"""Loading where every tensor must fit: frozen teachers, evaluation, resumed runs."""
+
+from __future__ import annotations
+
+import os
+
+from torch import nn
+
+from ..errors import CheckpointError
+from .export import fit_to_model
+from .files import read_checkpoint
+from .locate import local_file
+from .matching import compare
+
+
+def load_strict(model: nn.Module, file: str | os.PathLike, key: str = "MODEL.DISTILL.TEACHER.WEIGHTS") -> None:
+    """Loads weights into a module and accepts no difference in names or shapes.
+
+    Args:
+        model: receives the weights, in place; a frozen teacher in the usual case.
+        file: ``.pth`` with ``{"model": weights}`` or bare weights, ``.safetensors`` or ``.pkl``; a path or an address.
+            A distilling model's checkpoint gives its student.
+        key: configuration key that names the file, for messages.
+
+    Raises:
+        CheckpointError: no file given, unreadable, or the first names that are missing, unknown or of another shape.
+    """
+    if not str(file):
+        raise CheckpointError(
+            f"{key} is empty: without trained weights a frozen network would teach noise. Set it to a checkpoint."
+        )
+    weights = read_checkpoint(local_file(str(file), key))["model"]
+    fit = compare(fit_to_model(weights, model.state_dict()), model)
+    if not fit.is_complete:
+        raise CheckpointError(
+            f"{key} {file} does not fit {type(model).__name__}:\n{fit.problems()}\n"
+            "Use the configuration with which these weights were trained."
+        )
+    model.load_state_dict(fit.matched, strict=False)

@@ -1,0 +1,30 @@
+"""Datasets, augmentation and loading. Importing this registers ``digits_train`` and ``digits_val``."""
+
+from .bad_boxes import check_boxes
+from .coco import load_coco
+from .digits import build_digits, prepare, register_digits
+from .errors import DataError
+from .image import read_image
+from .loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from .mapper import DetrDatasetMapper
+from .registration import check_num_classes, class_names, register_datasets
+
+__all__ = [
+    "DataError",
+    "DetrDatasetMapper",
+    "TestLoader",
+    "TrainLoader",
+    "build_digits",
+    "build_test_loader",
+    "build_train_loader",
+    "check_boxes",
+    "check_num_classes",
+    "class_names",
+    "load_coco",
+    "prepare",
+    "read_image",
+    "register_datasets",
+    "register_digits",
+]
+
+register_digits()

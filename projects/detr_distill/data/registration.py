@@ -1,0 +1,106 @@
+"""Registers a user's datasets from the configuration, and answers what classes a dataset has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .bad_boxes import check_policy
+from .coco import load_coco, read_class_names
+from .errors import DataError
+
+_KEY = "DATASETS.REGISTER"
+# What this module registered: name -> (annotation file, image folder).
+_registered: dict[str, tuple[str, str]] = {}
+
+
+def register_datasets(entries: Iterable[Sequence[str]], bad_boxes: str = "error") -> None:
+    """Registers COCO-format datasets; nothing is read before one is first used.
+
+    Args:
+        entries: (name, annotation file, image folder) of each, the value of ``DATASETS.REGISTER``. The same entry may
+            be registered again.
+        bad_boxes: "error" or "fix", the value of ``DATASETS.BAD_BOXES``.
+
+    Raises:
+        DataError: an entry is not three texts; a name is taken by another dataset; an unknown ``bad_boxes``.
+    """
+    check_policy(bad_boxes)
+    for entry in entries:
+        if isinstance(entry, str) or len(entry) != 3 or not all(isinstance(part, str) and part for part in entry):
+            raise DataError(f"{_KEY} has the entry {entry!r}; expected [name, annotation file, image folder].")
+        _register(entry[0], (os.path.expanduser(entry[1]), os.path.expanduser(entry[2])), bad_boxes)
+
+
+def _register(name: str, files: tuple[str, str], bad_boxes: str) -> None:
+    if name in DatasetCatalog:
+        if name not in _registered:
+            raise DataError(f"{_KEY}: the name {name!r} belongs to a built-in dataset. Choose another name.")
+        if _registered[name] != files:
+            raise DataError(
+                f"{_KEY}: the name {name!r} is used for {_registered[name]} and for {files}. Give each its own name."
+            )
+        DatasetCatalog.remove(name)  # the policy for bad boxes may have changed
+    _registered[name] = files
+    DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes))
+    MetadataCatalog.get(name).set(json_file=files[0], image_root=files[1], evaluator_type="coco")
+
+
+def checks_its_boxes(name: str) -> bool:
+    """True for a dataset whose loading applies the policy for bad boxes already."""
+    return name in _registered or name.startswith("digits_")
+
+
+def class_names(dataset_name: str) -> tuple[str, ...] | None:
+    """Class names of a registered dataset, in the order of the labels that a model is trained with.
+
+    Args:
+        dataset_name: as in ``DATASETS.TRAIN``. Its annotation file is read if nothing else tells.
+
+    Returns:
+        None when no such dataset is registered, or its names cannot be known because its files are missing.
+
+    Raises:
+        DataError: the annotation file is there but is not COCO's format.
+    """
+    if dataset_name not in DatasetCatalog:
+        return None
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("thing_classes") is None:
+        try:
+            _find_class_names(dataset_name)
+        except (FileNotFoundError, ImportError):  # ImportError: lvis is not installed
+            return None
+    names = metadata.get("thing_classes")
+    return None if names is None else tuple(names)
+
+
+def _find_class_names(dataset_name: str) -> None:
+    """Lets the metadata of a dataset know its class names."""
+    if dataset_name not in _registered:
+        DatasetCatalog.get(dataset_name)  # a dataset that somebody else registered tells them by being loaded
+        return
+    annotation_file = _registered[dataset_name][0]
+    if not os.path.exists(annotation_file):
+        raise FileNotFoundError(annotation_file)
+    MetadataCatalog.get(dataset_name).thing_classes = list(read_class_names(annotation_file))
+
+
+def check_num_classes(dataset_names: Iterable[str], num_classes: int, key: str) -> None:
+    """Checks that a model has as many classes as its datasets; a dataset of unknown classes passes.
+
+    Args:
+        dataset_names: as in ``DATASETS.TRAIN``.
+        num_classes: the model's. key: the config key that sets it.
+
+    Raises:
+        DataError: the numbers differ.
+    """
+    for name in dataset_names:
+        names = class_names(name)
+        if names is not None and len(names) != num_classes:
+            raise DataError(
+                f"{key} is {num_classes}, but dataset {name} has {len(names)} classes. Set {key} to {len(names)}."
+            )

@@ -1,0 +1,139 @@
+"""Multi-head attention whose maps are returned only when a caller asks for them.
+
+Letters: B images, Q queries, S keys, H heads, E width of queries and keys, V width of values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def split_heads(values: Tensor, num_heads: int) -> Tensor:
+    """(B, N, E) to (B, H, N, E / H)."""
+    images, length, width = values.shape
+    return values.view(images, length, num_heads, width // num_heads).transpose(1, 2)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    capture: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Scaled dot-product attention on split heads.
+
+    The attention map is what dropout is applied *to*, so every row of a captured map adds up to 1 in training mode too.
+    Without ``capture`` torch's fused kernel runs and no map exists.
+
+    Args:
+        query: (B, H, Q, e). key: (B, H, S, e). value: (B, H, S, v).
+        mask: bool, broadcastable to (B, H, Q, S), True where a query may not look.
+        dropout: probability of dropping an attention weight.
+        capture: return the map.
+
+    Returns:
+        (B, Q, H * v), and the map (B, H, Q, S) in float32 or None.
+    """
+    if capture:
+        scores = (query @ key.transpose(-2, -1)).float() / math.sqrt(query.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(mask, -torch.inf)
+        attention = scores.softmax(-1)
+        dropped = F.dropout(attention, dropout) if dropout else attention
+        output = dropped.to(value.dtype) @ value
+    else:
+        attention = None
+        allowed = None if mask is None else ~mask
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+    return output.transpose(1, 2).flatten(2), attention
+
+
+class MultiHeadAttention(nn.Module):
+    """The attention of the original transformer, with separate projections of query, key and value.
+
+    Source: DETR (2005.12872) [P]. Its reference draws the three projections as one (3E, E) matrix by Xavier's rule; the
+    gain used here gives separate matrices the same range [C].
+
+    Args:
+        width: of queries, keys, values and output.
+        num_heads: must divide ``width``.
+        dropout: on attention weights.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float):
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query_projection = nn.Linear(width, width)
+        self.key_projection = nn.Linear(width, width)
+        self.value_projection = nn.Linear(width, width)
+        self.output_projection = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for projection in (self.query_projection, self.key_projection, self.value_projection):
+            nn.init.xavier_uniform_(projection.weight, gain=math.sqrt(0.5))
+        nn.init.xavier_uniform_(self.output_projection.weight)
+        for module in self.children():
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, capture: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attends from ``query`` (B, Q, E) to ``key`` and ``value`` (B, S, E); see :func:`attend`."""
+        output, attention = attend(
+            split_heads(self.query_projection(query), self.num_heads),
+            split_heads(self.key_projection(key), self.num_heads),
+            split_heads(self.value_projection(value), self.num_heads),
+            mask=mask,
+            dropout=self.dropout if self.training else 0.0,
+            capture=capture,
+        )
+        return self.output_projection(output), attention
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raises ConfigError when heads do not divide the width."""
+    if width % num_heads:
+        from ..errors import ConfigError
+
+        raise ConfigError(
+            f"MODEL.DETR.HIDDEN_DIM is {width}, which MODEL.DETR.NUM_HEADS = {num_heads} does not divide. "
+            "Choose a width that is a multiple of the number of heads."
+        )
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, dropout, Linear, as in the original transformer."""
+
+    def __init__(self, width: int, inner_width: int, dropout: float):
+        super().__init__()
+        self.expand = nn.Linear(width, inner_width)
+        self.contract = nn.Linear(inner_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, N, E) to (B, N, E)."""
+        return self.contract(self.dropout(F.relu(self.expand(values))))
+
+
+class PerceptronHead(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int):
+        super().__init__()
+        widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, values: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            values = F.relu(layer(values))
+        return self.layers[-1](values)

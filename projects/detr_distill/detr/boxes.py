@@ -1,0 +1,46 @@
+"""Boxes in normalised (centre x, centre y, width, height)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """(..., 4) from centre and size to (x1, y1, x2, y2)."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def to_centres(boxes_xyxy: Tensor) -> Tensor:
+    """(..., 4) from (x1, y1, x2, y2) to centre and size."""
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def inverse_sigmoid(values: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Logit of values in [0, 1], kept ``epsilon`` away from infinity."""
+    return torch.logit(values.clamp(0, 1).clamp(min=epsilon, max=1 - epsilon))
+
+
+def _area(corners: Tensor) -> Tensor:
+    return (corners[..., 2:] - corners[..., :2]).prod(-1)
+
+
+def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
+    """Generalised IoU of every pair; torchvision's function has no leading axes.
+
+    Degenerate boxes (no area) give finite values. Source: 1902.09630 [P].
+
+    Args:
+        first: (..., N, 4). second: (..., M, 4), the same leading axes or broadcastable ones.
+
+    Returns:
+        (..., N, M) in [-1, 1].
+    """
+    a, b = to_corners(first).unsqueeze(-2), to_corners(second).unsqueeze(-3)
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    union = _area(a) + _area(b) - overlap
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    epsilon = torch.finfo(first.dtype).tiny
+    return overlap / union.clamp(min=epsilon) - (hull - union) / hull.clamp(min=epsilon)

@@ -1,0 +1,180 @@
+"""DETR-type detectors: preprocess, encode, decode, then losses or detections.
+
+Letters: B images, L decoder layers, Q queries, C width, S memory tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..registry import DECODER_REGISTRY, ENCODER_REGISTRY, QUERIES_REGISTRY, look_up
+from ..structures import DecoderOutput, ImageBatch, Memory, QueryGroup, Targets
+from .assignment import solve_assignments
+from .boxes import to_corners
+from .criterion import SetCriterion
+from .groups import decode_groups
+from .position import image_positions
+from .preprocess import normalised_targets, pad_images
+
+
+@META_ARCH_REGISTRY.register()
+class DetrDetector(nn.Module):
+    """A detector whose encoder, decoder and queries are plug-ins.
+
+    Args:
+        backbone: detectron2 backbone. in_features: names of its outputs that are used; one for DETR and Conditional.
+        encoder, decoder, queries: see encoder.py, decoder_*.py, queries.py. criterion: the detection loss.
+        width: C. temperature: of the sine position embedding. pixel_mean, pixel_std: in the order of ``input_format`` ("BGR" or "RGB", kept for visualisation).
+        size_divisibility: images are padded to a multiple of it, in pixels.
+        detections_per_image: most boxes returned for an image.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        in_features: list[str],
+        encoder: nn.Module,
+        decoder: nn.Module,
+        queries: nn.Module,
+        criterion: SetCriterion,
+        width: int,
+        temperature: float,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        input_format: str = "RGB",
+        size_divisibility: int = 1,
+        detections_per_image: int = 100,
+    ):
+        super().__init__()
+        shapes = backbone.output_shape()
+        if len(in_features) != 1 or in_features[0] not in shapes:
+            raise ConfigError(
+                f"MODEL.DETR.IN_FEATURES is {list(in_features)}; this encoder takes one of {sorted(shapes)}. "
+                "Name one of them; the backbone's outputs are set by MODEL.RESNETS.OUT_FEATURES."
+            )
+        self.in_feature = in_features[0]
+        self.backbone = backbone
+        self.input_projection = nn.Conv2d(shapes[self.in_feature].channels, width, kernel_size=1)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.queries = queries
+        self.criterion = criterion
+        self.width = width
+        self.temperature = temperature
+        self.input_format = input_format
+        self.size_divisibility = size_divisibility
+        self.detections_per_image = detections_per_image
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.MODEL.DETR
+        return {
+            "backbone": build_backbone(cfg),
+            "in_features": list(node.IN_FEATURES),
+            "encoder": look_up(ENCODER_REGISTRY, node.ENCODER.NAME, "MODEL.DETR.ENCODER.NAME")(cfg),
+            "decoder": look_up(DECODER_REGISTRY, node.DECODER.NAME, "MODEL.DETR.DECODER.NAME")(cfg),
+            "queries": look_up(QUERIES_REGISTRY, node.QUERIES.NAME, "MODEL.DETR.QUERIES.NAME")(cfg),
+            "criterion": SetCriterion(cfg),
+            "width": node.HIDDEN_DIM,
+            "temperature": node.POSITION_TEMPERATURE,
+            "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+            "pixel_std": list(cfg.MODEL.PIXEL_STD),
+            "input_format": cfg.INPUT.FORMAT,
+            "size_divisibility": node.SIZE_DIVISIBILITY,
+            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device  # type: ignore[return-value]
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses in training, detections otherwise.
+
+        Args:
+            batched_inputs: detectron2 dicts with ``image`` (3, height, width) and, in training, ``instances``.
+
+        Returns:
+            ``loss_{class,box,giou}[_layer]`` scalars to sum; or a list of ``{"instances": Instances}`` in the pixels of
+            the original images.
+        """
+        images = self.preprocess(batched_inputs)
+        memory = self.encode(self.backbone(images.tensor), images)
+        own = self.queries(memory)
+        output = self.decode(memory, [own])["own"]
+        if not self.training:
+            return self.detections(output, images, batched_inputs)
+        targets = self.targets(batched_inputs, images)
+        (pairs,) = solve_assignments([self.criterion.cost(output, own, targets)])
+        return self.criterion(output, own, targets, pairs)
+
+    def preprocess(self, batched_inputs: list[dict]) -> ImageBatch:
+        """Normalises and pads the images of a batch."""
+        return pad_images(
+            [x["image"].to(self.device, non_blocking=True) for x in batched_inputs],
+            self.pixel_mean,  # type: ignore[arg-type]
+            self.pixel_std,  # type: ignore[arg-type]
+            self.size_divisibility,
+        )
+
+    def encode(self, features: dict[str, Tensor], images: ImageBatch) -> Memory:
+        """Backbone features, {name: (B, channels, height, width)}, to what the decoder looks at."""
+        projected = self.input_projection(features[self.in_feature])
+        height, width = projected.shape[-2:]
+        mask = None
+        if images.mask is not None:
+            mask = F.interpolate(images.mask[:, None].float(), size=(height, width))[:, 0].bool()
+        position = image_positions((height, width), mask, self.width, self.device, self.temperature)
+        position = position.to(projected.dtype)
+        flat_mask = None if mask is None else mask.flatten(1)
+        tokens = self.encoder(projected.flatten(2).transpose(1, 2), position, flat_mask)
+        return Memory(tokens, position, flat_mask, [(height, width)])
+
+    def decode(
+        self, memory: Memory, groups: list[QueryGroup], capture: frozenset[str] = frozenset()
+    ) -> dict[str, DecoderOutput]:
+        """All query groups in one decoder pass: {group name: output}."""
+        return decode_groups(self.decoder, memory, groups, capture)
+
+    def targets(self, batched_inputs: list[dict], images: ImageBatch) -> Targets:
+        """Ground truth of a batch, normalised by each image's own size."""
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        return normalised_targets(instances, images.sizes, self.device)
+
+    @torch.no_grad()
+    def detections(self, output: DecoderOutput, images: ImageBatch, batched_inputs: list[dict]) -> list[dict]:
+        """The last layer's best boxes, in pixels of the original images.
+
+        With a softmax head each query gives its best class (2005.12872) [C]; with a sigmoid head the best
+        (query, class) pairs are taken (2108.06152) [C].
+        """
+        probabilities, boxes = output.probabilities()[-1], to_corners(output.boxes[-1].float())
+        if output.activation == "softmax":
+            best, classes = probabilities.max(-1)
+            scores, query = best.topk(min(self.detections_per_image, best.shape[1]))
+            classes = classes.gather(1, query)
+        else:
+            num_classes = probabilities.shape[-1]
+            flat = probabilities.flatten(1)
+            scores, index = flat.topk(min(self.detections_per_image, flat.shape[1]))
+            query, classes = index // num_classes, index % num_classes
+        boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+        results = []
+        for image, (size, inputs) in enumerate(zip(images.sizes, batched_inputs, strict=True)):
+            scale = boxes.new_tensor([size[1], size[0], size[1], size[0]])
+            instances = Instances(size, pred_boxes=Boxes(boxes[image] * scale))
+            instances.scores, instances.pred_classes = scores[image], classes[image]
+            height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
+            results.append({"instances": detector_postprocess(instances, height, width)})
+        return results

@@ -1,0 +1,48 @@
+"""Images and ground truth from detectron2's format to padded tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..structures import ImageBatch, Targets
+from .boxes import to_centres
+
+
+def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: int) -> ImageBatch:
+    """Normalises images and pads them on the right and below.
+
+    Args:
+        images: (3, height, width) each, in the range and channel order of ``mean`` and ``std`` (3, 1, 1).
+        divisibility: the padded height and width are multiples of it.
+    """
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    height, width = (-(-max(side) // divisibility) * divisibility for side in zip(*sizes, strict=True))
+    padded = [F.pad((x - mean) / std, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]
+    mask = None
+    if any(size != (height, width) for size in sizes):
+        limits = torch.tensor(sizes, device=mean.device)
+        below = torch.arange(height, device=mean.device)[None, :, None] >= limits[:, 0, None, None]
+        right = torch.arange(width, device=mean.device)[None, None, :] >= limits[:, 1, None, None]
+        mask = below | right
+    return ImageBatch(torch.stack(padded), mask, sizes)
+
+
+def normalised_targets(instances: list[Instances], sizes: list[tuple[int, int]], device: torch.device) -> Targets:
+    """Ground truth of a batch.
+
+    Args:
+        instances: with ``gt_classes`` and ``gt_boxes`` in pixels. sizes: (height, width) of each image before padding.
+    """
+    counts = [len(x) for x in instances]
+    boxes = []
+    for objects, (height, width) in zip(instances, sizes, strict=True):
+        scale = torch.tensor([width, height, width, height], dtype=torch.float32, device=device)
+        boxes.append(to_centres(objects.gt_boxes.tensor.float()) / scale)
+    labels = pad_sequence([x.gt_classes.long() for x in instances], batch_first=True)
+    columns = torch.arange(labels.shape[1], device=device)
+    valid = columns[None, :] < torch.tensor(counts, device=device)[:, None]
+    return Targets(labels, pad_sequence(boxes, batch_first=True), valid, counts)

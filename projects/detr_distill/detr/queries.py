@@ -1,0 +1,38 @@
+"""Where the decoder's own queries come from."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from torch import nn
+
+from ..registry import QUERIES_REGISTRY
+from ..structures import Memory, QueryGroup
+
+
+@QUERIES_REGISTRY.register()
+class LearnedQueries(nn.Module):
+    """Learned positions and zero content, as in DETR (2005.12872) and Conditional DETR (2108.06152) [P].
+
+    Args:
+        num_queries: Q. width: C, of content and position.
+
+    Attributes:
+        widths: (content, position) width of a query.
+    """
+
+    @configurable
+    def __init__(self, *, num_queries: int, width: int):
+        super().__init__()
+        self.position = nn.Embedding(num_queries, width)
+        self.widths = (width, width)
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"num_queries": cfg.MODEL.DETR.NUM_QUERIES, "width": cfg.MODEL.DETR.HIDDEN_DIM}
+
+    def forward(self, memory: Memory) -> QueryGroup:
+        """The group ``own`` for the images of ``memory``."""
+        images = memory.tokens.shape[0]
+        position = self.position.weight.unsqueeze(0).expand(images, -1, -1)
+        return QueryGroup(name="own", content=torch.zeros_like(position), position=position)

@@ -1,0 +1,92 @@
+"""Class lists of teacher and student, matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Which teacher class is which student class.
+
+    Attributes:
+        student: indices of the shared classes in the student's list. teacher: the same classes in the teacher's list.
+        identical: the two lists are equal, nothing has to be selected.
+        num_student: length of the student's list.
+    """
+
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+    identical: bool
+    num_student: int
+
+    def select_student(self, values: Tensor) -> Tensor:
+        """(..., student classes) to (..., shared classes)."""
+        return values if self.identical else values[..., list(self.student)]
+
+    def select_teacher(self, values: Tensor) -> Tensor:
+        """(..., teacher classes) to (..., shared classes)."""
+        return values if self.identical else values[..., list(self.teacher)]
+
+    def teacher_labels(self, labels: Tensor) -> Tensor:
+        """Student class indices to the teacher's; -1 for a class that the teacher does not know."""
+        if self.identical:
+            return labels
+        table = torch.full((self.num_student,), -1, dtype=torch.long)
+        table[list(self.student)] = torch.tensor(self.teacher, dtype=torch.long)
+        return table.to(labels.device)[labels]
+
+
+def match_classes(
+    student_names: Sequence[str] | None, teacher_names: Sequence[str] | None, num_student: int, num_teacher: int
+) -> ClassMap:
+    """Pairs two class lists by name.
+
+    Args:
+        student_names, teacher_names: None where a data set that is not on this machine would have to say.
+        num_student, num_teacher: number of classes that each network predicts.
+
+    Raises:
+        ConfigError: names are missing and counts differ, names and counts contradict each other, or no name is shared.
+    """
+    for names, count, who in ((student_names, num_student, "student"), (teacher_names, num_teacher, "teacher")):
+        if names is not None and len(names) != count:
+            raise ConfigError(
+                f"The {who} predicts {count} classes (MODEL.DETR.NUM_CLASSES) and its training set names {len(names)}: "
+                f"{_short(names)}. Set NUM_CLASSES of the {who}'s configuration, or MODEL.DISTILL.TEACHER.CLASS_NAMES."
+            )
+    if student_names is None or teacher_names is None:
+        if num_student != num_teacher:
+            raise ConfigError(
+                f"The teacher predicts {num_teacher} classes and the student {num_student}, and the names of "
+                f"{'the student' if student_names is None else 'the teacher'}'s classes are unknown. Name the "
+                "teacher's classes in MODEL.DISTILL.TEACHER.CLASS_NAMES and register the student's data set."
+            )
+        return _identical(num_student)
+    if list(student_names) == list(teacher_names):
+        return _identical(num_student)
+    places = {name: index for index, name in enumerate(teacher_names)}
+    shared = [(index, places[name]) for index, name in enumerate(student_names) if name in places]
+    if not shared:
+        raise ConfigError(
+            f"The teacher's classes ({_short(teacher_names)}) and the student's ({_short(student_names)}) share no "
+            "name. Take a teacher trained on the student's classes, or name the teacher's classes as the student's "
+            "data set does in MODEL.DISTILL.TEACHER.CLASS_NAMES."
+        )
+    student, teacher = zip(*shared, strict=True)
+    return ClassMap(student, teacher, identical=False, num_student=num_student)
+
+
+def _identical(count: int) -> ClassMap:
+    everything = tuple(range(count))
+    return ClassMap(everything, everything, identical=True, num_student=count)
+
+
+def _short(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,54 @@
+"""Divergences between distributions and class scores, as pure functions in float32.
+
+The first argument is always the teacher's. Nothing is averaged: the last axis is summed, all others stay.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TINY = 1e-8
+
+
+def mse(target: Tensor, prediction: Tensor) -> Tensor:
+    """Sum of squared differences: (..., N) and (..., N) to (...)."""
+    return (target.float() - prediction.float()).square().sum(-1)
+
+
+def kl(target: Tensor, prediction: Tensor) -> Tensor:
+    """Kullback-Leibler divergence ``sum t (log t - log p)`` in nats of two distributions over the last axis."""
+    target, prediction = target.float(), prediction.float()
+    return (torch.xlogy(target, target) - target * prediction.clamp(min=TINY).log()).sum(-1)
+
+
+def binary_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
+    """``-(t log p + (1 - t) log(1 - p))`` summed over classes, p the sigmoid of ``logits`` and t soft."""
+    return F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none").sum(-1)
+
+
+def focal_binary_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
+    """Soft binary cross-entropy with each class scaled by ``|p - t|^2``, summed over classes.
+
+    The scale keeps thousands of agreeing background scores from outweighing the few objects. Source: the quality focal
+    loss (2006.04388) [P] with the teacher's score as its soft target [R].
+    """
+    logits, target = logits.float(), target.float()
+    scale = (logits.sigmoid() - target).square()
+    return (scale * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum(-1)
+
+
+def binary_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """KL of independent Bernoulli scores softened by a temperature, times its square, summed over classes."""
+    soft = (target_logits.float() / temperature).sigmoid()
+    scaled = logits.float() / temperature
+    own = torch.xlogy(soft, soft) + torch.xlogy(1 - soft, 1 - soft)
+    return temperature**2 * (own.sum(-1) + binary_cross_entropy(soft, scaled))
+
+
+def softmax_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """KL of two softmax distributions softened by a temperature, times its square (1503.02531) [P]."""
+    target = (target_logits.float() / temperature).log_softmax(-1)
+    prediction = (logits.float() / temperature).log_softmax(-1)
+    return temperature**2 * (target.exp() * (target - prediction)).sum(-1)

@@ -1,0 +1,148 @@
+"""Teachers that are not trained: a frozen detector, and none at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import torch
+from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.modeling import build_model
+from torch import nn
+
+from ..checkpoint.strict import load_strict
+from ..config import add_detr_distill_config
+from ..data import class_names
+from ..detr import DetrDetector
+from ..errors import ConfigError
+from ..registry import TEACHER_REGISTRY
+from ..structures import Knowledge
+from .classes import ClassMap, match_classes
+
+
+@TEACHER_REGISTRY.register()
+class NoTeacher(nn.Module):
+    """Knows nothing: for controls that train extra query groups without a teacher."""
+
+    classes: ClassMap | None = None
+    detector: DetrDetector | None = None
+
+    def __init__(self, cfg=None):
+        super().__init__()
+
+    def forward(self, batched_inputs: list[dict], capture: frozenset[str]) -> Knowledge:
+        return Knowledge()
+
+
+@TEACHER_REGISTRY.register()
+class FrozenDetector(nn.Module):
+    """A trained DETR-type detector that stays as it is.
+
+    It is no part of ``state_dict``, ``parameters`` or DDP, follows ``.to()``, and never leaves eval mode.
+
+    Args:
+        detector: with its weights loaded. classes: how its class list relates to the student's.
+        flip_channels: the student's images have the other channel order (RGB for BGR) than the teacher expects.
+    """
+
+    @configurable
+    def __init__(self, *, detector: DetrDetector, classes: ClassMap, flip_channels: bool = False):
+        super().__init__()
+        detector.eval().requires_grad_(False)
+        # Outside the module tree: a list is not searched for parameters.
+        self._hidden = [detector]
+        self.classes = classes
+        self.flip_channels = flip_channels
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.MODEL.DISTILL.TEACHER
+        teacher_cfg = load_teacher_config(cfg)
+        # The student's random numbers must not depend on whether a teacher is built.
+        with torch.random.fork_rng():
+            detector = build_model(teacher_cfg)
+        if not isinstance(detector, DetrDetector):
+            raise ConfigError(
+                f"MODEL.DISTILL.TEACHER.CONFIG_FILE {node.CONFIG_FILE} describes a {type(detector).__name__}; "
+                "FrozenDetector takes a DetrDetector. Set MODEL.META_ARCHITECTURE of that file."
+            )
+        load_strict(detector, find_file(node.WEIGHTS))
+        teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
+        classes = match_classes(
+            _training_names(cfg), teacher_names, cfg.MODEL.DETR.NUM_CLASSES, teacher_cfg.MODEL.DETR.NUM_CLASSES
+        )
+        flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
+        return {"detector": detector, "classes": classes, "flip_channels": flip_channels}
+
+    @property
+    def detector(self) -> DetrDetector:
+        return self._hidden[0]
+
+    def train(self, mode: bool = True) -> FrozenDetector:
+        """The detector stays in eval mode whatever ``mode`` says."""
+        super().train(mode)
+        self.detector.eval()
+        return self
+
+    def _apply(self, fn, recurse: bool = True):
+        self.detector._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict], capture: frozenset[str]) -> Knowledge:
+        """Looks at the student's images and ground truth.
+
+        Args:
+            batched_inputs: detectron2 dicts of the student. capture: attention maps to keep.
+        """
+        detector = self.detector
+        if self.flip_channels:
+            batched_inputs = [{**x, "image": x["image"].flip(0)} for x in batched_inputs]
+        images = detector.preprocess(batched_inputs)
+        features = detector.backbone(images.tensor)
+        memory = detector.encode(features, images)
+        queries = detector.queries(memory)
+        output = detector.decode(memory, [queries], capture)["own"]
+        targets = detector.targets(batched_inputs, images)
+        targets = dataclasses.replace(targets, labels=self.classes.teacher_labels(targets.labels))
+        cost = detector.criterion.matcher(output, targets)
+        return Knowledge(features, output, queries, cost, memory.shapes)
+
+
+def load_teacher_config(cfg: CfgNode) -> CfgNode:
+    """The teacher's own complete configuration, on the student's device.
+
+    Raises:
+        ConfigError: no file is named, or it does not exist.
+    """
+    node = cfg.MODEL.DISTILL.TEACHER
+    if not node.CONFIG_FILE:
+        raise ConfigError(
+            "MODEL.DISTILL.TEACHER.CONFIG_FILE is empty. Name the configuration that the teacher was trained with."
+        )
+    teacher_cfg = get_cfg()
+    add_detr_distill_config(teacher_cfg)
+    teacher_cfg.merge_from_file(find_file(node.CONFIG_FILE, "MODEL.DISTILL.TEACHER.CONFIG_FILE"))
+    teacher_cfg.merge_from_list(list(node.OPTS))
+    teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    return teacher_cfg
+
+
+def find_file(path: str, key: str = "MODEL.DISTILL.TEACHER.WEIGHTS") -> str:
+    """A path as given, or relative to the project's root when it is not found from the current folder.
+
+    Raises:
+        ConfigError: a file is named that exists in neither place.
+    """
+    if not path or "://" in path or os.path.exists(path):
+        return path
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    beside = os.path.join(root, path)
+    if os.path.exists(beside):
+        return beside
+    raise ConfigError(f"{key} names {path}, which does not exist. Give a path from the current folder or a full path.")
+
+
+def _training_names(cfg: CfgNode) -> list[str] | None:
+    names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
+    return None if names is None else list(names)

@@ -1,0 +1,62 @@
+"""What all distillation losses share: which matches and layers they use, and how their terms are named."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..structures import Knowledge, Match
+from .students import StudentOutput
+
+
+class DistillLoss(nn.Module):
+    """Interface of distillation losses.
+
+    Args:
+        key: configuration node, for messages. weight: of the whole loss, above 0.
+        groups: names of the matchers whose pairs are used; empty: all. layers: "all" or "last" student layers.
+
+    Attributes:
+        requires: what the decoders must capture. needs_pairs: False for a loss that compares no queries.
+    """
+
+    requires: frozenset[str] = frozenset()
+    needs_pairs = True
+
+    def __init__(self, *, key: str, weight: float, groups: list[str], layers: str):
+        super().__init__()
+        if layers not in ("all", "last"):
+            raise ConfigError(f"MODEL.DISTILL.{key}.LAYERS is '{layers}'. Known: 'all', 'last'.")
+        self.key, self.weight, self.groups = key, weight, tuple(groups)
+        self.layers = slice(None) if layers == "all" else slice(-1, None)
+
+    def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
+        """The weighted terms for every match in use: ``loss_distill_<term>_<matcher>[_<layer>]`` scalars."""
+        losses = {}
+        for match in matches:
+            if self.groups and match.name not in self.groups:
+                continue
+            for term, per_layer in self.terms(student, knowledge, match).items():
+                values = (self.weight * per_layer[self.layers]).unbind()
+                for layer, value in enumerate(values):
+                    suffix = "" if layer == len(values) - 1 else f"_{layer}"
+                    losses[f"loss_distill_{term}_{match.name}{suffix}"] = value
+        return losses
+
+    def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
+        """{term: (Ls,) loss of each student layer}."""
+        raise TypeError(f"{type(self).__name__} does not define terms()")
+
+    def check_groups(self, matcher_names: list[str]) -> None:
+        """Raises ConfigError when ``groups`` names a matcher that is not in use, or none is."""
+        unknown = [name for name in self.groups if name not in matcher_names]
+        if unknown or (self.needs_pairs and not matcher_names):
+            raise ConfigError(
+                f"MODEL.DISTILL.{self.key}.GROUPS is {list(self.groups)} and the matchers in use give "
+                f"{matcher_names or 'no pairs'}. Name matchers of MODEL.DISTILL.MATCHERS, or remove the loss."
+            )
+
+
+def mean_over_pairs(values: Tensor, weight: Tensor) -> Tensor:
+    """(L, B, M) values and pair weights to (L,): the mean over pairs, 0 where there are none."""
+    return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)

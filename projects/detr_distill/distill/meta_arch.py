@@ -1,0 +1,139 @@
+"""The training step of distillation. It names no method: teacher, matchers and losses are what the configuration says."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from ..detr.assignment import solve_assignments
+from ..errors import ConfigError
+from ..registry import LOSS_REGISTRY, MATCHER_REGISTRY, TEACHER_REGISTRY, look_up
+from .loss_base import DistillLoss
+from .query_matchers import QueryMatcher
+from .students import run_student
+
+
+@META_ARCH_REGISTRY.register()
+class DistillDetector(nn.Module):
+    """A student that learns from ground truth and from a teacher; at inference it is the student alone.
+
+    Args:
+        student: any detector that ``run_student`` knows. teacher: see frozen.py.
+        matchers: by name. losses: the distillation losses, by name.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        teacher: nn.Module,
+        matchers: dict[str, QueryMatcher],
+        losses: dict[str, DistillLoss],
+    ):
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.matchers = nn.ModuleDict(matchers)
+        self.losses = nn.ModuleDict(losses)
+        self.capture: frozenset[str] = frozenset().union(*(loss.requires for loss in losses.values()))
+        for loss in losses.values():
+            loss.check_groups([matcher.name for matcher in matchers.values() if matcher.needs_teacher])
+        self._check_capture()
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.MODEL.DISTILL
+        student = look_up(META_ARCH_REGISTRY, node.STUDENT_ARCHITECTURE, "MODEL.DISTILL.STUDENT_ARCHITECTURE")(cfg)
+        # What distillation adds must not move the random numbers that the student trains with.
+        with torch.random.fork_rng():
+            names = _names_in_use(cfg)
+            teacher = look_up(TEACHER_REGISTRY, names["teacher"], "MODEL.DISTILL.TEACHER.NAME")(cfg)
+            matchers = {name: look_up(MATCHER_REGISTRY, name, "MODEL.DISTILL.MATCHERS") for name in names["matchers"]}
+            losses = {name: look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES") for name in names["losses"]}
+            return {
+                "student": student,
+                "teacher": teacher,
+                "matchers": {name: plugin(cfg, student, teacher) for name, plugin in matchers.items()},
+                "losses": {name: plugin(cfg, student, teacher) for name, plugin in losses.items()},
+            }
+
+    @property
+    def device(self) -> torch.device:
+        return self.student.device  # type: ignore[return-value]
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """One training step's losses, or the student's detections.
+
+        Args:
+            batched_inputs: detectron2 dicts with ``image`` and, in training, ``instances``.
+
+        Returns:
+            The student's detection losses, those of extra groups (``loss_*_<group>``) and the distillation losses
+            (``loss_distill_*``), scalars to sum; or what the student returns.
+        """
+        if not self.training:
+            return self.student(batched_inputs)
+        matchers = list(self.matchers.values())
+        knowledge = self.teacher(batched_inputs, self.capture)
+        groups = [group for matcher in matchers for group in matcher.extra_groups(knowledge, len(batched_inputs))]  # type: ignore[operator]
+        student = run_student(self.student, batched_inputs, groups, self.capture)
+
+        costs = [matcher.cost(student, knowledge) for matcher in matchers]  # type: ignore[operator]
+        pairs = solve_assignments(student.costs + [cost for cost in costs if cost is not None])
+        losses = {**student.finish(pairs[: len(student.costs)]), **knowledge.losses}
+
+        solved = iter(pairs[len(student.costs) :])
+        found = [
+            matcher(student, knowledge, None if cost is None else next(solved))
+            for matcher, cost in zip(matchers, costs, strict=True)
+        ]
+        matches = [match for match in found if match is not None]
+        for loss in self.losses.values():
+            losses.update(loss(student, knowledge, matches))
+        return losses
+
+    def _check_capture(self) -> None:
+        """Refuses a loss on attention maps that a decoder on either side does not have."""
+        for detector in (self.student, getattr(self.teacher, "detector", None)):
+            missing = self.capture - getattr(getattr(detector, "decoder", None), "captures", frozenset())
+            if missing and detector is not None:
+                raise ConfigError(
+                    f"MODEL.DISTILL.LOSSES asks for {', '.join(sorted(missing))}, which {type(detector).__name__} with "
+                    "its decoder does not have. Remove AttentionLoss or set the weight of that map to 0."
+                )
+
+
+def _names_in_use(cfg) -> dict:
+    """Names of the teacher, matchers and losses that have an effect.
+
+    A loss of weight 0 is not built, nor is a matcher that nothing then uses, nor a teacher without either: with every
+    weight at zero the step is the plain student's, bit for bit.
+    """
+    node = cfg.MODEL.DISTILL
+    losses = []
+    for name in node.LOSSES:
+        look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES")
+        if node.get(_node_name(name), {}).get("WEIGHT", 1.0) > 0:
+            losses.append(name)
+    supervised = node.FIXED_MATCHER.LOSS_WEIGHT > 0
+    matchers = []
+    for name in node.MATCHERS:
+        matcher = look_up(MATCHER_REGISTRY, name, "MODEL.DISTILL.MATCHERS")
+        if losses or (supervised and matcher.adds_group):
+            matchers.append(name)
+    needed = losses or any(MATCHER_REGISTRY.get(name).needs_teacher for name in matchers)
+    if needed and node.TEACHER.NAME in ("", "NoTeacher"):
+        raise ConfigError(
+            f"MODEL.DISTILL.TEACHER.NAME is '{node.TEACHER.NAME}', but MATCHERS {matchers} and LOSSES {losses} learn "
+            "from a teacher. Name one, or set LOSSES to () and MATCHERS to those that need none (ExtraGroupMatcher)."
+        )
+    teacher = node.TEACHER.NAME if needed else "NoTeacher"
+    return {"teacher": teacher, "matchers": matchers, "losses": losses}
+
+
+def _node_name(name: str) -> str:
+    """PredictionLoss to PREDICTION_LOSS: the configuration node of a plug-in."""
+    return "".join(f"_{letter}" if letter.isupper() and place else letter for place, letter in enumerate(name)).upper()

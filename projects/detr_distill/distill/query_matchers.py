@@ -1,0 +1,234 @@
+"""Which student query is compared with which teacher query.
+
+A matcher names extra query groups that the student must decode, and pairs student queries with teacher queries.
+MixMatcher of D3ETR (2211.09768) is AdaptiveMatcher and FixedMatcher together.
+
+Letters: B images, Ls and Lt decoder layers, Qs and Qt queries, K shared classes, C and P widths of student queries.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from ..detr import DetrDetector
+from ..detr.assignment import Cost
+from ..detr.matcher import box_cost
+from ..errors import ConfigError
+from ..registry import MATCHER_REGISTRY
+from ..structures import DecoderOutput, Knowledge, Match, Pairs, QueryGroup
+from .classes import ClassMap
+from .layers import layer_map, take_layers
+from .students import StudentOutput
+
+
+class QueryMatcher(nn.Module):
+    """Interface of matchers; the defaults add no group, need no assignment and pair nothing."""
+
+    name: str = ""
+    needs_teacher = True
+    adds_group = False
+
+    def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
+        """Query groups that the student decodes beside its own, for a batch of ``images`` images."""
+        return []
+
+    def cost(self, student: StudentOutput, knowledge: Knowledge) -> Cost | None:
+        """A matching to be solved with all others of the step; None when the pairs are known."""
+        return None
+
+    def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match | None:
+        """The pairs; ``pairs`` is the solution of :meth:`cost`."""
+        return None
+
+
+@MATCHER_REGISTRY.register()
+class AdaptiveMatcher(QueryMatcher):
+    """Bipartite matching between the teacher's and the student's predictions, for each decoder layer.
+
+    Source: D3ETR (2211.09768) [P]. Cost [R]: soft binary cross-entropy summed over classes, L1 and GIoU with weights
+    1, 5, 2 (the weights of DETRDistill's code). With Qs != Qt the surplus stays unmatched.
+
+    Args:
+        classes: shared classes. cost_class, cost_l1, cost_giou: weights. teacher_layer: "aligned" or "last".
+    """
+
+    name = "adaptive"
+
+    @configurable
+    def __init__(
+        self, *, classes: ClassMap, cost_class: float, cost_l1: float, cost_giou: float, teacher_layer: str
+    ):
+        super().__init__()
+        self.classes = classes
+        self.cost_class, self.cost_l1, self.cost_giou = cost_class, cost_l1, cost_giou
+        self.teacher_layer = teacher_layer
+
+    @classmethod
+    def from_config(cls, cfg, student, teacher):
+        node = cfg.MODEL.DISTILL.ADAPTIVE_MATCHER
+        return {
+            "classes": teacher.classes,
+            "cost_class": node.COST_CLASS,
+            "cost_l1": node.COST_L1,
+            "cost_giou": node.COST_GIOU,
+            "teacher_layer": cfg.MODEL.DISTILL.TEACHER_LAYER,
+        }
+
+    @torch.no_grad()
+    def cost(self, student: StudentOutput, knowledge: Knowledge) -> Cost:
+        own, output = student.outputs["own"], knowledge.output
+        assert output is not None
+        layers = layer_map(own.num_layers, output.num_layers, self.teacher_layer)
+        with torch.autocast(own.logits.device.type, enabled=False):
+            target = take_layers(self.classes.select_teacher(output.probabilities()), layers)
+            positive, negative = _log_probabilities(own)
+            positive, negative = self.classes.select_student(positive), self.classes.select_student(negative)
+            # -(t log p + (1 - t) log(1 - p)) summed over classes, for every pair at once.
+            entropy = (positive - negative) @ target.transpose(-2, -1) + negative.sum(-1, keepdim=True)
+            boxes = take_layers(output.boxes.float(), layers)
+            values = box_cost(own.boxes.float(), boxes, self.cost_l1, self.cost_giou) - self.cost_class * entropy
+        images, columns = values.shape[1], values.shape[-1]
+        return Cost("student and teacher predictions", values, [columns] * images)
+
+    def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
+        assert pairs is not None and knowledge.output is not None
+        layers = layer_map(len(pairs.query), knowledge.output.num_layers, self.teacher_layer)
+        return Match(self.name, "own", layers, pairs)
+
+
+def _log_probabilities(output: DecoderOutput) -> tuple[Tensor, Tensor]:
+    """log p and log(1 - p) of each class, float32."""
+    if output.activation == "sigmoid":
+        logits = output.logits.float()
+        return F.logsigmoid(logits), F.logsigmoid(-logits)
+    probabilities = output.probabilities().clamp(1e-6, 1 - 1e-6)
+    return probabilities.log(), (-probabilities).log1p()
+
+
+@MATCHER_REGISTRY.register()
+class FixedMatcher(QueryMatcher):
+    """The teacher's frozen queries as an auxiliary group of the student; pair i with i.
+
+    Source: D3ETR (2211.09768) [P]: the group shares the decoder's parameters, never sees the student's own queries,
+    and on the last layer takes the teacher's assignment to the ground truth. Other widths pass a learned projection
+    [R], so that the student's group learns to read them.
+
+    Args:
+        teacher_widths, student_widths: (content, position) widths of a query.
+        teacher_assignment: "last", "all" or "none": layers on which the teacher's assignment replaces the group's own.
+        loss_weight: of the group's detection loss; 0 leaves it unsupervised. student_layers: Ls.
+        teacher_layer: "aligned" or "last".
+    """
+
+    name = "fixed"
+    adds_group = True
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        teacher_widths: tuple[int, int],
+        student_widths: tuple[int, int],
+        student_layers: int,
+        teacher_assignment: str,
+        loss_weight: float,
+        teacher_layer: str,
+    ):
+        super().__init__()
+        if teacher_assignment not in ("last", "all", "none"):
+            raise ConfigError(
+                f"MODEL.DISTILL.FIXED_MATCHER.TEACHER_ASSIGNMENT is '{teacher_assignment}'. Known: 'last', 'all', 'none'."
+            )
+        forced = {"last": [student_layers - 1], "all": list(range(student_layers)), "none": []}
+        self.forced_layers = forced[teacher_assignment]
+        self.student_layers = student_layers
+        self.loss_weight = loss_weight
+        self.teacher_layer = teacher_layer
+        # Zero content must stay zero, hence no bias on it.
+        self.content_projection = _projection(teacher_widths[0], student_widths[0], bias=False)
+        self.position_projection = _projection(teacher_widths[1], student_widths[1], bias=True)
+
+    @classmethod
+    def from_config(cls, cfg, student, teacher):
+        node = cfg.MODEL.DISTILL
+        return {
+            "teacher_widths": _query_widths(teacher.detector),
+            "student_widths": _query_widths(student),
+            "student_layers": cfg.MODEL.DETR.DECODER.NUM_LAYERS,
+            "teacher_assignment": node.FIXED_MATCHER.TEACHER_ASSIGNMENT,
+            "loss_weight": node.FIXED_MATCHER.LOSS_WEIGHT,
+            "teacher_layer": node.TEACHER_LAYER,
+        }
+
+    def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
+        queries, output, cost = knowledge.queries, knowledge.output, knowledge.label_cost
+        assert queries is not None and output is not None and cost is not None
+        layers = layer_map(self.student_layers, output.num_layers, self.teacher_layer)
+        return [
+            QueryGroup(
+                name=self.name,
+                content=self.content_projection(queries.content.detach()),
+                position=self.position_projection(queries.position.detach()),
+                loss_weight=self.loss_weight,
+                forced_cost={layer: cost[layers[layer]] for layer in self.forced_layers},
+            )
+        ]
+
+    def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
+        output = student.outputs[self.name]
+        assert knowledge.output is not None
+        layers, images, queries = output.logits.shape[:3]
+        index = torch.arange(queries, device=output.logits.device).expand(layers, images, -1)
+        identity = Pairs(index, index, torch.ones_like(index, dtype=torch.float32))
+        return Match(self.name, self.name, layer_map(layers, knowledge.output.num_layers, self.teacher_layer), identity)
+
+
+@MATCHER_REGISTRY.register()
+class ExtraGroupMatcher(QueryMatcher):
+    """A learned auxiliary group without a teacher: the control of FixedMatcher. Pairs nothing.
+
+    The group has as many queries as the student's own and is supervised by its own Hungarian matching, as in Group
+    DETR (2207.13085) [P].
+
+    Args:
+        num_queries: of the group. width: of content and position. loss_weight: of its detection loss.
+    """
+
+    name = "extra"
+    needs_teacher = False
+    adds_group = True
+
+    @configurable
+    def __init__(self, *, num_queries: int, width: int, loss_weight: float):
+        super().__init__()
+        self.position = nn.Embedding(num_queries, width)
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg, student, teacher):
+        node = cfg.MODEL.DETR
+        return {
+            "num_queries": node.NUM_QUERIES,
+            "width": node.HIDDEN_DIM,
+            "loss_weight": cfg.MODEL.DISTILL.FIXED_MATCHER.LOSS_WEIGHT,
+        }
+
+    def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
+        position = self.position.weight.unsqueeze(0).expand(images, -1, -1)
+        return [QueryGroup(self.name, torch.zeros_like(position), position, loss_weight=self.loss_weight)]
+
+
+def _projection(in_width: int, out_width: int, bias: bool) -> nn.Module:
+    return nn.Identity() if in_width == out_width else nn.Linear(in_width, out_width, bias=bias)
+
+
+def _query_widths(detector: nn.Module | None) -> tuple[int, int]:
+    if not isinstance(detector, DetrDetector):
+        raise ConfigError(
+            f"MODEL.DISTILL.MATCHERS: FixedMatcher needs DETR-type queries on both sides, found "
+            f"{type(detector).__name__}. Remove it from MATCHERS or choose a DetrDetector."
+        )
+    return detector.queries.widths

@@ -1,0 +1,79 @@
+"""Running any detector as a student: its own forward, with extra query groups and with its inner tensors kept.
+
+A detector is reached through ``run_student``, which dispatches on its class; register a function for a new one:
+``@run_student.register(MyDetector)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import singledispatch
+
+from torch import Tensor, nn
+
+from ..detr import DetrDetector
+from ..detr.assignment import Cost
+from ..errors import ConfigError
+from ..structures import DecoderOutput, Memory, Pairs, QueryGroup
+
+
+@dataclass
+class StudentOutput:
+    """What a student's training forward gives.
+
+    Attributes:
+        features: name -> (B, C, height, width). outputs: query group name -> decoder output.
+        memory: encoder output, None for a detector without one.
+        costs: matchings to be solved together with those of the step.
+        finish: from the solved matchings of ``costs`` to the detection losses.
+    """
+
+    features: dict[str, Tensor]
+    outputs: dict[str, DecoderOutput] = field(default_factory=dict)
+    memory: Memory | None = None
+    costs: list[Cost] = field(default_factory=list)
+    finish: Callable[[list[Pairs]], dict[str, Tensor]] = lambda pairs: {}
+
+
+@singledispatch
+def run_student(
+    detector: nn.Module, batched_inputs: list[dict], groups: list[QueryGroup], capture: frozenset[str]
+) -> StudentOutput:
+    """The training forward of a detector.
+
+    Args:
+        detector: the student. batched_inputs: detectron2 dicts with ``image`` and ``instances``.
+        groups: query groups to decode beside the detector's own. capture: attention maps to keep.
+
+    Raises:
+        ConfigError: no function is registered for the detector's class.
+    """
+    known = sorted(cls.__name__ for cls in run_student.registry if cls is not object)
+    raise ConfigError(
+        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {type(detector).__name__} cannot be a student, no training forward is "
+        f"registered for it. Known: {', '.join(known)}. Add one with "
+        f"detr_distill.distill.students.run_student.register({type(detector).__name__})."
+    )
+
+
+@run_student.register
+def _run_detr(
+    detector: DetrDetector, batched_inputs: list[dict], groups: list[QueryGroup], capture: frozenset[str]
+) -> StudentOutput:
+    images = detector.preprocess(batched_inputs)
+    features = detector.backbone(images.tensor)
+    memory = detector.encode(features, images)
+    groups = [detector.queries(memory), *groups]
+    outputs = detector.decode(memory, groups, capture)
+    targets = detector.targets(batched_inputs, images)
+    supervised = [group for group in groups if group.loss_weight]
+
+    def finish(pairs: list[Pairs]) -> dict[str, Tensor]:
+        losses = {}
+        for group, matched in zip(supervised, pairs, strict=True):
+            losses.update(detector.criterion(outputs[group.name], group, targets, matched))
+        return losses
+
+    costs = [detector.criterion.cost(outputs[group.name], group, targets) for group in supervised]
+    return StudentOutput(features, outputs, memory, costs, finish)

@@ -1,0 +1,110 @@
+"""From the command line to a frozen configuration, with errors in words."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import re
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..config import add_detr_distill_config
+from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def default_config() -> CfgNode:
+    """detectron2's defaults and ours."""
+    cfg = get_cfg()
+    add_detr_distill_config(cfg)
+    return cfg
+
+
+def build_config(config_file: str, overrides: list[str]) -> CfgNode:
+    """Defaults, then a file, then KEY VALUE overrides; not frozen.
+
+    Raises:
+        ConfigError: a missing file, an unknown key or a value of the wrong type; the message names it.
+    """
+    cfg = default_config()
+    if config_file:
+        _merge_file(cfg, config_file)
+    _merge_overrides(cfg, overrides)
+    return cfg
+
+
+def flatten(node: dict, prefix: str = "") -> dict[str, object]:
+    """``{"A": {"B": 1}}`` as ``{"A.B": 1}``."""
+    flat: dict[str, object] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def choose_device(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """Makes ``MODEL.DEVICE`` and ``--num-gpus`` agree with the machine, in place.
+
+    Raises:
+        ConfigError: more GPUs than the machine has, or several machines without GPUs.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if arguments.num_gpus > available > 0:
+        raise ConfigError(f"--num-gpus {arguments.num_gpus}: this machine has {available}.")
+    if available and arguments.num_gpus > 0:
+        return
+    if arguments.num_machines > 1:
+        raise ConfigError(f"--num-machines {arguments.num_machines} needs GPUs on every machine; this one offers none.")
+    if arguments.num_gpus > 0 and cfg.MODEL.DEVICE != "cpu":
+        logger.warning("No CUDA device: --num-gpus %d becomes one process on the CPU.", arguments.num_gpus)
+    arguments.num_gpus = 0
+    cfg.MODEL.DEVICE = "cpu"
+    # More loader processes than cores only slow a CPU run down; the batches do not depend on their number.
+    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    if not os.path.isfile(config_file):
+        raise ConfigError(f"--config-file {config_file}: there is no such file (working folder: {os.getcwd()}).")
+    try:
+        # A configuration holds values; it has no business in running code while it is read.
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config-file {config_file} is not valid YAML: {error}") from error
+    except (KeyError, AssertionError, ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"--config-file {config_file}: {_explain(cfg, error)}") from error
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    if len(overrides) % 2:
+        raise ConfigError(
+            f"Overrides are KEY VALUE pairs and {overrides[-1]!r} has no partner in: {' '.join(overrides)}"
+        )
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, AssertionError, ValueError, TypeError) as error:
+            raise ConfigError(f"{key} {value} on the command line: {_explain(cfg, error)}") from error
+
+
+def _explain(cfg: CfgNode, error: Exception) -> str:
+    text = str(error.args[0]) if error.args else repr(error)
+    unknown = re.search(r"[Nn]on-existent (?:config )?key: (\S+)", text)
+    if unknown is None:
+        return text
+    return f"unknown key {unknown[1]}.{suggest(unknown[1], flatten(cfg))}"
+
+
+def suggest(name: str, known) -> str:
+    """`` Did you mean ...?``, or nothing when no known name is close."""
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    last = name.rsplit(".", 1)[-1]
+    matches += [key for key in known if key.rsplit(".", 1)[-1] == last and key not in matches]
+    return f" Did you mean {' or '.join(matches[:3])}?" if matches else ""

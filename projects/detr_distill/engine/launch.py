@@ -1,0 +1,121 @@
+"""The training program: one process, or one for each GPU of each machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+
+import torch.multiprocessing
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, launch
+
+from ..checkpoint import SafeCheckpointer
+from ..data import check_num_classes, register_datasets
+from .configuration import build_config, choose_device
+from .process import set_up_logs, set_up_process
+from .report import print_message_of, report_user_errors
+from .run_folder import prepare_run_folder
+from .trainer import DistillTrainer, write_results
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """detectron2's flags and ours."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start although OUTPUT_DIR holds another run; its folder is kept as OUTPUT_DIR.old-<n>",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains, or evaluates with ``--eval-only``; a user's error ends the program with status 1."""
+    arguments = argument_parser().parse_args(argv)
+    with report_user_errors():
+        cfg = setup(arguments)
+    world_size = arguments.num_gpus * arguments.num_machines
+    if world_size <= 1:
+        with report_user_errors():
+            run(cfg, arguments)
+        return
+    _launch_processes(cfg, arguments)
+
+
+def setup(arguments: argparse.Namespace) -> CfgNode:
+    """Configuration of this run, checked against the machine and the output folder.
+
+    Raises:
+        ConfigError: see ``build_config``, ``choose_device`` and ``prepare_run_folder``.
+    """
+    set_up_logs()
+    cfg = build_config(arguments.config_file, arguments.opts or [])
+    choose_device(cfg, arguments)
+    cfg.freeze()
+    if not arguments.eval_only and arguments.machine_rank == 0:
+        prepare_run_folder(cfg, resume=arguments.resume, overwrite=arguments.overwrite)
+    return cfg
+
+
+def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """What every process does."""
+    prepare_datasets(cfg)
+    set_up_process(cfg, training=not arguments.eval_only, command=shlex.join(sys.argv))
+    if arguments.eval_only:
+        evaluate_only(cfg, resume=arguments.resume)
+        return
+    trainer = DistillTrainer(cfg)
+    trainer.resume_or_load(resume=arguments.resume)
+    trainer.train()
+
+
+def prepare_datasets(cfg: CfgNode) -> None:
+    """Registers the datasets and checks the detector's number of classes against them."""
+    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == "DistillDetector":
+        architecture = cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE
+    if architecture == "DetrDetector":
+        names = tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+        check_num_classes(names, cfg.MODEL.DETR.NUM_CLASSES, "MODEL.DETR.NUM_CLASSES")
+
+
+def evaluate_only(cfg: CfgNode, *, resume: bool = False) -> dict:
+    """Metrics of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint in ``OUTPUT_DIR``.
+
+    Raises:
+        CheckpointError: no weights, or they do not fit the model.
+    """
+    model = DistillTrainer.build_model(cfg)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    use_last = resume and checkpointer.has_checkpoint()
+    checkpointer.load_complete(checkpointer.get_checkpoint_file() if use_last else cfg.MODEL.WEIGHTS)
+    results = DistillTrainer.test(cfg, model)
+    write_results(cfg, results)
+    return results
+
+
+def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        message_file = os.path.join(folder, "message")
+        try:
+            launch(
+                _run_reporting,
+                arguments.num_gpus,
+                num_machines=arguments.num_machines,
+                machine_rank=arguments.machine_rank,
+                dist_url=arguments.dist_url,
+                args=(cfg, arguments, message_file),
+            )
+        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+            if print_message_of(message_file):
+                sys.exit(1)
+            raise
+
+
+def _run_reporting(cfg: CfgNode, arguments: argparse.Namespace, message_file: str) -> None:
+    with report_user_errors(message_file):
+        run(cfg, arguments)

@@ -1,0 +1,62 @@
+"""What a process sets up before it trains or evaluates: log, seed, the configuration on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+
+import torch
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..checkpoint.files import write_atomically
+from .run_folder import CONFIG_FILE
+
+logger = logging.getLogger(__name__)
+
+LOGGERS = ("fvcore", "detectron2", "detr_distill")
+
+
+def set_up_process(cfg: CfgNode, *, training: bool, command: str = "") -> None:
+    """Logs to ``OUTPUT_DIR/log.txt`` (``log.txt.rank<n>`` for other ranks) and seeds the random generators.
+
+    It stands for detectron2's ``default_setup``, which asks the compiled operators for their compiler and overwrites a
+    training run's configuration when that run is evaluated.
+
+    Args:
+        training: write ``config.yaml`` too. command: the command line, for the log.
+    """
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    set_up_logs(cfg.OUTPUT_DIR)
+    logger.info("Command: %s", command)
+    logger.info("%s; process %d of %d", describe_environment(cfg), comm.get_rank() + 1, comm.get_world_size())
+    if training and comm.is_main_process():
+        path = os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE)
+        write_atomically(path, lambda file: file.write(cfg.dump().encode()))
+        logger.info("The whole configuration is in %s", path)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    if training:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def describe_environment(cfg: CfgNode) -> str:
+    """Versions and device, in one line."""
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda"):
+        device += f" ({torch.cuda.get_device_name()}, CUDA {torch.version.cuda})"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    return f"Python {platform.python_version()}, {versions}, {device}"
+
+
+def set_up_logs(folder: str | None = None) -> None:
+    """Console on the first rank and, once the folder is known to be ours, a file in it on every rank."""
+    # detectron2 adds handlers at each call with new arguments: without this, each line would appear twice.
+    if hasattr(setup_logger, "cache_clear"):
+        setup_logger.cache_clear()
+    for name in LOGGERS:
+        logging.getLogger(name).handlers.clear()
+        setup_logger(folder, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)

@@ -1,0 +1,135 @@
+"""One training step: load, forward, backward, check, clip, update."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from ..errors import NonFiniteError
+from .finite import describe_non_finite, name_images
+from .metrics import StepMetrics, gather_metrics
+from .precision import GradientClipper, Precision
+from .randomness import seed_step
+
+GRADIENT_NORM = "grad_norm"
+
+
+class StepTrainer(SimpleTrainer):
+    """Runs ``accumulate`` forward-backward passes and one optimizer step an iteration.
+
+    Args:
+        model: maps a batch to a dictionary of scalar losses, which are added up.
+        data_loader: iterable of batches, not started before the first step.
+        optimizer: of the model's parameters.
+        accumulate: micro-batches of one step; their losses are averaged.
+        precision: autocast and loss scaling; None: float32.
+        clipper: gradient clipping; None: only measures the norm.
+        seed: of the run, see ``seed_step``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        *,
+        accumulate: int = 1,
+        precision: Precision | None = None,
+        clipper: GradientClipper | None = None,
+        seed: int = 0,
+    ):
+        # The base class may start the loader at once; ours must wait until a resumed run has moved its start.
+        super().__init__(model, [], optimizer)
+        self.data_loader = data_loader
+        self.accumulate = accumulate
+        self.precision = precision or Precision("cpu")
+        self.clipper = clipper or GradientClipper()
+        self.seed = seed
+        self._batches: Iterator | None = None
+        self._last_losses: dict[str, float] = {}
+
+    def run_step(self) -> None:
+        """One optimizer step.
+
+        Raises:
+            NonFiniteError: a loss, a gradient or a matching cost is infinite or NaN; the weights are as before.
+        """
+        if not self.model.training:
+            raise RuntimeError("The model was left in evaluation mode: whatever evaluates must call model.train().")
+        seed_step(self.seed, comm.get_rank(), self.iter)
+        micro_batches, data_seconds = self._load()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._backward(micro_batches)
+        self.precision.scaler.unscale_(self.optimizer)
+        norm = self.clipper(parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        metrics = gather_metrics({**losses, GRADIENT_NORM: norm}, data_seconds)
+        self._check(metrics, micro_batches)
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+        self._record(metrics)
+
+    def _load(self) -> tuple[list, float]:
+        start = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        micro_batches = [next(self._batches) for _ in range(self.accumulate)]
+        return micro_batches, time.perf_counter() - start
+
+    def _backward(self, micro_batches: list) -> dict[str, Tensor]:
+        """Leaves the gradients in the parameters; returns the averaged losses, still on the device."""
+        totals: dict[str, Tensor] = {}
+        for index, batch in enumerate(micro_batches):
+            seed_step(self.seed, comm.get_rank(), self.iter, index + 1)
+            with self._synchronize_gradients(index == len(micro_batches) - 1):
+                losses = self._forward(batch)
+                self.precision.scaler.scale(sum(losses.values()) / self.accumulate).backward()
+            for key, value in losses.items():
+                share = value.detach().float() / self.accumulate
+                totals[key] = totals[key] + share if key in totals else share
+        return totals
+
+    def _forward(self, batch) -> dict[str, Tensor]:
+        try:
+            with self.precision.autocast():
+                losses = self.model(batch)
+        except (NonFiniteError, FloatingPointError) as error:
+            raise NonFiniteError(
+                describe_non_finite(self.iter, str(error), name_images([batch]), self._last_losses)
+            ) from error
+        return losses if isinstance(losses, dict) else {"total_loss": losses}
+
+    def _synchronize_gradients(self, wanted: bool) -> contextlib.AbstractContextManager:
+        """Only the last backward pass of a step exchanges gradients between processes."""
+        if wanted or not hasattr(self.model, "no_sync"):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def _check(self, metrics: StepMetrics, micro_batches: list) -> None:
+        bad = metrics.non_finite()
+        if self.precision.tolerates_infinite_gradients:
+            bad = [key for key in bad if key != GRADIENT_NORM]
+        if not bad:
+            self._last_losses = metrics.mean
+            return
+        # Every process has the same gathered metrics, so all of them arrive here and can tell each other their images.
+        images = [name for names in comm.all_gather(name_images(micro_batches)) for name in names]
+        found = ", ".join(f"{key} = {metrics.mean[key]}" for key in bad)
+        raise NonFiniteError(describe_non_finite(self.iter, found, images, self._last_losses))
+
+    def _record(self, metrics: StepMetrics) -> None:
+        if not comm.is_main_process():
+            return
+        storage = get_event_storage()
+        values = dict(metrics.mean)
+        storage.put_scalar("data_time", metrics.data_seconds)
+        storage.put_scalar(GRADIENT_NORM, values.pop(GRADIENT_NORM))
+        storage.put_scalar("total_loss", sum(values.values()))
+        values.pop("total_loss", None)
+        storage.put_scalars(**values)

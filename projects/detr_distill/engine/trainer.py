@@ -1,0 +1,200 @@
+"""A training run from a configuration: loaders, model, optimizer, hooks, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from torch import nn
+
+from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
+from ..checkpoint.files import write_atomically
+from ..data import build_test_loader, build_train_loader
+from ..errors import CheckpointError, ConfigError, DetrDistillError
+from .configuration import suggest
+from .evaluation import build_evaluator
+from .hooks import BestCheckpoint, EvaluationHook
+from .precision import GradientClipper, Precision
+from .solver import build_optimizer
+from .step import StepTrainer
+
+WRITER_PERIOD = 20
+STUDENT_FILE = "student_final.pth"
+RESULTS_FILE = "results.json"
+
+
+class DistillTrainer(DefaultTrainer):
+    """detectron2's trainer for any of its models, exactly resumable.
+
+    A checkpoint holds the model and, under ``trainer``: iteration, seed, optimizer, scheduler and loss scale.
+
+    Args:
+        cfg: complete configuration.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # The base class would build its own step, loaders and checkpointer; only its interface is wanted.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        model = create_ddp_model(model, broadcast_buffers=False)
+        self._trainer = StepTrainer(
+            model,
+            self.build_train_loader(cfg),
+            optimizer,
+            accumulate=cfg.SOLVER.ACCUMULATE,
+            precision=Precision.from_config(cfg),
+            clipper=GradientClipper.from_config(cfg),
+        )
+        self._set_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        name = cfg.MODEL.META_ARCHITECTURE
+        if name not in META_ARCH_REGISTRY:
+            known = [registered for registered, _ in META_ARCH_REGISTRY]
+            raise ConfigError(
+                f'MODEL.META_ARCHITECTURE "{name}" is not registered.{suggest(name, known)} There are: '
+                + ", ".join(sorted(known))
+            )
+        return super().build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
+        return build_evaluator(cfg, dataset_name)
+
+    def build_hooks(self) -> list:
+        """In the order in which they run after a step; checkpoints come before evaluation, so no failure loses one."""
+        cfg = self.cfg
+        is_main = comm.is_main_process()
+        # Hooks live inside the trainer, so they refer to it weakly.
+        trainer = weakref.proxy(self)
+        best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC) if cfg.TEST.BEST_METRIC else None
+        chosen = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if is_main:
+            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+            chosen.append(hooks.CallbackHook(after_step=_save_student_after_last_step))
+        if cfg.DATASETS.TEST:
+            chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best))
+        if is_main:
+            chosen.append(hooks.PeriodicWriter(self.build_writers(), period=WRITER_PERIOD))
+        return chosen
+
+    def evaluate(self) -> dict:
+        """Metrics of every test set, nested; also written to ``results.json``. The model stays in training mode."""
+        was_training = self.model.training
+        results = self.test(self.cfg, self.model)
+        self.model.train(was_training)
+        self._last_eval_results = results
+        write_results(self.cfg, results, iteration=min(self.iter, self.max_iter - 1))
+        return results or {}
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Goes on with the run of the output folder, or initialises the model from ``MODEL.WEIGHTS``.
+
+        Raises:
+            CheckpointError: see ``SafeCheckpointer``, or only some machines have the folder's checkpoints.
+        """
+        found = comm.all_gather(resume and self.checkpointer.has_checkpoint())
+        if any(found) and not all(found):
+            raise CheckpointError(
+                f"--resume: only some of the {len(found)} processes see the checkpoints in {self.cfg.OUTPUT_DIR}. "
+                "Use a folder that all machines share, or copy it to each of them."
+            )
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if all(found):
+            self.start_iter = self.iter + 1
+            self.data_loader.start_from(self.start_iter * self.cfg.SOLVER.ACCUMULATE)
+
+    def train(self) -> Any:
+        """Trains from ``start_iter`` to ``SOLVER.MAX_ITER``; see the base class."""
+        with _without_stack_trace():
+            return super().train()
+
+    def state_dict(self) -> dict:
+        return {
+            "iteration": self.iter,
+            "seed": self._trainer.seed,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "grad_scaler": self._trainer.precision.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.iter = state_dict["iteration"]
+        self._set_seed(state_dict["seed"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scheduler.load_state_dict(state_dict["scheduler"])
+        if state_dict["grad_scaler"]:
+            self._trainer.precision.scaler.load_state_dict(state_dict["grad_scaler"])
+
+    def _set_seed(self, seed: int) -> None:
+        self._trainer.seed = seed
+        self.data_loader.seed = seed
+
+
+def write_results(cfg: CfgNode, results: dict, iteration: int | None = None) -> None:
+    """Writes metrics to ``OUTPUT_DIR/results.json``: ``{"iteration": ..., "datasets": {name: {task: {metric: ...}}}}``.
+
+    Undefined numbers become null. Does nothing on all processes but the first.
+    """
+    if not comm.is_main_process():
+        return
+    datasets = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+    text = json.dumps(_finite({"iteration": iteration, "datasets": datasets}), indent=2)
+    write_atomically(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE), lambda file: file.write(text.encode()))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(member) for key, member in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _save_student_after_last_step(trainer: DistillTrainer) -> None:
+    if trainer.iter + 1 == trainer.max_iter:
+        save_weights(student_state_dict(trainer.model), os.path.join(trainer.cfg.OUTPUT_DIR, STUDENT_FILE))
+
+
+@contextlib.contextmanager
+def _without_stack_trace() -> Iterator[None]:
+    """The base class logs every exception with its stack; for a user's error the command line prints the message."""
+    loop_logger = logging.getLogger("detectron2.engine.train_loop")
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], DetrDistillError))
+
+    loop_logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        loop_logger.removeFilter(is_wanted)

@@ -1,0 +1,194 @@
+"""The tensors that travel between a detector, its teacher, the matchers and the losses.
+
+Letters: B images, L decoder layers, Q queries (Qs student, Qt teacher), K class scores, C width, P width of a query's
+position, H heads, S memory tokens, G ground-truth objects (padded to the largest image), M pairs (padded).
+Boxes are normalised (centre x, centre y, width, height) in [0, 1] unless a name ends in ``_xyxy`` or ``_pixels``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# What a loss may ask the decoder to keep beside boxes, logits and hidden states.
+SELF_ATTENTION = "self_attention"
+CROSS_ATTENTION = "cross_attention"
+CAPTURES = frozenset({SELF_ATTENTION, CROSS_ATTENTION})
+
+
+@dataclass
+class ImageBatch:
+    """Images padded to one size.
+
+    Attributes:
+        tensor: (B, 3, height, width), normalised.
+        mask: (B, height, width) bool, True on padding; None when no image is padded (known without a device read).
+        sizes: (height, width) of each image before padding, in pixels.
+    """
+
+    tensor: Tensor
+    mask: Tensor | None
+    sizes: list[tuple[int, int]]
+
+
+@dataclass
+class Memory:
+    """What the decoder looks at: encoder output of all levels, flattened.
+
+    Attributes:
+        tokens: (B, S, C). position: (B, S, C). mask: (B, S) bool, True on padding, or None.
+        shapes: (height, width) of each level; their products add up to S.
+    """
+
+    tokens: Tensor
+    position: Tensor
+    mask: Tensor | None
+    shapes: list[tuple[int, int]]
+
+
+@dataclass
+class Targets:
+    """Ground truth of a batch, padded to the largest image.
+
+    Attributes:
+        labels: (B, G) long. boxes: (B, G, 4). counts: objects of each image, on the host.
+        valid: (B, G) bool, False on padding.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    valid: Tensor
+    counts: list[int]
+
+
+@dataclass
+class QueryGroup:
+    """Queries decoded together; groups never see each other unless ``sees`` says so.
+
+    Attributes:
+        name: suffix of this group's losses; the detector's own group is called ``own``.
+        content: (B, Q, C). position: (B, Q, P).
+        sees: names of other groups whose queries these may attend to.
+        inner_mask: (Q, Q) bool, True where a query may not attend to another of its group; None: all see all.
+        loss_weight: factor of the group's detection loss; 0 leaves the group unsupervised.
+        forced_cost: for a decoder layer, the (B, Q, G) matching cost that replaces the group's own on that layer:
+            this is how another network's assignment is imposed.
+    """
+
+    name: str
+    content: Tensor
+    position: Tensor
+    sees: tuple[str, ...] = ()
+    inner_mask: Tensor | None = None
+    loss_weight: float = 1.0
+    forced_cost: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class DecoderOutput:
+    """Output of every decoder layer for one query group.
+
+    Attributes:
+        logits: (L, B, Q, K); with ``softmax`` the last column is "no object".
+        boxes: (L, B, Q, 4). hidden: (L, B, Q, C).
+        self_attention: (L, B, H, Q, Q), cross_attention: (L, B, H, Q, S): softmax over the last axis, per head,
+            before dropout; None unless captured.
+        activation: "sigmoid" or "softmax", how logits become class probabilities.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    hidden: Tensor
+    activation: str
+    self_attention: Tensor | None = None
+    cross_attention: Tensor | None = None
+
+    @property
+    def num_layers(self) -> int:
+        return self.logits.shape[0]
+
+    def probabilities(self) -> Tensor:
+        """(L, B, Q, number of classes) class probabilities in float32, without "no object"."""
+        logits = self.logits.float()
+        if self.activation == "softmax":
+            return logits.softmax(-1)[..., :-1]
+        return logits.sigmoid()
+
+    def detach(self) -> DecoderOutput:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return DecoderOutput(**{k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+@dataclass
+class Pairs:
+    """Matched indices, padded with weight 0.
+
+    Attributes:
+        query: (L, B, M) long, index of the query. target: (L, B, M) long, index of what it is matched with.
+        weight: (L, B, M) float, 1 for a pair and 0 for padding.
+    """
+
+    query: Tensor
+    target: Tensor
+    weight: Tensor
+
+    def slice_layers(self, layers: slice) -> Pairs:
+        return Pairs(self.query[layers], self.target[layers], self.weight[layers])
+
+
+@dataclass
+class Match:
+    """Pairs of student queries with teacher queries.
+
+    Attributes:
+        name: the matcher's short name. student_group: name of the student's query group.
+        teacher_layer: for each student layer, the teacher layer it is compared with (host integers).
+        pairs: ``query`` indexes the student, ``target`` the teacher, one row a student layer.
+    """
+
+    name: str
+    student_group: str
+    teacher_layer: tuple[int, ...]
+    pairs: Pairs
+
+
+@dataclass
+class Knowledge:
+    """What a teacher knows of a batch, detached.
+
+    Attributes:
+        features: name -> (B, C, height, width).
+        output: the teacher's decoder output with logits in the teacher's own classes; None for a teacher without one.
+        queries: the teacher's query group, width of the teacher.
+        label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth; None without labels.
+        memory_shapes: (height, width) of each memory level, the layout of a cross-attention map's last axis.
+        losses: the teacher's own training losses.
+    """
+
+    features: dict[str, Tensor] = field(default_factory=dict)
+    output: DecoderOutput | None = None
+    queries: QueryGroup | None = None
+    label_cost: Tensor | None = None
+    memory_shapes: list[tuple[int, int]] = field(default_factory=list)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+def gather_queries(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of a query axis.
+
+    Args:
+        values: (L, B, Q, D). index: (L, B, M) long.
+
+    Returns:
+        (L, B, M, D).
+    """
+    return values.gather(2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))
+
+
+def no_pairs(reference: Tensor, layers: int, images: int) -> Pairs:
+    """The pairs of a batch in which nothing can be matched, on the device of ``reference``."""
+    empty = torch.zeros(layers, images, 0, dtype=torch.long, device=reference.device)
+    return Pairs(empty, empty, empty.float())

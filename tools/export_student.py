@@ -1,0 +1,24 @@
+"""Takes the student out of a distilling run's checkpoint; the result loads in the plain detector."""
+
+from __future__ import annotations
+
+import argparse
+
+from detr_distill.checkpoint.export import save_weights, student_weights
+from detr_distill.checkpoint.files import read_checkpoint
+from detr_distill.engine.report import report_user_errors
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", required=True, help="checkpoint of a run, such as OUTPUT_DIR/model_final.pth")
+    parser.add_argument("--output", required=True, help="file to write; its suffix decides: .pth or .safetensors")
+    arguments = parser.parse_args(argv)
+    with report_user_errors():
+        weights = student_weights(read_checkpoint(arguments.weights)["model"])
+        save_weights(weights, arguments.output)
+        print(f"{arguments.output}: {len(weights)} tensors")
+
+
+if __name__ == "__main__":
+    main()
