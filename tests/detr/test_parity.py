@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import make_inputs, randomise, small_cfg
+from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
 
 transformers = pytest.importorskip("transformers")

@@ -55,7 +55,7 @@ def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None
     # Tensors may share memory or be slices of a larger one; a file must hold each on its own.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     if str(path).endswith(".safetensors"):
-        write_atomically(path, lambda file: file.write(safetensors.torch.save(weights)))  # type: ignore[arg-type]
+        write_atomically(path, lambda file: file.write(safetensors.torch.save(weights)))
     elif str(path).endswith(".pth"):
         write_atomically(path, lambda file: torch.save({"model": weights}, file))
     else:

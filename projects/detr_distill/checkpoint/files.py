@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from .unpickler import load_arrays
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
     """Replaces a file in one step: whoever reads it, or kills us, finds the old content or the new, never a mixture.
 
     Args:
@@ -97,7 +97,7 @@ def _read_pickle(path: Path) -> dict:
 
 def _from_caffe2(arrays: dict) -> dict[str, Tensor]:
     arrays = {name: np.asarray(value) for name, value in arrays.items() if not name.endswith("_momentum")}
-    tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items() if value.dtype.kind in "fiu"}
+    tensors = {name: _from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "fiu"}
     return convert_c2_detectron_names(tensors)[0]
 
 
@@ -110,13 +110,18 @@ def _as_tensors(path: Path, weights: Any) -> dict[str, Tensor]:
     tensors = {}
     for name, value in weights.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            value = torch.from_numpy(value.copy())
+            value = _from_numpy(value)
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path} is not a checkpoint: under {name!r} it has {_describe(value)}, not a tensor."
             )
         tensors[name.removeprefix("module.")] = value
     return tensors
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    # torch knows only this machine's byte order, and wants memory that it may write.
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
 def _describe(value: Any) -> str:

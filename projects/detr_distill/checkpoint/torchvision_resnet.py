@@ -49,7 +49,8 @@ def weights_url(address: str) -> str:
     choices = torchvision.models.get_model_weights(name)
     version = version or DEFAULT_WEIGHTS
     if version not in choices.__members__:
-        raise CheckpointError(f"MODEL.WEIGHTS {address}: {name} has {', '.join(choices.__members__)}, not {version}.")
+        versions = " and ".join(member.name for member in choices)
+        raise CheckpointError(f"MODEL.WEIGHTS {address}: {name} has {versions}, not {version}.")
     return choices[version].url
 
 

@@ -23,7 +23,8 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 _NUMPY_FUNCTIONS = {
     "multiarray": {"_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar},
-    "numeric": {"_frombuffer": numeric._frombuffer},
+    # How arrays arrive in pickle protocol 5.
+    "numeric": {"_frombuffer": numeric._frombuffer},  # type: ignore[attr-defined]
 }
 
 ADMITTED: dict[tuple[str, str], Any] = {
@@ -38,7 +39,7 @@ for _package in ("numpy.core", "numpy._core"):
         ADMITTED.update({(f"{_package}.{_module}", name): function for name, function in _functions.items()})
 # The module of the builtins in Python 2 and 3.
 for _module in ("__builtin__", "builtins"):
-    for _type in (bool, bytearray, complex, dict, float, frozenset, int, list, set, str, tuple):
+    for _type in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple):
         ADMITTED[_module, _type.__name__] = _type
 
 

@@ -36,7 +36,7 @@ def read_image(path: str, format: str = "BGR") -> np.ndarray:
     if image is None:
         image = _read_strictly(path, data)  # a type that OpenCV was built without, or no image at all
     elif not _has_ending(data):
-        _read_strictly(path, data)  # OpenCV fills what is missing with grey and says nothing
+        _read_strictly(path, data)  # OpenCV 4 fills what is missing with grey and says nothing
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
 
 

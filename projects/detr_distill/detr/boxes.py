@@ -27,20 +27,26 @@ def _area(corners: Tensor) -> Tensor:
     return (corners[..., 2:] - corners[..., :2]).prod(-1)
 
 
-def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
-    """Generalised IoU of every pair; torchvision's function has no leading axes.
+def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Generalised IoU of boxes whose shapes broadcast.
 
-    Degenerate boxes (no area) give finite values. Source: 1902.09630 [P].
+    torchvision's functions have no leading axes (pairs) or read the device in a boolean index (loss). Degenerate boxes
+    (no area) give finite values. Source: 1902.09630 [P].
 
     Args:
-        first: (..., N, 4). second: (..., M, 4), the same leading axes or broadcastable ones.
+        first, second: (..., 4).
 
     Returns:
-        (..., N, M) in [-1, 1].
+        (...) in [-1, 1].
     """
-    a, b = to_corners(first).unsqueeze(-2), to_corners(second).unsqueeze(-3)
+    a, b = to_corners(first), to_corners(second)
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     union = _area(a) + _area(b) - overlap
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    epsilon = torch.finfo(first.dtype).tiny
-    return overlap / union.clamp(min=epsilon) - (hull - union) / hull.clamp(min=epsilon)
+    epsilon = torch.finfo(first.dtype).eps
+    return overlap / (union + epsilon) - (hull - union) / (hull + epsilon)
+
+
+def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
+    """Generalised IoU of every pair: (..., N, 4) and (..., M, 4) to (..., N, M)."""
+    return generalized_iou(first.unsqueeze(-2), second.unsqueeze(-3))

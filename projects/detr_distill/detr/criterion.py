@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from ..errors import ConfigError
 from ..structures import DecoderOutput, Pairs, QueryGroup, Targets, gather_queries
 from .assignment import Cost
-from .boxes import to_corners
+from .boxes import generalized_iou
 from .matcher import HungarianMatcher
 
 
@@ -116,7 +116,8 @@ class SetCriterion(nn.Module):
             losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), self.class_weights, reduction="none")  # type: ignore[arg-type]
             weights = self.class_weights[labels]  # type: ignore[index]
             return losses.view_as(labels).sum((1, 2)) / weights.sum((1, 2))
-        one_hot = F.one_hot(labels, self.num_classes + 1)[..., :-1].to(logits.dtype)
+        # Not F.one_hot, which reads the device to check its range.
+        one_hot = (labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
         losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma)
         return losses.sum((1, 2, 3)) / num_objects
 
@@ -137,7 +138,7 @@ def _box_losses(
     pred = gather_queries(pred_boxes, pairs.query)
     gt = gather_queries(targets.boxes.unsqueeze(0).expand(len(pred), -1, -1, -1), pairs.target)
     distance = (pred - gt).abs().sum(-1)
-    giou = generalized_box_iou_loss(to_corners(pred), to_corners(gt))
+    giou = 1 - generalized_iou(pred, gt)
     return tuple((values * pairs.weight).sum((1, 2)) / num_objects for values in (distance, giou))  # type: ignore[return-value]
 
 

@@ -167,6 +167,8 @@ class ConditionalDecoder(nn.Module):
         if position_gain:
             for layer in self.layers:
                 layer.cross_attention.align_positions(position_gain)  # type: ignore[operator]
+            nn.init.zeros_(self.scale_head.layers[-1].weight)  # type: ignore[arg-type]
+            nn.init.ones_(self.scale_head.layers[-1].bias)  # type: ignore[arg-type]
         self.heads = DetectionHeads(width, num_classes, activation, zero_boxes=True)
 
     @classmethod

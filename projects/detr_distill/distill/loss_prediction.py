@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from detectron2.config import configurable
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
-from ..detr.boxes import to_corners
+from ..detr.boxes import generalized_iou
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
 from ..structures import DecoderOutput, Knowledge, Match, gather_queries
@@ -97,7 +96,7 @@ class PredictionLoss(DistillLoss):
             values = {
                 "class": self._class_divergence(output, teacher, goal, match) * pairs.weight,
                 "box": (pred_boxes - goal_boxes).abs().sum(-1) * box_weight,
-                "giou": generalized_box_iou_loss(to_corners(pred_boxes), to_corners(goal_boxes)) * box_weight,
+                "giou": (1 - generalized_iou(pred_boxes, goal_boxes)) * box_weight,
             }
             return {name: self.weights[name] * value.sum((1, 2)) / divisor for name, value in values.items()}
 

@@ -67,7 +67,11 @@ def choose_device(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     arguments.num_gpus = 0
     cfg.MODEL.DEVICE = "cpu"
     # More loader processes than cores only slow a CPU run down; the batches do not depend on their number.
-    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, len(os.sched_getaffinity(0)))
+    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, _usable_cores())
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:

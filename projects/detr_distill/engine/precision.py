@@ -76,7 +76,7 @@ class GradientClipper:
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Norm of all gradients before clipping, a scalar that stays on the device."""
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         total = nn.utils.get_total_norm(gradients, self.norm_type)
         if self.clip_type == "full_model":
             nn.utils.clip_grads_with_norm_(parameters, self.clip_value, total)

@@ -89,7 +89,8 @@ class StepTrainer(SimpleTrainer):
             seed_step(self.seed, comm.get_rank(), self.iter, index + 1)
             with self._synchronize_gradients(index == len(micro_batches) - 1):
                 losses = self._forward(batch)
-                self.precision.scaler.scale(sum(losses.values()) / self.accumulate).backward()
+                total = torch.as_tensor(sum(losses.values())) / self.accumulate
+                self.precision.scaler.scale(total).backward()
             for key, value in losses.items():
                 share = value.detach().float() / self.accumulate
                 totals[key] = totals[key] + share if key in totals else share

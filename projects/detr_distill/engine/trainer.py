@@ -14,20 +14,25 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
 from ..checkpoint.files import write_atomically
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, ConfigError, DetrDistillError
+from ..errors import CheckpointError, ConfigError
 from .configuration import suggest
 from .evaluation import build_evaluator
 from .hooks import BestCheckpoint, EvaluationHook
 from .precision import GradientClipper, Precision
+from .progress import ProgressPrinter
+from .report import USER_ERRORS
 from .solver import build_optimizer
 from .step import StepTrainer
+
+logger = logging.getLogger(__name__)
 
 WRITER_PERIOD = 20
 STUDENT_FILE = "student_final.pth"
@@ -46,6 +51,8 @@ class DistillTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # The base class would build its own step, loaders and checkpointer; only its interface is wanted.
         TrainerBase.__init__(self)
+        if cfg.SOLVER.ACCUMULATE < 1:
+            raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts passes of a step, 1 or more.")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -74,7 +81,22 @@ class DistillTrainer(DefaultTrainer):
                 f'MODEL.META_ARCHITECTURE "{name}" is not registered.{suggest(name, known)} There are: '
                 + ", ".join(sorted(known))
             )
-        return super().build_model(cfg)
+        try:
+            model = build_model(cfg)
+        except KeyError as error:
+            # Any part of a model is chosen by name; detectron2's registries raise this for a name that they lack.
+            if "No object named" not in str(error):
+                raise
+            raise ConfigError(f"The model cannot be built: {error.args[0]}") from error
+        logger.info("%s", describe_model(model))
+        return model
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer):
+        try:
+            return super().build_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME, SOLVER.STEPS or SOLVER.WARMUP_*: {error}") from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
@@ -109,6 +131,15 @@ class DistillTrainer(DefaultTrainer):
             chosen.append(hooks.PeriodicWriter(self.build_writers(), period=WRITER_PERIOD))
         return chosen
 
+    def build_writers(self) -> list:
+        folder = self.cfg.OUTPUT_DIR
+        os.makedirs(folder, exist_ok=True)
+        return [
+            ProgressPrinter(self.max_iter),
+            JSONWriter(os.path.join(folder, "metrics.json")),
+            TensorboardXWriter(folder),
+        ]
+
     def evaluate(self) -> dict:
         """Metrics of every test set, nested; also written to ``results.json``. The model stays in training mode."""
         was_training = self.model.training
@@ -133,7 +164,7 @@ class DistillTrainer(DefaultTrainer):
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if all(found):
             self.start_iter = self.iter + 1
-            self.data_loader.start_from(self.start_iter * self.cfg.SOLVER.ACCUMULATE)
+            self.data_loader.start_from(self.start_iter)
 
     def train(self) -> Any:
         """Trains from ``start_iter`` to ``SOLVER.MAX_ITER``; see the base class."""
@@ -160,6 +191,13 @@ class DistillTrainer(DefaultTrainer):
     def _set_seed(self, seed: int) -> None:
         self._trainer.seed = seed
         self.data_loader.seed = seed
+
+
+def describe_model(model: nn.Module) -> str:
+    """Name and size in one line; the module tree of a detector fills pages."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    total, trainable = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+    return f"{type(model).__name__}: {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable"
 
 
 def write_results(cfg: CfgNode, results: dict, iteration: int | None = None) -> None:
@@ -191,7 +229,7 @@ def _without_stack_trace() -> Iterator[None]:
     loop_logger = logging.getLogger("detectron2.engine.train_loop")
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], DetrDistillError))
+        return not (record.exc_info and isinstance(record.exc_info[1], USER_ERRORS))
 
     loop_logger.addFilter(is_wanted)
     try:

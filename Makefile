@@ -1,0 +1,44 @@
+# make setup | demo | test. Everything runs in $(VENV), built once from requirements/.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+REQUIREMENTS := $(wildcard requirements/*.txt)
+READY := $(VENV)/.ready
+export PYTHONPATH := $(CURDIR)/projects
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test lint types tests clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+# The stamp is written last: an interrupted set-up is begun again.
+$(READY): $(REQUIREMENTS)
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -r requirements/pip.txt
+	@echo "Installing torch (several GB, the longest step)"
+	$(PY) -m pip install -r requirements/torch.txt -c requirements/constraints.txt
+	$(PY) -m pip install -r requirements/runtime.txt -r requirements/test.txt -c requirements/constraints.txt
+	$(PY) -m pip install --no-deps --no-build-isolation --use-pep517 -r requirements/detectron2.txt
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)
+	$(PY) tools/demo.py
+
+test: lint types tests
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(READY)
+	$(PY) -m mypy
+
+tests: $(READY)
+	OMP_NUM_THREADS=1 $(PY) -m pytest
+
+clean:
+	rm -rf $(VENV) output

@@ -1,0 +1,66 @@
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from detr_distill.data import DataError, check_num_classes, class_names, register_datasets
+
+
+def test_class_names(digits_folders):
+    path = digits_folders["val"] / "annotations" / "instances.json"
+    register_datasets([["names_of_mine", str(path), str(path.parent)]])
+    assert class_names("names_of_mine") == tuple("0123456789")
+    assert class_names("digits_train") == tuple("0123456789")
+    coco = class_names("coco_2017_train")
+    assert coco is not None
+    assert (len(coco), coco[0], coco[-1]) == (80, "person", "toothbrush")
+    assert class_names("never_registered") is None
+
+
+def test_class_names_are_unknown_without_files(tmp_path):
+    register_datasets([["files_to_come", str(tmp_path / "a.json"), str(tmp_path)]])
+    assert class_names("files_to_come") is None
+    (tmp_path / "a.json").write_text(json.dumps({"categories": [{"id": 5, "name": "b"}, {"id": 2, "name": "a"}]}))
+    assert class_names("files_to_come") == ("a", "b")
+
+
+def test_a_name_stands_for_one_dataset():
+    register_datasets([["one_name", "a.json", "images"]])
+    register_datasets([("one_name", "a.json", "images")], "fix")
+    with pytest.raises(DataError, match=r"DATASETS\.REGISTER: the name 'one_name' .*a\.json.*b\.json"):
+        register_datasets([["one_name", "b.json", "images"]])
+    with pytest.raises(DataError, match="'coco_2017_val' belongs to a built-in dataset"):
+        register_datasets([["coco_2017_val", "b.json", "images"]])
+
+
+def test_the_latest_policy_for_bad_boxes_counts(tmp_path):
+    contents = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 0, 0], "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(contents))
+    (tmp_path / "a.jpg").write_bytes(b"")
+    entry = ["policy_changes", str(tmp_path / "a.json"), str(tmp_path)]
+    register_datasets([entry])
+    with pytest.raises(DataError, match="BAD_BOXES fix"):
+        DatasetCatalog.get("policy_changes")
+    register_datasets([entry], "fix")
+    assert DatasetCatalog.get("policy_changes")[0]["annotations"] == []
+
+
+@pytest.mark.parametrize("entry", ["name", ["a", "b"], ["a", "b", 3], ["a", "", "c"]])
+def test_a_malformed_entry(entry):
+    with pytest.raises(DataError, match=r"DATASETS\.REGISTER has the entry .*expected \[name, annotation file"):
+        register_datasets([entry])
+
+
+def test_unknown_policy():
+    with pytest.raises(DataError, match=r"DATASETS\.BAD_BOXES is 'no'"):
+        register_datasets([], "no")
+
+
+def test_number_of_classes():
+    check_num_classes(["digits_train", "digits_val", "never_registered"], 10, "MODEL.DETR.NUM_CLASSES")
+    with pytest.raises(DataError, match=r"MODEL\.DETR\.NUM_CLASSES is 80, but dataset digits_val has 10 classes"):
+        check_num_classes(["digits_val"], 80, "MODEL.DETR.NUM_CLASSES")

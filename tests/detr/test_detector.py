@@ -1,0 +1,164 @@
+"""Properties of the detectors: groups do not leak, padding and batch size change nothing, attention maps add up to 1."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from builders import make_inputs, randomise, small_cfg
+from detectron2.modeling import build_model
+from detr_distill.errors import ConfigError
+from detr_distill.structures import CAPTURES, ImageBatch, QueryGroup
+
+DECODERS = ["DetrDecoder", "ConditionalDecoder"]
+CLASSIFICATION = {"DetrDecoder": "softmax", "ConditionalDecoder": "focal"}
+
+
+def build(decoder: str, **keys):
+    return randomise(
+        build_model(
+            small_cfg(
+                MODEL__DETR__DECODER__NAME=decoder, MODEL__DETR__LOSS__CLASSIFICATION=CLASSIFICATION[decoder], **keys
+            )
+        )
+    )
+
+
+def random_group(name: str, images: int, queries: int, width: int = 16, **options) -> QueryGroup:
+    generator = torch.Generator().manual_seed(len(name) + queries)
+    content, position = torch.randn(2, images, queries, width, generator=generator)
+    return QueryGroup(name, content, position, **options)
+
+
+def encode(model, inputs):
+    images = model.preprocess(inputs)
+    return model.encode(model.backbone(images.tensor), images)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("capture", [frozenset(), CAPTURES])
+def test_groups_do_not_see_each_other(decoder, capture, inputs):
+    model = build(decoder).eval()
+    memory = encode(model, inputs)
+    own, other = model.queries(memory), random_group("other", 2, 5)
+    alone = model.decode(memory, [own], capture)["own"]
+    together = model.decode(memory, [own, other], capture)["own"]
+    assert torch.allclose(alone.logits, together.logits, atol=1e-5)
+    assert torch.allclose(alone.boxes, together.boxes, atol=1e-5)
+    if capture:
+        assert torch.allclose(alone.self_attention, together.self_attention, atol=1e-6)
+        assert torch.allclose(alone.cross_attention, together.cross_attention, atol=1e-6)
+    seeing = random_group("other", 2, 5, sees=("own",))
+    changed = model.decode(memory, [own, seeing], capture)
+    assert torch.allclose(alone.logits, changed["own"].logits, atol=1e-5), "seeing is one-way"
+    assert not torch.allclose(
+        changed["other"].logits, model.decode(memory, [own, other], capture)["other"].logits, atol=1e-4
+    )
+
+
+def test_inner_mask_hides_queries_of_a_group(inputs):
+    model = build("ConditionalDecoder").eval()
+    memory = encode(model, inputs)
+    own = model.queries(memory)
+    group = random_group("other", 2, 4, inner_mask=~torch.eye(4, dtype=torch.bool))
+    single = QueryGroup("other", group.content[:, :1], group.position[:, :1])
+    masked = model.decode(memory, [own, group])["other"]
+    assert torch.allclose(masked.logits[:, :, :1], model.decode(memory, [single])["other"].logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_outputs_do_not_depend_on_batch_or_padding(decoder):
+    model = build(decoder).eval()
+    inputs = make_inputs(sizes=((40, 56), (64, 72), (24, 48)), counts=(1, 1, 1), labels=False)
+    with torch.no_grad():
+        together = model(inputs)
+        for entry, expected in zip(inputs, together, strict=True):
+            (alone,) = model([entry])
+            assert torch.allclose(alone["instances"].scores, expected["instances"].scores, atol=1e-5)
+            assert torch.allclose(
+                alone["instances"].pred_boxes.tensor, expected["instances"].pred_boxes.tensor, atol=1e-2
+            )
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_masked_cells_change_nothing(decoder):
+    """Whatever lies in the padding of the features, encoder and decoder do not see it."""
+    model = build(decoder).eval()
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(1, 8, 5, 7, generator=generator)
+    padded = torch.nn.functional.pad(features, (0, 2, 0, 3), value=9.0)
+    whole = ImageBatch(torch.zeros(1, 3, 40, 56), None, [(40, 56)])
+    mask = torch.ones(1, 64, 72, dtype=torch.bool)
+    mask[:, :40, :56] = False
+    part = ImageBatch(torch.zeros(1, 3, 64, 72), mask, [(40, 56)])
+    outputs = []
+    for images, values in ((whole, features), (part, padded)):
+        memory = model.encode({"stage3": values}, images)
+        outputs.append(model.decode(memory, [model.queries(memory)])["own"])
+    assert torch.allclose(outputs[0].logits, outputs[1].logits, atol=1e-5)
+    assert torch.allclose(outputs[0].boxes, outputs[1].boxes, atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_attention_maps_are_distributions_in_train_mode(decoder, inputs):
+    model = build(decoder, MODEL__DETR__DROPOUT=0.5).train()
+    memory = encode(model, inputs)
+    output = model.decode(memory, [model.queries(memory), random_group("other", 2, 5)], CAPTURES)
+    for name, queries in (("own", 7), ("other", 5)):
+        maps = output[name]
+        assert maps.self_attention.shape == (2, 2, 2, queries, queries)
+        assert maps.cross_attention.shape == (2, 2, 2, queries, memory.tokens.shape[1])
+        assert torch.allclose(maps.self_attention.sum(-1), torch.ones(()), atol=1e-5)
+        assert torch.allclose(maps.cross_attention.sum(-1), torch.ones(()), atol=1e-5)
+    hidden = memory.mask[None, :, None, None, :].expand_as(output["own"].cross_attention)
+    assert output["own"].cross_attention[hidden].max() == 0, "nothing looks at padding"
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_capture_changes_no_output(decoder, inputs):
+    model = build(decoder).eval()
+    memory = encode(model, inputs)
+    own = model.queries(memory)
+    plain, captured = model.decode(memory, [own])["own"], model.decode(memory, [own], CAPTURES)["own"]
+    assert plain.self_attention is None and plain.cross_attention is None
+    assert torch.allclose(plain.logits, captured.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_losses_have_every_layer_and_reach_every_parameter(decoder, inputs):
+    model = build(decoder).train()
+    losses = model(inputs)
+    assert set(losses) == {f"loss_{n}{s}" for n in ("class", "box", "giou") for s in ("", "_0")}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_batch_without_objects_trains(inputs):
+    model = build("ConditionalDecoder").train()
+    empty = make_inputs(counts=(0, 0))
+    losses = model(empty)
+    assert losses["loss_box"] == 0 and losses["loss_class"] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    mixed = model(make_inputs(counts=(0, 2)))
+    assert all(value.isfinite() for value in mixed.values())
+
+
+def test_detections_are_boxes_of_the_original_image(inputs):
+    model = build("ConditionalDecoder").eval()
+    entry = {**inputs[0], "height": 80, "width": 112}
+    (large,), (small,) = model([entry]), model([inputs[0]])
+    assert large["instances"].image_size == (80, 112)
+    assert torch.allclose(large["instances"].pred_boxes.tensor, small["instances"].pred_boxes.tensor * 2, atol=1e-3)
+    scores = large["instances"].scores
+    assert (scores[:-1] >= scores[1:]).all()
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ConfigError, match="ConditionalDecoder, DetrDecoder"):
+        build_model(small_cfg(MODEL__DETR__DECODER__NAME="NoSuchDecoder"))
+    with pytest.raises(ConfigError, match=r"IN_FEATURES.*'stage1', 'stage2', 'stage3'"):
+        build_model(small_cfg(MODEL__DETR__IN_FEATURES=["res5"]))
+    with pytest.raises(ConfigError, match="HIDDEN_DIM is 16"):
+        build_model(small_cfg(MODEL__DETR__NUM_HEADS=3))
+    with pytest.raises(ConfigError, match="CLASSIFICATION is 'none'"):
+        build_model(small_cfg(MODEL__DETR__LOSS__CLASSIFICATION="none"))

@@ -1,0 +1,146 @@
+"""The command line: a user's error is one block on stderr and exit status 1."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
+
+from detr_distill.engine import launch
+from detr_distill.engine.configuration import build_config
+from detr_distill.engine.report import print_message_of, report_user_errors
+from detr_distill.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("untouched_loggers")
+
+
+@pytest.fixture
+def toy_loaders(monkeypatch):
+    monkeypatch.setattr("detr_distill.engine.trainer.build_train_loader", lambda cfg: ToyLoader())
+
+
+def arguments_for(folder, *flags, **changes):
+    """A command line that trains the toy model."""
+    path = folder.parent / f"{folder.name}.yaml"
+    path.write_text(toy_config(folder).dump())
+    return ["--config-file", str(path), "--num-gpus", "0", *flags, *[str(x) for pair in changes.items() for x in pair]]
+
+
+def failing(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        launch.main(arguments)
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.count("Error:") == 1
+    return error
+
+
+def test_the_program_itself_prints_a_block_without_stack_trace(tmp_path):
+    command = [sys.executable, str(ROOT / "train_net.py"), "--num-gpus", "0", "OUTPUT_DIR", str(tmp_path / "run")]
+    result = subprocess.run([*command, "SOLVER.BASE_RL", "1"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "ConfigError: SOLVER.BASE_RL 1 on the command line: unknown key SOLVER.BASE_RL." in result.stderr
+    assert "Did you mean SOLVER.BASE_LR" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+    environment = {**os.environ, "DETR_DISTILL_TRACEBACK": "1"}
+    result = subprocess.run([*command, "SOLVER.BASE_RL", "1"], capture_output=True, text=True, env=environment)
+    assert result.returncode == 1 and "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.BASE_LR"], "no partner"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER many"),
+        (["BASE_LR", "1"], "Did you mean SOLVER.BASE_LR"),
+    ],
+)
+def test_a_bad_override_is_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config("", overrides)
+
+
+def test_a_bad_file_is_named(tmp_path):
+    path = tmp_path / "bad.yaml"
+    with pytest.raises(ConfigError, match="no such file"):
+        build_config(str(path), [])
+    path.write_text("VERSION: 2\nSOLVER: {BASE_RATE: 1}")
+    with pytest.raises(ConfigError, match=r"bad.yaml: unknown key SOLVER.BASE_RATE. Did you mean SOLVER.BASE_LR"):
+        build_config(str(path), [])
+    path.write_text("VERSION: 2\nSOLVER: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        build_config(str(path), [])
+    path.write_text("VERSION: 2\nSOLVER: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        build_config(str(path), [])
+
+
+def test_an_unknown_architecture_is_named(tmp_path, capsys):
+    error = failing(arguments_for(tmp_path / "run", **{"MODEL.META_ARCHITECTURE": "ToyDetecter"}), capsys)
+    assert "Did you mean ToyDetector" in error
+    assert error.strip() in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_train_resume_and_refuse(tmp_path, capsys, toy_loaders):
+    folder = tmp_path / "run"
+    launch.main(arguments_for(folder))
+    assert (folder / "student_final.pth").exists() and (folder / "config.yaml").exists()
+    assert "--resume" in failing(arguments_for(folder), capsys)
+    launch.main(arguments_for(folder, "--resume", **{"SOLVER.MAX_ITER": 10}))
+    assert (folder / "model_0000008.pth").exists()
+    assert "SOLVER.BASE_LR: 0.01 there, 0.5 now" in failing(
+        arguments_for(folder, "--resume", **{"SOLVER.BASE_LR": 0.5}), capsys
+    )
+    launch.main(arguments_for(folder, "--overwrite"))
+    assert (tmp_path / "run.old-1" / "model_0000008.pth").exists() and not (folder / "model_0000008.pth").exists()
+
+
+def test_evaluation_needs_weights_and_leaves_the_configuration(tmp_path, capsys, toy_loaders):
+    folder = tmp_path / "run"
+    launch.main(arguments_for(folder))
+    before = (folder / "config.yaml").read_text()
+    assert "--eval-only needs trained weights" in failing(arguments_for(folder, "--eval-only"), capsys)
+    launch.main(arguments_for(folder, "--eval-only", **{"MODEL.WEIGHTS": folder / "student_final.pth"}))
+    launch.main(arguments_for(folder, "--eval-only", "--resume"))
+    assert (folder / "config.yaml").read_text() == before
+    assert (folder / "results.json").exists()
+
+
+def test_without_cuda_gpus_become_one_cpu_process(caplog, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = build_config("", [])
+    arguments = launch.argument_parser().parse_args(["--num-gpus", "8"])
+    launch.choose_device(cfg, arguments)
+    assert cfg.MODEL.DEVICE == "cpu" and arguments.num_gpus == 0
+    assert caplog.text.count("one process on the CPU") == 1
+    arguments = launch.argument_parser().parse_args(["--num-gpus", "8", "--num-machines", "2"])
+    with pytest.raises(ConfigError, match="--num-machines 2"):
+        launch.choose_device(cfg, arguments)
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    arguments = launch.argument_parser().parse_args(["--num-gpus", "8"])
+    with pytest.raises(ConfigError, match="--num-gpus 8: this machine has 2"):
+        launch.choose_device(build_config("", []), arguments)
+
+
+def test_of_several_processes_the_first_error_alone_is_printed(tmp_path, capsys):
+    path = str(tmp_path / "message")
+    for rank in range(3):
+        with pytest.raises(SystemExit), report_user_errors(path):
+            raise ConfigError(f"rank {rank}")
+    assert capsys.readouterr().err == ""
+    assert print_message_of(path)
+    assert "ConfigError: rank 0" in capsys.readouterr().err
+    assert not print_message_of(str(tmp_path / "other"))
+
+
+def test_other_errors_keep_their_stack_trace():
+    with pytest.raises(ZeroDivisionError), report_user_errors():
+        1 / 0  # noqa: B018

@@ -1,0 +1,167 @@
+"""Box evaluation: the fast implementation agrees, nothing predicted is AP 0, the best checkpoint is kept."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from engine.toy import toy_config, toy_trainer
+
+from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
+from detr_distill.engine.hooks import BestCheckpoint
+from detr_distill.engine.trainer import write_results
+from detr_distill.errors import ConfigError
+
+CATEGORIES = [3, 7]
+
+
+def ground_truth(random, images=12):
+    annotations = []
+    for image in range(1, images + 1):
+        for _ in range(random.integers(0, 6)):
+            x, y, width, height = (float(value) for value in random.uniform([0, 0, 5, 5], [80, 80, 120, 120]))
+            entry = {"image_id": image, "category_id": int(random.choice(CATEGORIES)), "bbox": [x, y, width, height]}
+            annotations.append(
+                {**entry, "id": len(annotations) + 1, "area": width * height, "iscrowd": int(random.random() < 0.1)}
+            )
+    return {
+        "images": [{"id": image, "width": 200, "height": 200} for image in range(1, images + 1)],
+        "categories": [{"id": number, "name": str(number)} for number in CATEGORIES],
+        "annotations": annotations,
+    }
+
+
+def noisy_results(random, dataset):
+    results = []
+    for annotation in dataset["annotations"] * 3:
+        box = np.maximum(np.array(annotation["bbox"]) + random.normal(0, 4, 4), 1)
+        category = annotation["category_id"] if random.random() < 0.8 else int(random.choice(CATEGORIES))
+        score = float(random.random())
+        results.append(
+            {"image_id": annotation["image_id"], "category_id": category, "bbox": box.tolist(), "score": score}
+        )
+    return results
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fast_evaluation_gives_the_same_numbers(seed):
+    pytest.importorskip("faster_coco_eval")
+    random = np.random.default_rng(seed)
+    dataset = ground_truth(random)
+    results = noisy_results(random, dataset)
+    slow = evaluate_boxes(dataset, results, fast=False)
+    fast = evaluate_boxes(dataset, results, fast=True)
+    assert 0.05 < slow.stats[0] < 0.95
+    np.testing.assert_allclose(fast.stats[:12], slow.stats, atol=1e-12)
+    np.testing.assert_allclose(fast.eval["precision"], slow.eval["precision"], atol=1e-12)
+
+
+@pytest.fixture
+def dataset_name(tmp_path):
+    dataset = ground_truth(np.random.default_rng(0))
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(dataset))
+    name = f"toy_{tmp_path.name}"
+    DatasetCatalog.register(name, list)
+    metadata = {"thing_dataset_id_to_contiguous_id": {3: 0, 7: 1}, "thing_classes": ["three", "seven"]}
+    MetadataCatalog.get(name).set(json_file=str(path), evaluator_type="coco", **metadata)
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def predict(evaluator, boxes_of_image):
+    """Runs an evaluator on {image id: (xyxy boxes, classes)}."""
+    evaluator.reset()
+    for image, (boxes, classes) in boxes_of_image.items():
+        instances = Instances((200, 200))
+        instances.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+        instances.scores = torch.full((len(classes),), 0.9)
+        instances.pred_classes = torch.tensor(classes, dtype=torch.long)
+        evaluator.process([{"image_id": image}], [{"instances": instances}])
+    return evaluator.evaluate()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_perfect_and_absent_predictions(dataset_name, tmp_path, fast):
+    evaluator = BoxEvaluator(dataset_name, output_dir=str(tmp_path), fast=fast)
+    truth = {image: ([], []) for image in range(1, 13)}
+    for annotation in evaluator._coco_api.dataset["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        truth[annotation["image_id"]][0].append([x, y, x + width, y + height])
+        truth[annotation["image_id"]][1].append(CATEGORIES.index(annotation["category_id"]))
+    perfect = predict(evaluator, truth)["bbox"]
+    assert perfect["AP"] == pytest.approx(100) and perfect["AP-seven"] == pytest.approx(100)
+    nothing = predict(evaluator, dict.fromkeys(truth, ([], [])))["bbox"]
+    assert nothing["AP"] == 0 and nothing["AP50"] == 0 and nothing["AP-seven"] == 0
+
+
+def test_more_classes_than_the_dataset_is_an_error(dataset_name):
+    with pytest.raises(ConfigError, match="predicts class 2.*NUM_CLASSES"):
+        predict(BoxEvaluator(dataset_name), {1: ([[0.0, 0.0, 9.0, 9.0]], [2])})
+
+
+def test_only_coco_datasets_are_evaluated(tmp_path):
+    MetadataCatalog.get("toy_panoptic").evaluator_type = "coco_panoptic_seg"
+    with pytest.raises(ConfigError, match='"toy_panoptic".*"coco_panoptic_seg"'):
+        build_evaluator(toy_config(tmp_path), "toy_panoptic")
+    MetadataCatalog.remove("toy_panoptic")
+
+
+def evaluated_trainer(folder, values, **changes):
+    """A trainer whose evaluations give these values, one after the other."""
+    trainer = toy_trainer(toy_config(folder, **{"DATASETS.TEST": "('toy',)", **changes}))
+    values = iter(values)
+    trainer.test = lambda *_: {"bbox": {"AP": next(values), "APl": float("nan")}}
+    return trainer
+
+
+def test_evaluation_is_periodic_and_final_and_the_best_is_kept(tmp_path):
+    trainer = evaluated_trainer(tmp_path, [10.0, 30.0, 20.0], **{"TEST.EVAL_PERIOD": 3})
+    trainer.train()
+    assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == 5
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["trainer"]["iteration"] == 5
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert BestCheckpoint(trainer.checkpointer, "bbox/AP").best_value() == 30.0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results == {"iteration": 7, "datasets": {"toy": {"bbox": {"AP": 20.0, "APl": None}}}}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["bbox/AP"] == 20.0
+
+
+def test_period_zero_evaluates_at_the_end(tmp_path):
+    trainer = evaluated_trainer(tmp_path, [5.0], **{"TEST.EVAL_PERIOD": 0})
+    trainer.train()
+    assert trainer.model.training
+    assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == 7
+
+
+def test_a_later_run_does_not_replace_a_better_checkpoint(tmp_path):
+    evaluated_trainer(tmp_path, [30.0]).train()
+    content = (tmp_path / "model_best.pth").read_bytes()
+    resumed = evaluated_trainer(tmp_path, [20.0])
+    resumed.resume_or_load(resume=True)
+    resumed.train()
+    assert (tmp_path / "model_best.pth").read_bytes() == content
+
+
+def test_no_evaluation_after_a_failed_last_step(tmp_path):
+    trainer = evaluated_trainer(tmp_path, [])
+
+    def fail():
+        if trainer.iter == 7:
+            raise OSError("disk")
+        type(trainer).run_step(trainer)
+
+    trainer.run_step = fail
+    with pytest.raises(OSError, match="disk"):
+        trainer.train()
+
+
+def test_results_of_several_sets_keep_their_names(tmp_path):
+    cfg = toy_config(tmp_path, **{"DATASETS.TEST": "('a', 'b')"})
+    write_results(cfg, {"a": {"bbox": {"AP": 1.0}}, "b": {}})
+    assert json.loads((tmp_path / "results.json").read_text())["datasets"]["a"]["bbox"]["AP"] == 1.0

@@ -1,0 +1,84 @@
+"""Which runs may use a folder that is in use."""
+
+import pytest
+from engine.toy import toy_config
+
+from detr_distill.engine.run_folder import differences, prepare_run_folder
+from detr_distill.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of a run with one checkpoint."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.yaml").write_text(toy_config(path).dump())
+    (path / "model_0000002.pth").write_bytes(b"weights")
+    (path / "last_checkpoint").write_text("model_0000002.pth")
+    return path
+
+
+def test_a_new_or_empty_folder_is_free(tmp_path):
+    for resume in (False, True):
+        prepare_run_folder(toy_config(tmp_path / "none"), resume=resume)
+        prepare_run_folder(toy_config(tmp_path), resume=resume)
+
+
+def test_a_folder_with_checkpoints_is_taken(folder):
+    with pytest.raises(ConfigError, match=r"(?s)run of this configuration.*--resume.*another OUTPUT_DIR.*run.old-1"):
+        prepare_run_folder(toy_config(folder))
+    (folder / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="with checkpoints"):
+        prepare_run_folder(toy_config(folder))
+
+
+def test_another_configuration_is_shown_key_by_key(folder):
+    with pytest.raises(ConfigError, match=r"holds another run.\n  SOLVER.BASE_LR: 0.01 there, 0.5 now\n"):
+        prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}))
+
+
+def test_a_run_that_left_no_checkpoint_is_only_in_the_way_of_another(folder):
+    (folder / "model_0000002.pth").unlink()
+    (folder / "last_checkpoint").unlink()
+    prepare_run_folder(toy_config(folder))
+    with pytest.raises(ConfigError, match="SOLVER.BASE_LR"):
+        prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}))
+    prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}), resume=True)
+
+
+def test_resuming_accepts_what_does_not_change_the_training(folder):
+    harmless = {
+        "SOLVER.MAX_ITER": 20,
+        "DATALOADER.NUM_WORKERS": 0,
+        "TEST.EVAL_PERIOD": 7,
+        "SOLVER.CHECKPOINT_PERIOD": 2,
+    }
+    prepare_run_folder(toy_config(folder, **harmless), resume=True)
+    with pytest.raises(ConfigError, match=r"(?s)--resume.*SOLVER.OPTIMIZER: 'AdamW' there, 'SGD' now"):
+        prepare_run_folder(toy_config(folder, **{"SOLVER.OPTIMIZER": "SGD", **harmless}), resume=True)
+
+
+def test_overwrite_moves_the_old_run_aside(folder):
+    content = sorted(path.name for path in folder.iterdir())
+    for number in (1, 2):
+        prepare_run_folder(toy_config(folder), overwrite=True)
+        moved = folder.with_name(f"run.old-{number}")
+        assert sorted(path.name for path in moved.iterdir()) == content and not folder.exists()
+        moved_copy = folder
+        moved_copy.mkdir()
+        for name in content:
+            (moved_copy / name).write_bytes((moved / name).read_bytes())
+
+
+def test_a_key_that_an_older_configuration_lacks_had_its_default(folder):
+    text = (folder / "config.yaml").read_text()
+    assert "  ACCUMULATE: 1\n" in text
+    (folder / "config.yaml").write_text(text.replace("  ACCUMULATE: 1\n", ""))
+    assert differences(folder, toy_config(folder)) == {}
+    assert differences(folder, toy_config(folder, **{"SOLVER.ACCUMULATE": 2})) == {"SOLVER.ACCUMULATE": (1, 2)}
+
+
+def test_a_configuration_that_cannot_be_read_is_named(folder):
+    (folder / "config.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="config.yaml cannot be read"):
+        prepare_run_folder(toy_config(folder))
