@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import detr_distill
+
 import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances

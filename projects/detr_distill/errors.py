@@ -17,3 +17,7 @@ class CheckpointError(DetrDistillError):
 
 class NonFiniteError(DetrDistillError):
     """A loss, a gradient or a matching cost became infinite or NaN."""
+
+
+class DataError(DetrDistillError):
+    """Something is wrong with a dataset or with a setting that selects one."""

@@ -118,8 +118,9 @@ class DecoderOutput:
         return logits.sigmoid()
 
     def detach(self) -> DecoderOutput:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return DecoderOutput(**{k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()})
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -4,13 +4,13 @@ import importlib.util
 import pickle
 from pathlib import Path
 
-import pytest
-import torch
-from torch import nn
-
 from detr_distill.checkpoint import SafeCheckpointer, load_strict, save_weights, student_state_dict
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.errors import CheckpointError
+
+import pytest
+import torch
+from torch import nn
 
 
 def detector(seed=0, width=4):

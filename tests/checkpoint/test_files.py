@@ -3,14 +3,14 @@
 import argparse
 import pickle
 
+from detr_distill.checkpoint.export import save_weights
+from detr_distill.checkpoint.files import read_checkpoint, write_atomically
+from detr_distill.errors import CheckpointError
+
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-
-from detr_distill.checkpoint.export import save_weights
-from detr_distill.checkpoint.files import read_checkpoint, write_atomically
-from detr_distill.errors import CheckpointError
 
 WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
 

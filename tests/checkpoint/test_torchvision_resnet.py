@@ -1,15 +1,15 @@
 """torchvision's ResNets in detectron2's backbone give torchvision's features."""
 
+from detr_distill.checkpoint import SafeCheckpointer
+from detr_distill.checkpoint.torchvision_resnet import rename_parameter, rename_resnet, weights_url
+from detr_distill.errors import CheckpointError
+
 import pytest
 import torch
 import torchvision
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
-
-from detr_distill.checkpoint import SafeCheckpointer
-from detr_distill.checkpoint.torchvision_resnet import rename_parameter, rename_resnet, weights_url
-from detr_distill.errors import CheckpointError
 
 
 def torchvision_model(depth):

@@ -5,13 +5,13 @@ import io
 import os
 import pickle
 
-import numpy as np
-import pytest
-import torch
-
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.checkpoint.unpickler import load_arrays
 from detr_distill.errors import CheckpointError
+
+import numpy as np
+import pytest
+import torch
 
 
 class Malicious:

@@ -2,11 +2,11 @@
 
 import json
 
-import pytest
-from detectron2.config import get_cfg
-
 from detr_distill import add_detr_distill_config
 from detr_distill.data import build_digits, register_datasets
+
+import pytest
+from detectron2.config import get_cfg
 
 TRAIN_IMAGES = 60
 

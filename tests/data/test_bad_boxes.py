@@ -1,9 +1,9 @@
 import logging
 
+from detr_distill.data import DataError, check_boxes
+
 import pytest
 from detectron2.structures import BoxMode
-
-from detr_distill.data import DataError, check_boxes
 
 XYWH, XYXY = BoxMode.XYWH_ABS, BoxMode.XYXY_ABS
 

@@ -1,10 +1,10 @@
 import copy
 import json
 
+from detr_distill.data import DataError, load_coco
+
 import pytest
 from detectron2.data import MetadataCatalog
-
-from detr_distill.data import DataError, load_coco
 
 CONTENTS = {
     "images": [

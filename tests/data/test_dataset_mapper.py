@@ -1,5 +1,8 @@
 import copy
 
+from detr_distill.data import DataError, DetrDatasetMapper
+from detr_distill.data.augmentation import Flip, RandomFlip, Resize, ResizeShortSide
+
 import cv2
 import numpy as np
 import pytest
@@ -7,9 +10,6 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
-
-from detr_distill.data import DataError, DetrDatasetMapper
-from detr_distill.data.augmentation import Flip, RandomFlip, Resize, ResizeShortSide
 
 BOX = (30, 20, 70, 80)  # x1, y1, x2, y2 of a bright rectangle
 WIDTH, HEIGHT = 160, 120

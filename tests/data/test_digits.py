@@ -4,13 +4,13 @@ import threading
 import time
 from pathlib import Path
 
+from detr_distill.data import DataError, build_digits, digit_pictures, digits, prepare
+from detr_distill.data.digit_pictures import CANVAS, MAX_SIDE, draw_picture
+
 import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from detr_distill.data import DataError, build_digits, digit_pictures, digits, prepare
-from detr_distill.data.digit_pictures import CANVAS, MAX_SIDE, draw_picture
 
 
 def test_files_are_coco_format(digits_folders, annotations):

@@ -1,9 +1,9 @@
+from detr_distill.data import DataError, read_image
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-
-from detr_distill.data import DataError, read_image
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 import json
 
+from detr_distill.data import DataError, check_num_classes, class_names, register_datasets
+
 import pytest
 from detectron2.data import DatasetCatalog
-
-from detr_distill.data import DataError, check_num_classes, class_names, register_datasets
 
 
 def test_class_names(digits_folders):

@@ -1,16 +1,16 @@
 import random
 from itertools import islice
 
+from detr_distill.data import DataError, TrainLoader, build_test_loader, build_train_loader
+from detr_distill.data.stream import batches_of
+from detr_distill.data.transport import pack, unpack
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
-
-from detr_distill.data import DataError, TrainLoader, build_test_loader, build_train_loader
-from detr_distill.data.stream import batches_of
-from detr_distill.data.transport import pack, unpack
 
 
 def take(loader, batches):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 
-import pytest
-import torch
 from detr_distill.detr.assignment import Cost, solve_assignments
 from detr_distill.detr.boxes import inverse_sigmoid, pairwise_giou, to_centres, to_corners
 from detr_distill.detr.criterion import SetCriterion
 from detr_distill.detr.matcher import HungarianMatcher
 from detr_distill.errors import NonFiniteError
 from detr_distill.structures import DecoderOutput, QueryGroup, Targets
+
+import pytest
+import torch
 from torchvision.ops import generalized_box_iou
 
 

@@ -1,13 +1,14 @@
-"""Properties of the detectors: groups do not leak, padding and batch size change nothing, attention maps add up to 1."""
+"""Properties of the detectors: no leaks between groups, padding changes nothing, attention maps add up to 1."""
 
 from __future__ import annotations
+
+from detr_distill.errors import ConfigError
+from detr_distill.structures import CAPTURES, ImageBatch, QueryGroup
 
 import pytest
 import torch
 from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
-from detr_distill.errors import ConfigError
-from detr_distill.structures import CAPTURES, ImageBatch, QueryGroup
 
 DECODERS = ["DetrDecoder", "ConditionalDecoder"]
 CLASSIFICATION = {"DetrDecoder": "softmax", "ConditionalDecoder": "focal"}

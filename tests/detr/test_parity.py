@@ -66,6 +66,8 @@ def build_reference(family: str, activation_classes: int):
 
 def build_ours(family: str, classification: str):
     cfg = small_cfg(MODEL__DETR__DECODER__NAME=family, MODEL__DETR__LOSS__CLASSIFICATION=classification)
+    cfg.MODEL.DETR.POSITION_TEMPERATURE = 10000.0
+    cfg.MODEL.DETR.DECODER.POSITION_GAIN = 0.0
     cfg.MODEL.BACKBONE.NAME = "build_detr_resnet_backbone"
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
+from detr_distill.errors import CheckpointError, ConfigError
+
 import pytest
 import torch
 from builders import make_inputs, small_cfg
 from detectron2.modeling import build_model
-from detr_distill.errors import CheckpointError, ConfigError
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MATCHERS = [["AdaptiveMatcher"], ["FixedMatcher"], ["AdaptiveMatcher", "FixedMatcher"]]
@@ -161,9 +162,9 @@ def test_channel_order_of_the_teacher(build_distiller, save_teacher, inputs):
     straight = build_distiller(save_teacher()).teacher
     flipped = build_distiller(save_teacher(INPUT__FORMAT="RGB")).teacher
     other = [{**x, "image": x["image"].flip(0)} for x in inputs]
-    assert torch.equal(
-        flipped(inputs, frozenset()).output.logits, straight(other, frozenset()).output.logits
-    ), "an RGB teacher sees the BGR student's images with channels turned"
+    assert torch.equal(flipped(inputs, frozenset()).output.logits, straight(other, frozenset()).output.logits), (
+        "an RGB teacher sees the BGR student's images with channels turned"
+    )
 
 
 def test_teacher_weights_are_checked(save_teacher, tmp_path):

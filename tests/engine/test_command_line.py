@@ -1,17 +1,18 @@
 """The command line: a user's error is one block on stderr and exit status 1."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
-from engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
 
 from detr_distill.engine import launch
 from detr_distill.engine.configuration import build_config
 from detr_distill.engine.report import print_message_of, report_user_errors
 from detr_distill.errors import ConfigError
+
+import pytest
+from engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("untouched_loggers")
@@ -83,6 +84,24 @@ def test_an_unknown_architecture_is_named(tmp_path, capsys):
     error = failing(arguments_for(tmp_path / "run", **{"MODEL.META_ARCHITECTURE": "ToyDetecter"}), capsys)
     assert "Did you mean ToyDetector" in error
     assert error.strip() in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SOLVER.LR_SCHEDULER_NAME", "Warmup", "LR_SCHEDULER_NAME.*Warmup"),
+        ("SOLVER.ACCUMULATE", 0, "SOLVER.ACCUMULATE is 0"),
+        ("SOLVER.OPTIMIZER", "Adam", "AdamW"),
+        ("SOLVER.AMP.ENABLED", True, "bfloat16"),
+    ],
+)
+def test_a_bad_setting_is_named(tmp_path, capsys, toy_loaders, key, value, message):
+    assert re.search(message, failing(arguments_for(tmp_path / "run", **{key: value}), capsys))
+
+
+def test_an_unknown_part_of_a_model_is_named(tmp_path, capsys, toy_loaders):
+    changes = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.BACKBONE.NAME": "build_nothing"}
+    assert "build_nothing" in failing(arguments_for(tmp_path / "run", **changes), capsys)
 
 
 def test_train_resume_and_refuse(tmp_path, capsys, toy_loaders):

@@ -1,12 +1,12 @@
 """Two processes on the CPU: averaged gradients and metrics, and an error that both report."""
 
+from detr_distill.engine.step import StepTrainer
+
 import torch
 import torch.multiprocessing
 from detectron2.utils.events import EventStorage
 from engine.toy import ToyDetector
 from engine.two_processes import WORLD, batch_of, work
-
-from detr_distill.engine.step import StepTrainer
 
 
 def test_two_processes_act_as_one(tmp_path):

@@ -2,17 +2,17 @@
 
 import json
 
+from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
+from detr_distill.engine.hooks import BestCheckpoint
+from detr_distill.engine.trainer import write_results
+from detr_distill.errors import ConfigError
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from engine.toy import toy_config, toy_trainer
-
-from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
-from detr_distill.engine.hooks import BestCheckpoint
-from detr_distill.engine.trainer import write_results
-from detr_distill.errors import ConfigError
 
 CATEGORIES = [3, 7]
 

@@ -1,8 +1,8 @@
 """The progress line: short however many layers there are."""
 
-from detectron2.utils.events import EventStorage
-
 from detr_distill.engine.progress import ProgressPrinter, join_layers
+
+from detectron2.utils.events import EventStorage
 
 
 def test_layers_are_joined_and_groups_are_not():

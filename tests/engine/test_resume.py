@@ -6,13 +6,13 @@ import subprocess
 import sys
 import textwrap
 
+from detr_distill.checkpoint.files import read_checkpoint
+from detr_distill.errors import CheckpointError, NonFiniteError
+
 import numpy as np
 import pytest
 import torch
 from engine.toy import toy_config, toy_trainer
-
-from detr_distill.checkpoint.files import read_checkpoint
-from detr_distill.errors import CheckpointError, NonFiniteError
 
 
 class Interrupted(Exception):
@@ -53,6 +53,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, accumu
         assert torch.equal(second.model.state_dict()[key], value), key
     for index, state in expected["optimizer"]["state"].items():
         assert torch.equal(found["optimizer"]["state"][index]["exp_avg_sq"], state["exp_avg_sq"])
+
+
+def test_what_the_loader_draws_does_not_reach_the_model(tmp_path):
+    """Loading in this process or in workers must train the same."""
+    quiet = toy_trainer(toy_config(tmp_path / "quiet"))
+    drawing = toy_trainer(toy_config(tmp_path / "drawing"), draws=5)
+    quiet.train()
+    drawing.train()
+    assert drawing.recorded == quiet.recorded
 
 
 def test_a_run_without_a_seed_keeps_the_one_that_it_drew(tmp_path):

@@ -1,10 +1,10 @@
 """Which runs may use a folder that is in use."""
 
-import pytest
-from engine.toy import toy_config
-
 from detr_distill.engine.run_folder import differences, prepare_run_folder
 from detr_distill.errors import ConfigError
+
+import pytest
+from engine.toy import toy_config
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """Parameter groups: each parameter once, its learning rate and weight decay by the configuration."""
 
-import pytest
-import torch
-from torch import nn
-
 from detr_distill.engine.configuration import default_config
 from detr_distill.engine.solver import build_optimizer, group_parameters
 from detr_distill.errors import ConfigError
+
+import pytest
+import torch
+from torch import nn
 
 
 class Small(nn.Module):

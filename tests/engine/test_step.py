@@ -1,14 +1,14 @@
 """One step: accumulation, clipping, precision, what is recorded."""
 
-import pytest
-import torch
-from detectron2.utils.events import EventStorage
-from torch import nn
-
 from detr_distill.engine.precision import GradientClipper, Precision
 from detr_distill.engine.randomness import seed_step
 from detr_distill.engine.step import StepTrainer
 from detr_distill.errors import ConfigError, NonFiniteError
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
 
 
 class Line(nn.Module):

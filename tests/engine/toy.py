@@ -6,13 +6,13 @@ import detr_distill  # noqa: F401  # isort: skip  (before detectron2: its repair
 
 import logging
 
+from detr_distill.engine import DistillTrainer, build_config
+from detr_distill.engine.process import LOGGERS
+
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
-
-from detr_distill.engine import DistillTrainer, build_config
-from detr_distill.engine.process import LOGGERS
 
 
 @META_ARCH_REGISTRY.register()
@@ -35,18 +35,19 @@ class ToyDetector(nn.Module):
 class ToyLoader:
     """Batch n depends on the seed and n alone; starts when the first batch is asked for."""
 
-    def __init__(self, bad_batch: int | None = None, limit: int | None = None):
+    def __init__(self, bad_batch: int | None = None, draws: int = 0):
         self.seed = 0
         self.start = 0
         self.bad_batch = bad_batch
-        self.limit = limit
+        self.draws = draws
 
     def start_from(self, batch_number: int) -> None:
         self.start = batch_number
 
     def __iter__(self):
         number = self.start
-        while self.limit is None or number < self.limit:
+        while True:
+            torch.rand(self.draws)  # a loader in this process may use its random generator
             generator = torch.Generator().manual_seed(self.seed * 1000 + number)
             images = torch.randn(4, 4, generator=generator)
             if number == self.bad_batch:

@@ -2,14 +2,14 @@
 
 import detr_distill  # noqa: F401  # isort: skip  (before detectron2: its repairs)
 
+from detr_distill.engine.step import StepTrainer
+from detr_distill.errors import NonFiniteError
+
 import torch
 import torch.distributed
 from detectron2.utils.events import EventStorage
 from engine.toy import ToyDetector
 from torch.nn.parallel import DistributedDataParallel
-
-from detr_distill.engine.step import StepTrainer
-from detr_distill.errors import NonFiniteError
 
 WORLD = 2
 

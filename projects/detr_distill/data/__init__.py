@@ -1,9 +1,9 @@
 """Datasets, augmentation and loading. Importing this registers ``digits_train`` and ``digits_val``."""
 
+from ..errors import DataError
 from .bad_boxes import check_boxes
 from .coco import load_coco
 from .digits import build_digits, prepare, register_digits
-from .errors import DataError
 from .image import read_image
 from .loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper

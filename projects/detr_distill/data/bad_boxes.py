@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.structures import BoxMode
 
-from .errors import DataError
+from ..errors import DataError
 
 POLICIES = ("error", "fix")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from detectron2.data.datasets import load_coco_json
 
+from ..errors import DataError
 from .bad_boxes import check_boxes
-from .errors import DataError
 
 _NAMED = 5  # missing files or faulty entries that an error message lists
 _REQUIRED = {

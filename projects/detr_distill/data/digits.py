@@ -20,8 +20,8 @@ from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
+from ..errors import DataError
 from .digit_pictures import CANVAS, Digit, draw_picture
-from .errors import DataError
 
 FOLDER = "digits_v1"  # raise the version whenever a pixel or a box changes
 SPLITS = {"train": 6000, "val": 500}

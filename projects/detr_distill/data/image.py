@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
 
-from .errors import DataError
+from ..errors import DataError
 
 FORMATS = ("BGR", "RGB")
 

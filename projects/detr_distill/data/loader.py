@@ -19,7 +19,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, get_worker_info
 
-from .errors import DataError
+from ..errors import DataError
 from .mapper import DetrDatasetMapper
 from .records import load_records
 from .stream import Place, SeededDataset, batches_of

@@ -14,8 +14,8 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ..errors import DataError
 from .augmentation import ResizeShortSide, detr_augmentation
-from .errors import DataError
 from .image import FORMATS, read_image
 
 _CROP_TYPES = ("absolute_range", "absolute", "relative_range", "relative")  # DETR's is the first

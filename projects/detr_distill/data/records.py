@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
 
+from ..errors import DataError
 from .bad_boxes import check_boxes
-from .errors import DataError
 from .registration import checks_its_boxes, register_datasets
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..errors import DataError
 from .bad_boxes import check_policy
 from .coco import load_coco, read_class_names
-from .errors import DataError
 
 _KEY = "DATASETS.REGISTER"
 # What this module registered: name -> (annotation file, image folder).

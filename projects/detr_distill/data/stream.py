@@ -11,7 +11,7 @@ import torch
 from detectron2.data.detection_utils import SizeMismatchError
 from torch.utils.data import Dataset
 
-from .errors import DataError
+from ..errors import DataError
 
 # Position in a rank's endless stream, and index of the image in the dataset.
 Place = tuple[int, int]

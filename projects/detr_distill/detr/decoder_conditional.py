@@ -166,7 +166,7 @@ class ConditionalDecoder(nn.Module):
         initialise_linear(self)
         if position_gain:
             for layer in self.layers:
-                layer.cross_attention.align_positions(position_gain)  # type: ignore[operator]
+                layer.cross_attention.align_positions(position_gain)  # type: ignore[operator, union-attr]
             nn.init.zeros_(self.scale_head.layers[-1].weight)  # type: ignore[arg-type]
             nn.init.ones_(self.scale_head.layers[-1].bias)  # type: ignore[arg-type]
         self.heads = DetectionHeads(width, num_classes, activation, zero_boxes=True)

@@ -31,7 +31,8 @@ class DetrDetector(nn.Module):
     Args:
         backbone: detectron2 backbone. in_features: names of its outputs that are used; one for DETR and Conditional.
         encoder, decoder, queries: see encoder.py, decoder_*.py, queries.py. criterion: the detection loss.
-        width: C. temperature: of the sine position embedding. pixel_mean, pixel_std: in the order of ``input_format`` ("BGR" or "RGB", kept for visualisation).
+        width: C. temperature: of the sine position embedding.
+        pixel_mean, pixel_std: in the order of ``input_format`` ("BGR" or "RGB", kept for visualisation).
         size_divisibility: images are padded to a multiple of it, in pixels.
         detections_per_image: most boxes returned for an image.
     """
@@ -55,7 +56,7 @@ class DetrDetector(nn.Module):
         detections_per_image: int = 100,
     ):
         super().__init__()
-        shapes = backbone.output_shape()
+        shapes = backbone.output_shape()  # type: ignore[operator]
         if len(in_features) != 1 or in_features[0] not in shapes:
             raise ConfigError(
                 f"MODEL.DETR.IN_FEATURES is {list(in_features)}; this encoder takes one of {sorted(shapes)}. "
@@ -112,7 +113,7 @@ class DetrDetector(nn.Module):
         images = self.preprocess(batched_inputs)
         if not self.training and images.mask is not None and len(batched_inputs) > 1:
             # Convolutions carry padding over an image's border: one by one, no result depends on its neighbours.
-            return [self.forward([entry])[0] for entry in batched_inputs]
+            return [self.forward([entry])[0] for entry in batched_inputs]  # type: ignore[index, misc]
         memory = self.encode(self.backbone(images.tensor), images)
         own = self.queries(memory)
         output = self.decode(memory, [own])["own"]

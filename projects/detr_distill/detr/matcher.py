@@ -55,9 +55,7 @@ class HungarianMatcher(nn.Module):
             known = (targets.labels >= 0)[None, :, None, :]
             class_cost = class_cost.gather(-1, columns) * known
             gt_boxes = targets.boxes.float().unsqueeze(0).expand(layers, -1, -1, -1)
-            return self.cost_class * class_cost + box_cost(
-                output.boxes.float(), gt_boxes, self.cost_l1, self.cost_giou
-            )
+            return self.cost_class * class_cost + box_cost(output.boxes.float(), gt_boxes, self.cost_l1, self.cost_giou)
 
     def _class_cost(self, output: DecoderOutput) -> Tensor:
         """(L, B, Q, K): cost of giving each class to each query."""

@@ -39,10 +39,7 @@ def image_positions(
     Returns:
         (B, height * width, width), or B = 1 without a mask.
     """
-    if mask is None:
-        visible = torch.ones(1, *size, device=device)
-    else:
-        visible = (~mask).float()
+    visible = torch.ones(1, *size, device=device) if mask is None else (~mask).float()
     rows, columns = visible.cumsum(1), visible.cumsum(2)
     epsilon = 1e-6
     rows = rows / (rows[:, -1:, :] + epsilon) * (2 * math.pi)

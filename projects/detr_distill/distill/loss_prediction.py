@@ -107,10 +107,8 @@ class PredictionLoss(DistillLoss):
             goal_logits = gather_queries(take_layers(teacher.logits, match.teacher_layer), match.pairs.target)
             logits = gather_queries(output.logits, match.pairs.query)
             return divergence.softmax_kl(goal_logits, logits, self.temperature)
-        if softmax:  # A softmax student's class probabilities, read as independent scores.
-            logits = torch.logit(output.probabilities().clamp(1e-6, 1 - 1e-6))
-        else:
-            logits = output.logits.float()
+        # A softmax student's class probabilities are read as independent scores.
+        logits = torch.logit(output.probabilities().clamp(1e-6, 1 - 1e-6)) if softmax else output.logits.float()
         logits = gather_queries(self.classes.select_student(logits), match.pairs.query)
         if self.kind == "kl":
             return divergence.binary_kl(torch.logit(goal.clamp(1e-6, 1 - 1e-6)), logits, self.temperature)

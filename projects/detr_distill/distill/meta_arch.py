@@ -1,4 +1,4 @@
-"""The training step of distillation. It names no method: teacher, matchers and losses are what the configuration says."""
+"""The training step of distillation. It names no method: the configuration says teacher, matchers and losses."""
 
 from __future__ import annotations
 

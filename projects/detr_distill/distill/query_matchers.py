@@ -58,9 +58,7 @@ class AdaptiveMatcher(QueryMatcher):
     name = "adaptive"
 
     @configurable
-    def __init__(
-        self, *, classes: ClassMap, cost_class: float, cost_l1: float, cost_giou: float, teacher_layer: str
-    ):
+    def __init__(self, *, classes: ClassMap, cost_class: float, cost_l1: float, cost_giou: float, teacher_layer: str):
         super().__init__()
         self.classes = classes
         self.cost_class, self.cost_l1, self.cost_giou = cost_class, cost_l1, cost_giou
@@ -140,7 +138,8 @@ class FixedMatcher(QueryMatcher):
         super().__init__()
         if teacher_assignment not in ("last", "all", "none"):
             raise ConfigError(
-                f"MODEL.DISTILL.FIXED_MATCHER.TEACHER_ASSIGNMENT is '{teacher_assignment}'. Known: 'last', 'all', 'none'."
+                f"MODEL.DISTILL.FIXED_MATCHER.TEACHER_ASSIGNMENT is '{teacher_assignment}'. "
+                "Known: 'last', 'all', 'none'."
             )
         forced = {"last": [student_layers - 1], "all": list(range(student_layers)), "none": []}
         self.forced_layers = forced[teacher_assignment]

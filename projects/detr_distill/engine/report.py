@@ -9,10 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..data.errors import DataError
 from ..errors import DetrDistillError
 
-USER_ERRORS = (DetrDistillError, DataError)
 TRACEBACK_VARIABLE = "DETR_DISTILL_TRACEBACK"
 
 
@@ -39,7 +37,7 @@ def report_user_errors(message_file: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except USER_ERRORS as error:
+    except DetrDistillError as error:
         if wants_traceback():
             raise
         block = format_block(error)

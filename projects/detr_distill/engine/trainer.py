@@ -22,13 +22,12 @@ from torch import nn
 from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
 from ..checkpoint.files import write_atomically
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DetrDistillError
 from .configuration import suggest
 from .evaluation import build_evaluator
 from .hooks import BestCheckpoint, EvaluationHook
 from .precision import GradientClipper, Precision
 from .progress import ProgressPrinter
-from .report import USER_ERRORS
 from .solver import build_optimizer
 from .step import StepTrainer
 
@@ -164,7 +163,7 @@ class DistillTrainer(DefaultTrainer):
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if all(found):
             self.start_iter = self.iter + 1
-            self.data_loader.start_from(self.start_iter)
+            self.data_loader.start_from(self.start_iter * self.cfg.SOLVER.ACCUMULATE)
 
     def train(self) -> Any:
         """Trains from ``start_iter`` to ``SOLVER.MAX_ITER``; see the base class."""
@@ -229,7 +228,7 @@ def _without_stack_trace() -> Iterator[None]:
     loop_logger = logging.getLogger("detectron2.engine.train_loop")
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], USER_ERRORS))
+        return not (record.exc_info and isinstance(record.exc_info[1], DetrDistillError))
 
     loop_logger.addFilter(is_wanted)
     try:
