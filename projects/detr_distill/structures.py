@@ -94,8 +94,8 @@ class DecoderOutput:
     Attributes:
         logits: (L, B, Q, K); with ``softmax`` the last column is "no object".
         boxes: (L, B, Q, 4). hidden: (L, B, Q, C).
-        self_attention: (L, B, H, Q, Q), cross_attention: (L, B, H, Q, S): softmax over the last axis, per head,
-            before dropout; None unless captured.
+        self_attention: for each layer (B, H, Q, Q), cross_attention: for each layer (B, H, Q, S): softmax over the
+            last axis, per head, before dropout; None unless captured.
         activation: "sigmoid" or "softmax", how logits become class probabilities.
     """
 
@@ -103,8 +103,8 @@ class DecoderOutput:
     boxes: Tensor
     hidden: Tensor
     activation: str
-    self_attention: Tensor | None = None
-    cross_attention: Tensor | None = None
+    self_attention: tuple[Tensor, ...] | None = None
+    cross_attention: tuple[Tensor, ...] | None = None
 
     @property
     def num_layers(self) -> int:
@@ -117,11 +117,6 @@ class DecoderOutput:
             return logits.softmax(-1)[..., :-1]
         return logits.sigmoid()
 
-    def detach(self) -> DecoderOutput:
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
-
 
 @dataclass
 class Pairs:
@@ -130,14 +125,32 @@ class Pairs:
     Attributes:
         query: (L, B, M) long, index of the query. target: (L, B, M) long, index of what it is matched with.
         weight: (L, B, M) float, 1 for a pair and 0 for padding.
+        query_in_order, target_in_order: the index is 0, 1, ... M - 1 everywhere and M is the whole axis, so that
+            nothing has to be gathered; known on the host.
     """
 
     query: Tensor
     target: Tensor
     weight: Tensor
+    query_in_order: bool = False
+    target_in_order: bool = False
 
     def slice_layers(self, layers: slice) -> Pairs:
-        return Pairs(self.query[layers], self.target[layers], self.weight[layers])
+        return dataclasses.replace(
+            self, query=self.query[layers], target=self.target[layers], weight=self.weight[layers]
+        )
+
+    def layer(self, layer: int) -> Pairs:
+        """The pairs of one layer, (B, M) each."""
+        return dataclasses.replace(self, query=self.query[layer], target=self.target[layer], weight=self.weight[layer])
+
+    def take_query(self, values: Tensor) -> Tensor:
+        """(L, B, Q, D) to the queries' rows (L, B, M, D)."""
+        return values if self.query_in_order else _gather_rows(values, self.query)
+
+    def take_target(self, values: Tensor) -> Tensor:
+        """(L, B, T, D) to the targets' rows (L, B, M, D)."""
+        return values if self.target_in_order else _gather_rows(values, self.target)
 
 
 @dataclass
@@ -177,15 +190,7 @@ class Knowledge:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
-def gather_queries(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of a query axis.
-
-    Args:
-        values: (L, B, Q, D). index: (L, B, M) long.
-
-    Returns:
-        (L, B, M, D).
-    """
+def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))
 
 

@@ -46,8 +46,9 @@ def test_groups_do_not_see_each_other(decoder, capture, inputs):
     assert torch.allclose(alone.logits, together.logits, atol=1e-5)
     assert torch.allclose(alone.boxes, together.boxes, atol=1e-5)
     if capture:
-        assert torch.allclose(alone.self_attention, together.self_attention, atol=1e-6)
-        assert torch.allclose(alone.cross_attention, together.cross_attention, atol=1e-6)
+        for name in ("self_attention", "cross_attention"):
+            for first, second in zip(getattr(alone, name), getattr(together, name), strict=True):
+                assert torch.allclose(first, second, atol=1e-6)
     seeing = random_group("other", 2, 5, sees=("own",))
     changed = model.decode(memory, [own, seeing], capture)
     assert torch.allclose(alone.logits, changed["own"].logits, atol=1e-5), "seeing is one-way"
@@ -106,12 +107,13 @@ def test_attention_maps_are_distributions_in_train_mode(decoder, inputs):
     output = model.decode(memory, [model.queries(memory), random_group("other", 2, 5)], CAPTURES)
     for name, queries in (("own", 7), ("other", 5)):
         maps = output[name]
-        assert maps.self_attention.shape == (2, 2, 2, queries, queries)
-        assert maps.cross_attention.shape == (2, 2, 2, queries, memory.tokens.shape[1])
-        assert torch.allclose(maps.self_attention.sum(-1), torch.ones(()), atol=1e-5)
-        assert torch.allclose(maps.cross_attention.sum(-1), torch.ones(()), atol=1e-5)
-    hidden = memory.mask[None, :, None, None, :].expand_as(output["own"].cross_attention)
-    assert output["own"].cross_attention[hidden].max() == 0, "nothing looks at padding"
+        self_maps, cross_maps = torch.stack(maps.self_attention), torch.stack(maps.cross_attention)
+        assert self_maps.shape == (2, 2, 2, queries, queries)
+        assert cross_maps.shape == (2, 2, 2, queries, memory.tokens.shape[1])
+        assert torch.allclose(self_maps.sum(-1), torch.ones(()), atol=1e-5)
+        assert torch.allclose(cross_maps.sum(-1), torch.ones(()), atol=1e-5)
+        hidden = memory.mask[None, :, None, None, :].expand_as(cross_maps)
+        assert cross_maps[hidden].max() == 0, "nothing looks at padding"
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

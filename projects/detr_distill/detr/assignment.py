@@ -77,4 +77,5 @@ def _solve(cost: Cost, values: np.ndarray) -> np.ndarray:
 def _to_pairs(indices: Tensor, cost: Cost) -> Pairs:
     if indices.shape[-1] == 0:
         return no_pairs(cost.values, *indices.shape[1:3])
-    return Pairs(query=indices[0], target=indices[1], weight=indices[2].float())
+    in_order = all(count >= cost.values.shape[2] for count in cost.counts)
+    return Pairs(query=indices[0], target=indices[1], weight=indices[2].float(), query_in_order=in_order)

@@ -6,6 +6,8 @@ Letters: B images, Q queries, S keys, H heads, E width of queries and keys, V wi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -89,15 +91,64 @@ class MultiHeadAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, capture: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Attends from ``query`` (B, Q, E) to ``key`` and ``value`` (B, S, E); see :func:`attend`."""
-        output, attention = attend(
+        dropout = self.dropout if self.training else 0.0
+        output, attention = attend(*self._project(query, key, value), mask=mask, dropout=dropout, capture=capture)
+        return self.output_projection(output), attention
+
+    def within_groups(
+        self, query: Tensor, value: Tensor, layout: GroupLayout, capture: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Self-attention of packed query groups; keys are the queries; see :func:`attend_within_groups`."""
+        dropout = self.dropout if self.training else 0.0
+        output, maps = attend_within_groups(
+            *self._project(query, query, value), layout, dropout=dropout, capture=capture
+        )
+        return self.output_projection(output), maps
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (
             split_heads(self.query_projection(query), self.num_heads),
             split_heads(self.key_projection(key), self.num_heads),
             split_heads(self.value_projection(value), self.num_heads),
-            mask=mask,
-            dropout=self.dropout if self.training else 0.0,
-            capture=capture,
         )
-        return self.output_projection(output), attention
+
+
+@dataclass
+class GroupLayout:
+    """Which queries of a packed query axis see each other.
+
+    Attributes:
+        sizes: queries of each group, in order.
+        inner_masks: for each group (Q, Q) bool, True where a query may not look, or None.
+        mask: (all, all) bool over the whole axis where some group sees another; None when groups are isolated, in
+            which case attention runs group by group and no masked product is computed.
+    """
+
+    sizes: tuple[int, ...]
+    inner_masks: tuple[Tensor | None, ...]
+    mask: Tensor | None = None
+
+
+def attend_within_groups(
+    query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, *, dropout: float, capture: bool
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Self-attention of packed query groups under their block mask; see :func:`attend`.
+
+    Returns:
+        (B, Q, H * v), and each group's map over its own queries (B, H, Qg, Qg), or None.
+    """
+    options: dict = {"dropout": dropout, "capture": capture}
+    if layout.mask is not None:
+        output, attention = attend(query, key, value, mask=layout.mask, **options)
+        if attention is None:
+            return output, None
+        ends = list(accumulate(layout.sizes))
+        rows = [slice(end - size, end) for end, size in zip(ends, layout.sizes, strict=True)]
+        return output, tuple(attention[..., own, own] for own in rows)
+    split = (values.split(layout.sizes, dim=2) for values in (query, key, value))
+    parts = [attend(*parts, mask=mask, **options) for *parts, mask in zip(*split, layout.inner_masks, strict=True)]
+    outputs, maps = zip(*parts, strict=True)
+    return torch.cat(outputs, dim=1), maps if capture else None
 
 
 def check_heads(width: int, num_heads: int) -> None:

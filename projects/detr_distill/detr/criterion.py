@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from ..errors import ConfigError
-from ..structures import DecoderOutput, Pairs, QueryGroup, Targets, gather_queries
+from ..structures import DecoderOutput, Pairs, QueryGroup, Targets
 from .assignment import Cost
 from .boxes import generalized_iou
 from .matcher import HungarianMatcher
@@ -135,8 +135,8 @@ def _box_losses(
     pred_boxes: Tensor, targets: Targets, pairs: Pairs, num_objects: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """L1 and GIoU losses of the matched pairs, (L,) each."""
-    pred = gather_queries(pred_boxes, pairs.query)
-    gt = gather_queries(targets.boxes.unsqueeze(0).expand(len(pred), -1, -1, -1), pairs.target)
+    pred = pairs.take_query(pred_boxes)
+    gt = pairs.take_target(targets.boxes.unsqueeze(0).expand(len(pred), -1, -1, -1))
     distance = (pred - gt).abs().sum(-1)
     giou = 1 - generalized_iou(pred, gt)
     return tuple((values * pairs.weight).sum((1, 2)) / num_objects for values in (distance, giou))  # type: ignore[return-value]

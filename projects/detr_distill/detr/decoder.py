@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from ..structures import CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
-from .attention import FeedForward, PerceptronHead
+from .attention import FeedForward, GroupLayout, PerceptronHead
 
 
 class DecoderLayer(nn.Module):
@@ -53,28 +52,37 @@ class DetectionHeads(nn.Module):
 
 
 class DecoderRecord:
-    """Collects what each layer gives, and stacks it."""
+    """Collects what each layer gives, and divides it among the query groups."""
 
     def __init__(self, capture: frozenset[str]):
         self.capture = capture
         self.hidden: list[Tensor] = []
-        self.maps: dict[str, list[Tensor | None]] = {SELF_ATTENTION: [], CROSS_ATTENTION: []}
+        self.self_maps: list[tuple[Tensor, ...]] = []
+        self.cross_maps: list[Tensor] = []
 
-    def add(self, hidden: Tensor, self_attention: Tensor | None, cross_attention: Tensor | None) -> None:
+    def add(self, hidden: Tensor, self_maps: tuple[Tensor, ...] | None, cross_map: Tensor | None) -> None:
+        """One layer: (B, Q, C) of all groups, each group's (B, H, Qg, Qg) map, and the (B, H, Q, S) map of all."""
         self.hidden.append(hidden)
-        self.maps[SELF_ATTENTION].append(self_attention)
-        self.maps[CROSS_ATTENTION].append(cross_attention)
+        if self_maps is not None:
+            self.self_maps.append(self_maps)
+        if cross_map is not None:
+            self.cross_maps.append(cross_map)
 
-    def output(self, hidden: Tensor, logits: Tensor, boxes: Tensor, activation: str) -> DecoderOutput:
-        stacked = {name: torch.stack(self.maps[name]) if name in self.capture else None for name in self.maps}  # type: ignore[arg-type]
-        return DecoderOutput(
-            logits,
-            boxes,
-            hidden,
-            activation,
-            self_attention=stacked[SELF_ATTENTION],
-            cross_attention=stacked[CROSS_ATTENTION],
-        )
+    def outputs(
+        self, hidden: Tensor, logits: Tensor, boxes: Tensor, activation: str, layout: GroupLayout
+    ) -> list[DecoderOutput]:
+        """One output a group, from values (L, B, Q, .) of all groups."""
+        outputs, start = [], 0
+        for group, size in enumerate(layout.sizes):
+            rows = slice(start, start + size)
+            start = rows.stop
+            output = DecoderOutput(logits[:, :, rows], boxes[:, :, rows], hidden[:, :, rows], activation)
+            if SELF_ATTENTION in self.capture:
+                output.self_attention = tuple(maps[group] for maps in self.self_maps)
+            if CROSS_ATTENTION in self.capture:
+                output.cross_attention = tuple(maps[:, :, rows] for maps in self.cross_maps)
+            outputs.append(output)
+        return outputs
 
 
 def key_mask(memory: Memory) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..registry import DECODER_REGISTRY
 from ..structures import CAPTURES, CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
-from .attention import PerceptronHead, attend, check_heads, split_heads
+from .attention import GroupLayout, PerceptronHead, attend, attend_within_groups, check_heads, split_heads
 from .boxes import inverse_sigmoid
 from .decoder import DecoderLayer, DecoderRecord, DetectionHeads, decoder_arguments, key_mask
 from .encoder import initialise_linear
@@ -29,17 +29,17 @@ class ConditionalSelfAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, content: Tensor, position: Tensor, mask: Tensor | None, capture: bool):
-        """(B, Q, C) content and position to (B, Q, C), and the map where captured."""
-        attended, attention = attend(
+    def forward(self, content: Tensor, position: Tensor, layout: GroupLayout, capture: bool):
+        """(B, Q, C) content and position of all groups to (B, Q, C), and each group's map where captured."""
+        attended, maps = attend_within_groups(
             split_heads(self.query_content(content) + self.query_position(position), self.num_heads),
             split_heads(self.key_content(content) + self.key_position(position), self.num_heads),
             split_heads(self.value(content), self.num_heads),
-            mask=mask,
+            layout,
             dropout=self.dropout if self.training else 0.0,
             capture=capture,
         )
-        return self.output(attended), attention
+        return self.output(attended), maps
 
 
 class ConditionalCrossAttention(nn.Module):
@@ -116,15 +116,15 @@ class ConditionalDecoderLayer(DecoderLayer):
         content: Tensor,
         position: Tensor,
         sine: Tensor,
-        mask: Tensor | None,
+        layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
     ):
         """(B, Q, C) to (B, Q, C), and the two maps where captured."""
-        attended, self_map = self.self_attention(content, position, mask, SELF_ATTENTION in capture)
+        attended, self_maps = self.self_attention(content, position, layout, SELF_ATTENTION in capture)
         content = self.self_attention_norm(content + self.dropout(attended))
         attended, cross_map = self.cross_attention(content, position, sine, memory, CROSS_ATTENTION in capture)
-        return self.finish(content, attended), self_map, cross_map
+        return self.finish(content, attended), self_maps, cross_map
 
 
 @DECODER_REGISTRY.register()
@@ -181,19 +181,19 @@ class ConditionalDecoder(nn.Module):
         }
 
     def forward(
-        self, memory: Memory, content: Tensor, position: Tensor, mask: Tensor | None, capture: frozenset[str]
-    ) -> DecoderOutput:
-        """Decodes queries; arguments as in :class:`DetrDecoder`."""
+        self, memory: Memory, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
+    ) -> list[DecoderOutput]:
+        """Decodes queries; arguments and result as in :class:`DetrDecoder`."""
         reference = self.reference_head(position).float().sigmoid()
         embedding = point_positions(reference, self.width, self.temperature).to(content.dtype)
         record = DecoderRecord(capture)
         for index, layer in enumerate(self.layers):
             # The first layer has no content yet that could modulate the embedding.
             sine = embedding if index == 0 else embedding * self.scale_head(content)
-            content, self_map, cross_map = layer(content, position, sine, mask, memory, capture)
-            record.add(self.norm(content), self_map, cross_map)
+            content, self_maps, cross_map = layer(content, position, sine, layout, memory, capture)
+            record.add(self.norm(content), self_maps, cross_map)
         hidden = torch.stack(record.hidden)
         offsets = self.heads.box_head(hidden).float()
         centre = offsets[..., :2] + inverse_sigmoid(reference)
         boxes = torch.cat([centre, offsets[..., 2:]], dim=-1).sigmoid()
-        return record.output(hidden, self.heads.class_head(hidden), boxes, self.heads.activation)
+        return record.outputs(hidden, self.heads.class_head(hidden), boxes, self.heads.activation, layout)

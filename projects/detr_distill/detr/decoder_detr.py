@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..registry import DECODER_REGISTRY
 from ..structures import CAPTURES, CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
-from .attention import MultiHeadAttention
+from .attention import GroupLayout, MultiHeadAttention
 from .decoder import DecoderLayer, DecoderRecord, DetectionHeads, decoder_arguments, key_mask
 from .encoder import initialise_linear
 
@@ -21,12 +21,10 @@ class DetrDecoderLayer(DecoderLayer):
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
         self.cross_attention = MultiHeadAttention(width, num_heads, dropout)
 
-    def forward(self, content: Tensor, position: Tensor, mask: Tensor | None, memory: Memory, capture: frozenset[str]):
+    def forward(self, content: Tensor, position: Tensor, layout: GroupLayout, memory: Memory, capture: frozenset[str]):
         """(B, Q, C) to (B, Q, C), and the two maps where captured."""
         located = content + position
-        attended, self_map = self.self_attention(
-            located, located, content, mask=mask, capture=SELF_ATTENTION in capture
-        )
+        attended, self_maps = self.self_attention.within_groups(located, content, layout, SELF_ATTENTION in capture)
         content = self.self_attention_norm(content + self.dropout(attended))
         attended, cross_map = self.cross_attention(
             content + position,
@@ -35,7 +33,7 @@ class DetrDecoderLayer(DecoderLayer):
             mask=key_mask(memory),
             capture=CROSS_ATTENTION in capture,
         )
-        return self.finish(content, attended), self_map, cross_map
+        return self.finish(content, attended), self_maps, cross_map
 
 
 @DECODER_REGISTRY.register()
@@ -71,18 +69,21 @@ class DetrDecoder(nn.Module):
         return decoder_arguments(cfg)
 
     def forward(
-        self, memory: Memory, content: Tensor, position: Tensor, mask: Tensor | None, capture: frozenset[str]
-    ) -> DecoderOutput:
+        self, memory: Memory, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
+    ) -> list[DecoderOutput]:
         """Decodes queries.
 
         Args:
-            memory: encoder output. content, position: (B, Q, C). mask: (Q, Q) bool, True where hidden, or None.
+            memory: encoder output. content, position: (B, Q, C) of all groups. layout: the groups.
             capture: which attention maps to keep.
+
+        Returns:
+            An output for each group of ``layout``.
         """
         record = DecoderRecord(capture)
         for layer in self.layers:
-            content, self_map, cross_map = layer(content, position, mask, memory, capture)
-            record.add(self.norm(content), self_map, cross_map)
+            content, self_maps, cross_map = layer(content, position, layout, memory, capture)
+            record.add(self.norm(content), self_maps, cross_map)
         hidden = torch.stack(record.hidden)
         boxes = self.heads.box_head(hidden).float().sigmoid()
-        return record.output(hidden, self.heads.class_head(hidden), boxes, self.heads.activation)
+        return record.outputs(hidden, self.heads.class_head(hidden), boxes, self.heads.activation, layout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TINY = 1e-8
 
@@ -18,9 +19,25 @@ def mse(target: Tensor, prediction: Tensor) -> Tensor:
 
 
 def kl(target: Tensor, prediction: Tensor) -> Tensor:
-    """Kullback-Leibler divergence ``sum t (log t - log p)`` in nats of two distributions over the last axis."""
-    target, prediction = target.float(), prediction.float()
-    return (torch.xlogy(target, target) - target * prediction.clamp(min=TINY).log()).sum(-1)
+    """Kullback-Leibler divergence ``sum t log(t / p)`` in nats of two distributions over the last axis.
+
+    No gradient reaches the target. Attention maps are the largest tensors of a step, so the backward pass is written
+    out: one division instead of the four elementwise passes that autograd would make.
+    """
+    return _KullbackLeibler.apply(target.float(), prediction.float())
+
+
+class _KullbackLeibler(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, target: Tensor, prediction: Tensor) -> Tensor:
+        ctx.save_for_backward(target, prediction)
+        return torch.xlogy(target, target / (prediction + TINY)).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+        target, prediction = ctx.saved_tensors
+        return None, target.div(prediction + TINY).mul_(-gradient.unsqueeze(-1))
 
 
 def binary_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:

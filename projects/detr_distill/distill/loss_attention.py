@@ -14,8 +14,7 @@ from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
 from ..structures import CROSS_ATTENTION, SELF_ATTENTION, Knowledge, Match
 from . import divergence
-from .layers import take_layers
-from .loss_base import DistillLoss, mean_over_pairs
+from .loss_base import DistillLoss
 from .students import StudentOutput
 
 _DIVERGENCES = {"kl": divergence.kl, "mse": divergence.mse}
@@ -67,53 +66,68 @@ class AttentionLoss(DistillLoss):
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The weighted terms ``self_attention`` and ``cross_attention``, (Ls,) each, where captured."""
-        output, teacher = student.outputs[match.student_group], knowledge.output
-        assert teacher is not None
-        pairs, losses = match.pairs, {}
-        with torch.autocast(output.logits.device.type, enabled=False):
+        losses = {}
+        with torch.autocast(student.outputs[match.student_group].logits.device.type, enabled=False):
             if SELF_ATTENTION in self.requires:
-                pred = _square(_rows(output.self_attention, pairs.query), pairs.query, pairs.weight)
-                goal = take_layers(teacher.self_attention, match.teacher_layer)  # type: ignore[arg-type]
-                goal = _square(_rows(goal, pairs.target), pairs.target, pairs.weight)
-                losses["self_attention"] = self.weight_self * self._mean(goal, pred, pairs.weight)
+                losses["self_attention"] = self.weight_self * self._self_attention(student, knowledge, match)
             if CROSS_ATTENTION in self.requires:
-                assert student.memory is not None
-                pred = _rows(output.cross_attention, pairs.query)
-                goal = take_layers(teacher.cross_attention, match.teacher_layer)  # type: ignore[arg-type]
-                goal = _resize(_rows(goal, pairs.target), knowledge.memory_shapes, student.memory.shapes)
-                losses["cross_attention"] = self.weight_cross * self._mean(goal, pred, pairs.weight)
+                losses["cross_attention"] = self.weight_cross * self._cross_attention(student, knowledge, match)
         return losses
 
+    def _self_attention(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> Tensor:
+        maps, goals = student.outputs[match.student_group].self_attention, knowledge.output.self_attention  # type: ignore[union-attr]
+        losses = []
+        for layer, teacher_layer in enumerate(match.teacher_layer):
+            pairs = match.pairs.layer(layer)
+            pred = _square(maps[layer], pairs.query, pairs.query_in_order, pairs.weight)  # type: ignore[index]
+            goal = _square(goals[teacher_layer], pairs.target, pairs.target_in_order, pairs.weight)  # type: ignore[index]
+            losses.append(self._mean(goal, pred, pairs.weight))
+        return torch.stack(losses)
+
+    def _cross_attention(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> Tensor:
+        maps, goals = student.outputs[match.student_group].cross_attention, knowledge.output.cross_attention  # type: ignore[union-attr]
+        assert student.memory is not None
+        losses = []
+        for layer, teacher_layer in enumerate(match.teacher_layer):
+            pairs = match.pairs.layer(layer)
+            pred = _rows(maps[layer], pairs.query, pairs.query_in_order)  # type: ignore[index]
+            goal = _rows(goals[teacher_layer], pairs.target, pairs.target_in_order)  # type: ignore[index]
+            goal = _resize(goal, knowledge.memory_shapes, student.memory.shapes)
+            losses.append(self._mean(goal, pred, pairs.weight))
+        return torch.stack(losses)
+
     def _mean(self, goal: Tensor, pred: Tensor, weight: Tensor) -> Tensor:
-        """(Ls, B, H, M, N) maps to (Ls,)."""
-        if goal.shape[2] != pred.shape[2]:
-            goal, pred = goal.mean(2, keepdim=True), pred.mean(2, keepdim=True)
-        return mean_over_pairs(self.divergence(goal, pred).mean(2), weight)
+        """(B, H, M, N) maps and (B, M) pair weights to the mean over heads and pairs."""
+        if goal.shape[1] != pred.shape[1]:
+            goal, pred = goal.mean(1, keepdim=True), pred.mean(1, keepdim=True)
+        values = self.divergence(goal, pred).mean(1)
+        return (values * weight).sum() / weight.sum().clamp(min=1)
 
 
-def _rows(maps: Tensor | None, index: Tensor) -> Tensor:
-    """(L, B, H, Q, N) and (L, B, M) to the chosen rows (L, B, H, M, N)."""
-    assert maps is not None
-    heads, columns = maps.shape[2], maps.shape[-1]
-    expanded = index[:, :, None, :, None].expand(-1, -1, heads, -1, columns)
-    return maps.gather(3, expanded)
+def _rows(maps: Tensor, index: Tensor, in_order: bool) -> Tensor:
+    """(B, H, Q, N) and (B, M) to the chosen rows (B, H, M, N)."""
+    if in_order:
+        return maps
+    return maps.gather(2, index[:, None, :, None].expand(-1, maps.shape[1], -1, maps.shape[3]))
 
 
-def _square(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """The columns of the matched queries, (L, B, H, M, Q) to (L, B, H, M, M).
+def _square(maps: Tensor, index: Tensor, in_order: bool, weight: Tensor) -> Tensor:
+    """Rows and columns of the matched queries, (B, H, Q, Q) and (B, M) to (B, H, M, M).
 
-    Where some queries are unmatched the rest is made a distribution again.
+    Where some queries are unmatched the rest of a row is made a distribution again.
     """
-    heads, pairs = rows.shape[2], rows.shape[3]
-    columns = rows.gather(4, index[:, :, None, None, :].expand(-1, -1, heads, pairs, -1))
-    if pairs == rows.shape[-1]:
+    if in_order:
+        return maps
+    rows = _rows(maps, index, in_order)
+    columns = rows.gather(3, index[:, None, None, :].expand(-1, maps.shape[1], index.shape[1], -1))
+    if index.shape[1] == maps.shape[3]:
         return columns
-    columns = columns * weight[:, :, None, None, :]
+    columns = columns * weight[:, None, None, :]
     return columns / columns.sum(-1, keepdim=True).clamp(min=divergence.TINY)
 
 
 def _resize(maps: Tensor, old: list[tuple[int, int]], new: list[tuple[int, int]]) -> Tensor:
-    """(L, B, H, M, S) maps over one memory grid to another, rows adding up to 1 again."""
+    """(B, H, M, S) maps over one memory grid to another, rows adding up to 1 again."""
     if old == new:
         return maps
     if len(old) != 1 or len(new) != 1:
@@ -121,7 +135,7 @@ def _resize(maps: Tensor, old: list[tuple[int, int]], new: list[tuple[int, int]]
             f"MODEL.DISTILL.ATTENTION_LOSS: cross-attention over memory levels {old} (teacher) cannot be compared with "
             f"{new} (student). Set MODEL.DISTILL.ATTENTION_LOSS.CROSS_WEIGHT 0."
         )
-    grid = maps.flatten(0, 2).unflatten(-1, old[0])
+    grid = maps.flatten(0, 1).unflatten(-1, old[0])
     resized = F.interpolate(grid, size=new[0], mode="bilinear", antialias=True).clamp(min=0).flatten(-2)
     resized = resized / resized.sum(-1, keepdim=True).clamp(min=divergence.TINY)
-    return resized.unflatten(0, maps.shape[:3])
+    return resized.unflatten(0, maps.shape[:2])

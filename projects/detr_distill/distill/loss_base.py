@@ -55,8 +55,3 @@ class DistillLoss(nn.Module):
                 f"MODEL.DISTILL.{self.key}.GROUPS is {list(self.groups)} and the matchers in use give "
                 f"{matcher_names or 'no pairs'}. Name matchers of MODEL.DISTILL.MATCHERS, or remove the loss."
             )
-
-
-def mean_over_pairs(values: Tensor, weight: Tensor) -> Tensor:
-    """(L, B, M) values and pair weights to (L,): the mean over pairs, 0 where there are none."""
-    return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)

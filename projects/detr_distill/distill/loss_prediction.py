@@ -12,7 +12,7 @@ from torch import Tensor
 from ..detr.boxes import generalized_iou
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from ..structures import DecoderOutput, Knowledge, Match, gather_queries
+from ..structures import DecoderOutput, Knowledge, Match
 from . import divergence
 from .classes import ClassMap
 from .layers import take_layers
@@ -86,10 +86,10 @@ class PredictionLoss(DistillLoss):
         assert teacher is not None
         with torch.autocast(output.logits.device.type, enabled=False):
             pairs = match.pairs
-            pred_boxes = gather_queries(output.boxes.float(), pairs.query)
-            goal_boxes = gather_queries(take_layers(teacher.boxes.float(), match.teacher_layer), pairs.target)
+            pred_boxes = pairs.take_query(output.boxes.float())
+            goal_boxes = pairs.take_target(take_layers(teacher.boxes.float(), match.teacher_layer))
             probabilities = take_layers(self.classes.select_teacher(teacher.probabilities()), match.teacher_layer)
-            goal = gather_queries(probabilities, pairs.target)
+            goal = pairs.take_target(probabilities)
             score = goal.amax(-1) * pairs.weight
             box_weight = pairs.weight * (score > self.box_score_threshold)
             divisor = (score if self.normalizer == "teacher_score" else pairs.weight).sum((1, 2)).clamp(min=1)
@@ -104,12 +104,12 @@ class PredictionLoss(DistillLoss):
         """(Ls, B, M) divergence of the pairs' class scores."""
         softmax = output.activation == "softmax"
         if self.kind == "kl" and softmax and teacher.activation == "softmax" and self.classes.identical:
-            goal_logits = gather_queries(take_layers(teacher.logits, match.teacher_layer), match.pairs.target)
-            logits = gather_queries(output.logits, match.pairs.query)
+            goal_logits = match.pairs.take_target(take_layers(teacher.logits, match.teacher_layer))
+            logits = match.pairs.take_query(output.logits)
             return divergence.softmax_kl(goal_logits, logits, self.temperature)
         # A softmax student's class probabilities are read as independent scores.
         logits = torch.logit(output.probabilities().clamp(1e-6, 1 - 1e-6)) if softmax else output.logits.float()
-        logits = gather_queries(self.classes.select_student(logits), match.pairs.query)
+        logits = match.pairs.take_query(self.classes.select_student(logits))
         if self.kind == "kl":
             return divergence.binary_kl(torch.logit(goal.clamp(1e-6, 1 - 1e-6)), logits, self.temperature)
         if self.kind == "bce":

@@ -181,7 +181,7 @@ class FixedMatcher(QueryMatcher):
         assert knowledge.output is not None
         layers, images, queries = output.logits.shape[:3]
         index = torch.arange(queries, device=output.logits.device).expand(layers, images, -1)
-        identity = Pairs(index, index, torch.ones_like(index, dtype=torch.float32))
+        identity = Pairs(index, index, torch.ones_like(index, dtype=torch.float32), True, True)
         return Match(self.name, self.name, layer_map(layers, knowledge.output.num_layers, self.teacher_layer), identity)
 
 

@@ -1,0 +1,147 @@
+"""Drawing on one axes: an image, boxes with labels, an attention map. Coordinates are pixels of the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+# One colour a model, in every picture; distinguishable with the usual colour blindnesses (Okabe and Ito).
+COLORS = {
+    "ground truth": "#009e73",
+    "teacher": "#0072b2",
+    "student": "#e69f00",
+    "distilled": "#d55e00",
+    "detector": "#d55e00",
+}
+LABEL_SIZE = 7  # points
+LABEL_PADDING = 2  # display pixels around a label
+HEAT = "magma"
+
+
+@dataclass
+class Label:
+    """A text beside a box, and where it may stand: (x, y, horizontal, vertical alignment), the preferred place first."""
+
+    axes: Axes
+    text: Text
+    places: list[tuple[float, float, str, str]]
+
+
+def show_image(axes: Axes, image: np.ndarray, title: str = "", color: str = "black") -> None:
+    """Shows (height, width, 3) uint8 RGB so that pixel (0, 0) covers the square from 0 to 1."""
+    height, width = image.shape[:2]
+    axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if title:
+        axes.set_title(title, color=color, fontsize=11)
+
+
+def draw_box(axes: Axes, box_xyxy: np.ndarray, color, *, dashed: bool = False, width: float = 1.6) -> None:
+    """Outlines a box; a thin dark edge keeps it visible on any background."""
+    left, top, right, bottom = box_xyxy
+    style = (0, (3, 2)) if dashed else "solid"
+    for line_color, line_width in (("black", width + 1.0), (color, width)):
+        axes.add_patch(
+            Rectangle(
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=line_color,
+                linewidth=line_width,
+                linestyle=style if line_color != "black" else "solid",
+                alpha=0.5 if line_color == "black" else 1.0,
+            )
+        )
+
+
+def label_box(axes: Axes, box_xyxy: np.ndarray, words: str, color) -> Label:
+    """Writes above a box; ``spread_labels`` moves it when another label is in the way."""
+    left, top, right, bottom = box_xyxy
+    places = [
+        (left, top, "left", "bottom"),
+        (left, bottom, "left", "top"),
+        (right, top, "right", "bottom"),
+        (right, bottom, "right", "top"),
+        (right, top, "left", "top"),
+        (left, top, "right", "top"),
+        (right, bottom, "left", "bottom"),
+        (left, bottom, "right", "bottom"),
+        (left, top, "left", "top"),
+        (right, bottom, "right", "bottom"),
+    ]
+    text = axes.text(
+        left,
+        top,
+        words,
+        fontsize=LABEL_SIZE,
+        color="white",
+        ha="left",
+        va="bottom",
+        bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.9},
+    )
+    return Label(axes, text, places)
+
+
+def spread_labels(figure: Figure, labels: list[Label]) -> None:
+    """Moves each label to the first of its places that is inside its axes and free, or to the least bad one."""
+    figure.draw_without_rendering()  # positions are known only after the layout
+    taken: list[Bbox] = []
+    for label in labels:
+        inside = label.axes.get_window_extent()
+        best: tuple[float, Bbox, tuple[float, float, str, str]] | None = None
+        for place in label.places:
+            area = _put(label.text, place)
+            cost = _size(area) - _overlap(area, inside) + sum(_overlap(area, other) for other in taken)
+            if best is None or cost < best[0] - 1.0:
+                best = (cost, area, place)
+        assert best is not None
+        taken.append(_put(label.text, best[2]))
+
+
+def draw_attention(axes: Axes, image: np.ndarray, attention: np.ndarray, span: tuple[float, float]) -> None:
+    """Shows an image in grey under an attention map, brightest where it is strongest.
+
+    Args:
+        attention: (h, w). span: (width, height) in image pixels that the map covers, from the upper left corner.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    show_image(axes, np.repeat(grey[..., None] // 2 + 64, 3, axis=2).astype(np.uint8))
+    strength = attention / max(float(attention.max()), 1e-12)
+    alpha = 0.25 + 0.6 * strength
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(
+        strength, extent=(0, span[0], span[1], 0), cmap=HEAT, vmin=0, vmax=1, alpha=alpha, interpolation="nearest"
+    )
+    axes.set_xlim(limits[0])
+    axes.set_ylim(limits[1])
+
+
+def _put(text: Text, place: tuple[float, float, str, str]) -> Bbox:
+    """Moves a text; returns its area in display pixels."""
+    x, y, horizontal, vertical = place
+    text.set_position((x, y))
+    text.set_horizontalalignment(horizontal)  # type: ignore[arg-type]
+    text.set_verticalalignment(vertical)  # type: ignore[arg-type]
+    return text.get_window_extent().padded(LABEL_PADDING)
+
+
+def _size(area: Bbox) -> float:
+    return float(area.width * area.height)
+
+
+def _overlap(first: Bbox, second: Bbox) -> float:
+    shared = Bbox.intersection(first, second)
+    return 0.0 if shared is None else _size(shared)
