@@ -6,14 +6,14 @@ import dataclasses
 import os
 
 import torch
-from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint.strict import load_strict
-from ..config import add_detr_distill_config
 from ..data import class_names
 from ..detr import DetrDetector
+from ..engine.configuration import build_config
 from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
 from ..structures import Knowledge
@@ -113,17 +113,18 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
     """The teacher's own complete configuration, on the student's device.
 
     Raises:
-        ConfigError: no file is named, or it does not exist.
+        ConfigError: no file is named, it does not exist, or a key of it or of OPTS is unknown.
     """
     node = cfg.MODEL.DISTILL.TEACHER
     if not node.CONFIG_FILE:
         raise ConfigError(
             "MODEL.DISTILL.TEACHER.CONFIG_FILE is empty. Name the configuration that the teacher was trained with."
         )
-    teacher_cfg = get_cfg()
-    add_detr_distill_config(teacher_cfg)
-    teacher_cfg.merge_from_file(find_file(node.CONFIG_FILE, "MODEL.DISTILL.TEACHER.CONFIG_FILE"))
-    teacher_cfg.merge_from_list(list(node.OPTS))
+    file = find_file(node.CONFIG_FILE, "MODEL.DISTILL.TEACHER.CONFIG_FILE")
+    try:
+        teacher_cfg = build_config(file, list(node.OPTS))
+    except ConfigError as error:
+        raise ConfigError(f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error}") from error
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     return teacher_cfg
 

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import nms
 
 from ..data import DetrDatasetMapper, class_names, read_image
@@ -192,7 +192,7 @@ def _match(student: DecoderOutput, teacher: DecoderOutput, matcher: AdaptiveMatc
 
 def _sure_queries(output: DecoderOutput, threshold: float) -> list[int]:
     scores = output.probabilities()[-1, 0].max(-1).values
-    kept: Tensor = nms(to_corners(output.boxes[-1, 0].float()), scores, DUPLICATE_IOU)
+    kept = nms(to_corners(output.boxes[-1, 0].float()), scores, DUPLICATE_IOU)
     return [index for index in kept.tolist() if scores[index] >= threshold]
 
 
@@ -204,5 +204,5 @@ def _query(
     box = to_corners(output.boxes[-1, 0, index].float()).cpu().numpy() * [width, height, width, height]
     attention = None
     if output.cross_attention is not None:
-        attention = output.cross_attention[-1, 0, :, index].float().mean(0).view(shape).cpu().numpy()
+        attention = output.cross_attention[-1][0, :, index].float().mean(0).view(shape).cpu().numpy()
     return Query(box, _name(view.classes, int(label)), float(score), attention, span)

@@ -27,7 +27,7 @@ HEAT = "magma"
 
 @dataclass
 class Label:
-    """A text beside a box, and where it may stand: (x, y, horizontal, vertical alignment), the preferred place first."""
+    """A text beside a box, and where it may stand: (x, y, horizontal, vertical alignment), best place first."""
 
     axes: Axes
     text: Text
@@ -92,6 +92,7 @@ def label_box(axes: Axes, box_xyxy: np.ndarray, words: str, color) -> Label:
         va="bottom",
         bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.9},
     )
+    text.set_in_layout(False)  # a label must not push the images apart
     return Label(axes, text, places)
 
 
@@ -101,14 +102,13 @@ def spread_labels(figure: Figure, labels: list[Label]) -> None:
     taken: list[Bbox] = []
     for label in labels:
         inside = label.axes.get_window_extent()
-        best: tuple[float, Bbox, tuple[float, float, str, str]] | None = None
-        for place in label.places:
-            area = _put(label.text, place)
-            cost = _size(area) - _overlap(area, inside) + sum(_overlap(area, other) for other in taken)
-            if best is None or cost < best[0] - 1.0:
-                best = (cost, area, place)
-        assert best is not None
-        taken.append(_put(label.text, best[2]))
+        size = label.text.get_window_extent().padded(LABEL_PADDING)
+        areas = [_area(label.axes, place, size.width, size.height) for place in label.places]
+        # Rounded, so that a hair's breadth does not outweigh the order of preference.
+        costs = [round(_size(a) - _overlap(a, inside) + sum(_overlap(a, other) for other in taken)) for a in areas]
+        best = costs.index(min(costs))
+        _put(label.text, label.places[best])
+        taken.append(areas[best])
 
 
 def draw_attention(axes: Axes, image: np.ndarray, attention: np.ndarray, span: tuple[float, float]) -> None:
@@ -129,13 +129,18 @@ def draw_attention(axes: Axes, image: np.ndarray, attention: np.ndarray, span: t
     axes.set_ylim(limits[1])
 
 
-def _put(text: Text, place: tuple[float, float, str, str]) -> Bbox:
-    """Moves a text; returns its area in display pixels."""
-    x, y, horizontal, vertical = place
-    text.set_position((x, y))
-    text.set_horizontalalignment(horizontal)  # type: ignore[arg-type]
-    text.set_verticalalignment(vertical)  # type: ignore[arg-type]
-    return text.get_window_extent().padded(LABEL_PADDING)
+def _put(text: Text, place: tuple[float, float, str, str]) -> None:
+    text.set_position(place[:2])
+    text.set_horizontalalignment(place[2])  # type: ignore[arg-type]
+    text.set_verticalalignment(place[3])  # type: ignore[arg-type]
+
+
+def _area(axes: Axes, place: tuple[float, float, str, str], width: float, height: float) -> Bbox:
+    """What a text of a size in display pixels would cover."""
+    x, y = axes.transData.transform(place[:2])
+    left = x if place[2] == "left" else x - width
+    bottom = y if place[3] == "bottom" else y - height
+    return Bbox.from_bounds(left, bottom, width, height)
 
 
 def _size(area: Bbox) -> float:

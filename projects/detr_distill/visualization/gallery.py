@@ -31,7 +31,8 @@ def write_gallery(
     """Writes ``predictions.png`` and, with a teacher of the DETR type, ``pairs.png`` and ``attention.png``.
 
     Args:
-        students: detectors to compare; the pairs are those of the last. matcher: pairs their queries with the teacher's.
+        students: detectors to compare; the pairs are those of the last.
+        matcher: pairs their queries with the teacher's.
         score: lowest score of a detection. sure: lowest class probability of a teacher query.
 
     Returns:

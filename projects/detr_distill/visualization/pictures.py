@@ -7,11 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..checkpoint.files import write_atomically
 from .collect import Objects, Query, Sample
@@ -58,9 +56,7 @@ def query_pairs(samples: Sequence[Sample], pairs: Sequence[Sequence[Pair]], teac
     blocks = min(2, len(samples))
     rows = math.ceil(len(samples) / blocks)
     figure, grid = _grid(samples, rows, 2 * blocks, widths=[1.0, 0.95] * blocks)
-    figure.suptitle(
-        f"Query pairs of the adaptive matcher, last layer: {teacher} solid, {student} dashed", fontsize=12
-    )
+    figure.suptitle(f"Query pairs of the adaptive matcher, last layer: {teacher} solid, {student} dashed", fontsize=12)
     for axes in grid.flat:
         axes.set_axis_off()
     labels: list[Label] = []
@@ -155,7 +151,7 @@ def _list_pairs(axes: Axes, pairs: Sequence[Pair], teacher: str, student: str) -
     """Classes and scores of the pairs, one line each, under a head line."""
     columns = (0.02, 0.16, 0.58)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    lines: list[tuple[Sequence[str], object]] = [(("", teacher, student), "black")]
+    lines: list[tuple[tuple[str, str, str], object]] = [(("", teacher, student), "black")]
     for index, pair in enumerate(pairs):
         partner = f"{pair[student].label}   {pair[student].score:.2f}" if student in pair else "none"
         words = (str(index + 1), f"{pair[teacher].label}   {pair[teacher].score:.2f}", partner)

@@ -1,0 +1,104 @@
+"""A distilling run through the trainer: exact resume, AMP, accumulation, and a student that stands alone."""
+
+from __future__ import annotations
+
+import json
+
+from detr_distill.checkpoint import load_strict
+from detr_distill.engine.trainer import DistillTrainer
+
+import pytest
+import torch
+from builders import small_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(tmp_path_factory):
+    """Ten pictures of handwritten digits, registered as a set of their own."""
+    from detr_distill.data import build_digits, register_datasets
+
+    folder = build_digits(tmp_path_factory.mktemp("digits"), "val", 10)
+    register_datasets([["tiny_digits", str(folder / "annotations/instances.json"), str(folder / "images")]])
+    assert len(DatasetCatalog.get("tiny_digits")) == 10
+    return "tiny_digits"
+
+
+@pytest.fixture
+def make_cfg(tmp_path, save_teacher, tiny_digits):
+    def make(name, **keys):
+        teacher = save_teacher(MODEL__DETR__NUM_CLASSES=10, MODEL__DETR__HIDDEN_DIM=24)
+        settings = {
+            "DATASETS__TRAIN": (tiny_digits,),
+            "DATASETS__TEST": (tiny_digits,),
+            "MODEL__DETR__NUM_CLASSES": 10,
+            "MODEL__DETR__DROPOUT": 0.1,
+            "SOLVER__IMS_PER_BATCH": 2,
+            "SOLVER__MAX_ITER": 6,
+            "SOLVER__CHECKPOINT_PERIOD": 3,
+            "TEST__EVAL_PERIOD": 0,
+            "OUTPUT_DIR": str(tmp_path / name),
+        }
+        return small_cfg(**{**teacher, **settings, **keys})
+
+    return make
+
+
+def run(cfg, resume=False, stop_after=None):
+    torch.manual_seed(0)
+    trainer = DistillTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if stop_after is not None:
+        trainer.max_iter = stop_after
+    trainer.train()
+    return trainer
+
+
+def losses_by_iteration(trainer):
+    return {k: trainer.storage.history(k).values() for k in trainer.storage.histories() if "loss" in k}
+
+
+def test_distilling_run_resumes_bit_for_bit(make_cfg):
+    """Both matchers, dropout, the learned projection of the teacher's queries and AdamW's state included."""
+    whole = run(make_cfg("whole"))
+    run(make_cfg("half"), stop_after=3)
+    resumed = run(make_cfg("half"), resume=True)
+    assert resumed.start_iter == 3
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+    expected, found = losses_by_iteration(whole), losses_by_iteration(resumed)
+    assert expected.keys() == found.keys()
+    for key, values in expected.items():
+        assert {i: v for v, i in values if i >= 3} == {i: v for v, i in found[key]}, key
+
+
+def test_student_file_evaluates_alike_in_the_plain_detector(make_cfg, tmp_path):
+    cfg = make_cfg("run")
+    trainer = run(cfg)
+    written = json.loads((tmp_path / "run/results.json").read_text())["datasets"]["tiny_digits"]["bbox"]
+    plain_cfg = cfg.clone()
+    plain_cfg.MODEL.META_ARCHITECTURE = "DetrDetector"
+    plain = build_model(plain_cfg).eval()
+    load_strict(plain, str(tmp_path / "run/student_final.pth"))
+    alone = DistillTrainer.test(plain_cfg, plain)["bbox"]
+    for key in ("AP", "AP50", "AP75"):
+        assert alone[key] == pytest.approx(written[key], nan_ok=True)
+    assert all(torch.equal(v, trainer.model.state_dict()["student." + k]) for k, v in plain.state_dict().items())
+
+
+def test_mixed_precision_keeps_losses_in_float32(make_cfg):
+    half = {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bfloat16", "MODEL__DETR__DROPOUT": 0.0}
+    trainer = run(make_cfg("amp", SOLVER__MAX_ITER=2, **half))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        batch = next(iter(trainer.build_train_loader(trainer.cfg)))
+        losses = trainer.model.train()(batch)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    full = trainer.model(batch)
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(full[name].item(), rel=0.2, abs=0.1), name
+
+
+def test_accumulation_runs_the_distilling_step(make_cfg):
+    trainer = run(make_cfg("accumulate", SOLVER__ACCUMULATE=2, SOLVER__MAX_ITER=2))
+    assert all(p.isfinite().all() for p in trainer.model.parameters())

@@ -1,0 +1,104 @@
+"""Every shipped configuration builds, trains a step and reaches every parameter; the small ones give stored losses."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import detr_distill
+from detr_distill.engine import build_config, build_optimizer
+
+import pytest
+import yaml
+from builders import ROOT, make_inputs
+from make_golden import GOLDEN, SIZES, SMALL, build_untrained, golden_losses
+
+ALL_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [file for file in ALL_FILES if not file.name.startswith("Base-")]
+PACKAGE = Path(detr_distill.__file__).parent
+
+
+def short_name(file: Path) -> str:
+    return str(file.relative_to(ROOT / "configs").with_suffix(""))
+
+
+def test_the_shipped_configurations_are_found():
+    folders = {file.parent.name for file in CONFIGS}
+    assert {"detr", "d3etr", "digits"} <= folders
+    assert {file.stem for file in CONFIGS if file.parent.name == "digits"} >= set(SMALL)
+
+
+@pytest.mark.parametrize("file", ALL_FILES, ids=short_name)
+def test_all_keys_are_known(file):
+    """Merging refuses unknown keys; a key of a file that did not arrive would be one that a base overrides."""
+    cfg = build_config(str(file), [])
+    own = yaml.safe_load(file.read_text())
+    own.pop("_BASE_", None)
+
+    def check(node, expected, path):
+        for key, value in expected.items():
+            if isinstance(value, dict):
+                check(node[key], value, f"{path}{key}.")
+            else:
+                found = list(node[key]) if isinstance(value, list) else node[key]
+                assert found == value, f"{path}{key}"
+
+    check(cfg, own, "")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=short_name)
+def test_a_training_step_reaches_every_parameter(file):
+    cfg, model = build_untrained(file)
+    losses = model(make_inputs(SIZES, num_classes=cfg.MODEL.DETR.NUM_CLASSES))
+    not_finite = [name for name, value in losses.items() if not value.isfinite()]
+    assert losses and not not_finite
+    sum(losses.values()).backward()
+    trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    without_gradient = [name for name, value in trainable.items() if value.grad is None]
+    assert trainable and not without_gradient
+    # The learning-rate factors find what they name.
+    groups = build_optimizer(cfg, model).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(trainable)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_losses_are_the_stored_ones(name):
+    """Written by ``python tests/make_golden.py``."""
+    stored = json.loads((GOLDEN / f"{name}.json").read_text())
+    assert golden_losses(name) == pytest.approx(stored, rel=1e-4, abs=1e-7)
+
+
+def test_every_run_has_a_folder_of_its_own():
+    """Two configurations that write to one folder would refuse, or continue, each other's run."""
+    owners: dict[str, list[str]] = {}
+    for file in CONFIGS:
+        owners.setdefault(build_config(str(file), []).OUTPUT_DIR, []).append(short_name(file))
+    shared = {folder: names for folder, names in owners.items() if len(names) > 1 and folder != "./output"}
+    assert not shared
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Full names of the modules that a file of the package imports, also inside functions."""
+    package = ("detr_distill", *file.relative_to(PACKAGE).parent.parts)
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            names.update({module, *(f"{module}.{alias.name}" for alias in node.names)})
+    return names
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "detr").glob("*.py")), ids=lambda file: file.name)
+def test_detectors_never_import_distillation(file):
+    assert not [name for name in imported_modules(file) if name.startswith("detr_distill.distill")]
+
+
+def test_the_import_check_can_fail():
+    """It sees relative imports of every form: ``from .classes``, ``from ..detr`` and ``from . import``."""
+    found = imported_modules(PACKAGE / "distill" / "query_matchers.py")
+    assert {"detr_distill.distill.classes", "detr_distill.detr.assignment"} <= found
+    assert "detr_distill.distill.divergence" in imported_modules(PACKAGE / "distill" / "loss_prediction.py")

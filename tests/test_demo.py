@@ -1,0 +1,108 @@
+"""The demonstration from end to end, with tiny models and few images."""
+
+import importlib.util
+import json
+
+import detr_distill  # noqa: F401
+from detr_distill.data import build_digits
+
+import cv2
+import pytest
+import torch
+from builders import ROOT, randomise, small_cfg
+from detectron2.modeling import build_model
+from engine.toy import untouched_loggers  # noqa: F401
+
+KEYS = {"AP", "AP50", "AP75", "params", "iterations", "seconds"}
+PICTURES = ("predictions", "pairs", "attention", "ap_over_iterations")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def configurations(tmp_path_factory):
+    """Command-line flags of two tiny students, and of a teacher with random weights."""
+    folder = tmp_path_factory.mktemp("demo")
+    entries = []
+    for split, images in (("train", 20), ("val", 6)):
+        digits = build_digits(folder, split, images)
+        entries.append([f"demo_{split}", str(digits / "annotations" / "instances.json"), str(digits / "images")])
+    data = {
+        "DATASETS__REGISTER": entries,
+        "DATASETS__TRAIN": ("demo_train",),
+        "DATASETS__TEST": ("demo_val",),
+        "MODEL__DETR__NUM_CLASSES": 10,
+        "SOLVER__IMS_PER_BATCH": 2,
+    }
+    teacher = small_cfg(**data)
+    (folder / "teacher.yaml").write_text(teacher.dump())
+    torch.save({"model": randomise(build_model(teacher), 1).state_dict()}, folder / "teacher.pth")
+    (folder / "student.yaml").write_text(teacher.dump())
+    distilled = small_cfg(
+        **data,
+        MODEL__META_ARCHITECTURE="DistillDetector",
+        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(folder / "teacher.yaml"),
+        MODEL__DISTILL__TEACHER__WEIGHTS=str(folder / "teacher.pth"),
+    )
+    (folder / "distilled.yaml").write_text(distilled.dump())
+    return ["--student-config", str(folder / "student.yaml"), "--distilled-config", str(folder / "distilled.yaml")]
+
+
+@pytest.mark.usefixtures("untouched_loggers")
+def test_two_trainings_are_compared_and_drawn(demo, configurations, tmp_path, capsys):
+    output = tmp_path / "out"
+    flags = [*configurations, "--output", str(output), "--iterations", "4", "--seed", "5"]
+    demo.main(flags)
+    results = json.loads((output / "results.json").read_text())
+    for name in ("teacher", "student", "distilled"):
+        assert set(results[name]) >= KEYS
+        assert all(0 <= results[name][metric] <= 100 for metric in ("AP", "AP50", "AP75"))
+    assert results["student"]["params"] == results["distilled"]["params"] > 0
+    assert results["student"]["iterations"] == results["distilled"]["iterations"] == 4
+    assert results["student"]["seconds"] > 0 and results["distilled"]["seconds"] > 0
+    assert (results["seed"], results["learning_rate"]) == (5, 0.002)
+    for name in PICTURES:
+        assert cv2.imread(str(output / f"{name}.png")).size > 10_000
+    printed = capsys.readouterr().out
+    assert "iteration 4/4" in printed and "distilled - student" in printed
+    assert "detr_distill.engine" not in printed
+    assert (output / "student" / "log.txt").exists()
+    # A folder that a user chose: the next demo renames what it finds.
+    demo.start_afresh(output)
+    assert (output / "student.old-1" / "config.yaml").exists() and not (output / "results.json").exists()
+
+
+def test_the_demos_own_folder_is_emptied_without_asking(demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, other = tmp_path / demo.OUTPUT / "student", tmp_path / demo.OUTPUT / "notes"
+    run.mkdir(parents=True)
+    other.mkdir()
+    demo.start_afresh(tmp_path / demo.OUTPUT)
+    assert not run.exists() and other.exists()
+
+
+def failing(demo, flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        demo.main(flags)
+    assert caught.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_missing_teacher_says_how_to_train_it(demo, configurations, tmp_path, capsys):
+    flags = [*configurations, "--output", str(tmp_path), "MODEL.DISTILL.TEACHER.WEIGHTS", "nowhere.pth"]
+    error = failing(demo, flags, capsys)
+    assert "nowhere.pth are missing" in error and "python train_net.py --config-file" in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_unequal_trainings_are_refused(demo, configurations, tmp_path, capsys):
+    path = tmp_path / "other.yaml"
+    path.write_text(f"_BASE_: {configurations[1]}\nSOLVER: {{BASE_LR: 0.5}}\n")
+    error = failing(demo, ["--student-config", str(path), *configurations[2:], "--output", str(tmp_path)], capsys)
+    assert "SOLVER.BASE_LR is 0.5 for the student and 0.002 for the distilled one" in error

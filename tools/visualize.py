@@ -1,0 +1,76 @@
+"""Draws what a trained model sees: its detections and, with a teacher, query pairs and attention maps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from detr_distill.checkpoint import SafeCheckpointer
+from detr_distill.data.records import load_records
+from detr_distill.distill.query_matchers import AdaptiveMatcher
+from detr_distill.engine import DistillTrainer, build_config
+from detr_distill.engine.configuration import choose_device
+from detr_distill.engine.launch import prepare_datasets
+from detr_distill.engine.report import report_user_errors
+from detr_distill.errors import ConfigError
+from detr_distill.visualization import Sample, load_samples, views_of, write_gallery
+from detr_distill.visualization.gallery import SCORE, SURE
+
+import torch
+from detectron2.config import CfgNode
+
+IMAGES = 4
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the configuration of the training")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of it")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--images", type=int, default=IMAGES, help=f"first images of DATASETS.TEST (default {IMAGES})")
+    chosen.add_argument("--image", nargs="+", metavar="FILE", help="image files instead")
+    parser.add_argument("--score", type=float, default=SCORE, help=f"lowest score of a detection (default {SCORE})")
+    parser.add_argument("--sure", type=float, default=SURE, help=f"lowest score of a teacher's query (default {SURE})")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
+    arguments = parser.parse_args(argv)
+    with report_user_errors():
+        for file in run(arguments):
+            print(file)
+
+
+def run(arguments: argparse.Namespace) -> list[Path]:
+    """Writes the pictures; returns their paths.
+
+    Raises:
+        DetrDistillError: a configuration, checkpoint or image that cannot be used.
+    """
+    cfg = build_config(arguments.config_file, arguments.opts)
+    choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
+    cfg.freeze()
+    prepare_datasets(cfg)
+    model = DistillTrainer.build_model(cfg).eval()
+    SafeCheckpointer(model).load_complete(arguments.weights)
+    views = views_of(cfg, model)
+    teacher = next((view for view in views if view.name == "teacher"), None)
+    matcher = AdaptiveMatcher(cfg, model.student, model.teacher) if teacher else None
+    students = [view for view in views if view is not teacher]
+    samples = choose_samples(cfg, arguments)
+    return write_gallery(
+        arguments.output, samples, students, teacher, matcher, score=arguments.score, sure=arguments.sure
+    )
+
+
+def choose_samples(cfg: CfgNode, arguments: argparse.Namespace) -> list[Sample]:
+    """The named files, or the first images of the test set."""
+    if arguments.image:
+        return load_samples(cfg, [{"file_name": file} for file in arguments.image])
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty. Name a dataset there, or give images with --image.")
+    if arguments.images < 1:
+        raise ConfigError(f"--images is {arguments.images}; it must be 1 or more.")
+    return load_samples(cfg, load_records(cfg, cfg.DATASETS.TEST[0])[: arguments.images])
+
+
+if __name__ == "__main__":
+    main()
