@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="file for the result; runs found in it are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.002, 0.003, 0.004])
-    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
     arguments = parser.parse_args()
 
