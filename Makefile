@@ -12,10 +12,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 setup: $(READY)
 
-# The stamp is written last: an interrupted set-up is begun again.
+# The stamp is written last: an interrupted set-up goes on where it stopped, and nothing that is there is removed.
 $(READY): $(REQUIREMENTS)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements/pip.txt
 	@echo "Installing torch (several GB, the longest step)"

@@ -56,7 +56,7 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.FFN_DIM = 2048
     node.DROPOUT = 0.1
     node.IN_FEATURES = ["res5"]
-    node.POSITION_TEMPERATURE = 10000.0  # of the sine position embeddings
+    node.POSITION_TEMPERATURE = 10000.0  # of the sine embedding of image cells
     # Images are padded to a multiple of this, in pixels.
     node.SIZE_DIVISIBILITY = 1
 
@@ -67,6 +67,7 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.DECODER = CfgNode()
     node.DECODER.NAME = "DetrDecoder"  # or "ConditionalDecoder"
     node.DECODER.NUM_LAYERS = 6
+    node.DECODER.POINT_TEMPERATURE = 10000.0  # of the sine embedding of reference points (Conditional, DAB)
     # ConditionalDecoder: above 0, attention starts around the reference points; 0 is the paper's start.
     node.DECODER.POSITION_GAIN = 0.0
 

@@ -10,23 +10,27 @@ import torch
 from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
 
-DECODERS = ["DetrDecoder", "ConditionalDecoder"]
-CLASSIFICATION = {"DetrDecoder": "softmax", "ConditionalDecoder": "focal"}
+DECODERS = ["DetrDecoder", "ConditionalDecoder", "DabDecoder"]
+CLASSIFICATION = {"DetrDecoder": "softmax", "ConditionalDecoder": "focal", "DabDecoder": "focal"}
+QUERIES = {"DabDecoder": "AnchorQueries"}
 
 
 def build(decoder: str, **keys):
     return randomise(
         build_model(
             small_cfg(
-                MODEL__DETR__DECODER__NAME=decoder, MODEL__DETR__LOSS__CLASSIFICATION=CLASSIFICATION[decoder], **keys
+                MODEL__DETR__DECODER__NAME=decoder,
+                MODEL__DETR__LOSS__CLASSIFICATION=CLASSIFICATION[decoder],
+                MODEL__DETR__QUERIES__NAME=QUERIES.get(decoder, "LearnedQueries"),
+                **keys,
             )
         )
     )
 
 
-def random_group(name: str, images: int, queries: int, width: int = 16, **options) -> QueryGroup:
+def random_group(model, name: str, images: int, queries: int, **options) -> QueryGroup:
     generator = torch.Generator().manual_seed(len(name) + queries)
-    content, position = torch.randn(2, images, queries, width, generator=generator)
+    content, position = (torch.randn(images, queries, width, generator=generator) for width in model.queries.widths)
     return QueryGroup(name, content, position, **options)
 
 
@@ -40,7 +44,7 @@ def encode(model, inputs):
 def test_groups_do_not_see_each_other(decoder, capture, inputs):
     model = build(decoder).eval()
     memory = encode(model, inputs)
-    own, other = model.queries(memory), random_group("other", 2, 5)
+    own, other = model.queries(memory), random_group(model, "other", 2, 5)
     alone = model.decode(memory, [own], capture)["own"]
     together = model.decode(memory, [own, other], capture)["own"]
     assert torch.allclose(alone.logits, together.logits, atol=1e-5)
@@ -49,7 +53,7 @@ def test_groups_do_not_see_each_other(decoder, capture, inputs):
         for name in ("self_attention", "cross_attention"):
             for first, second in zip(getattr(alone, name), getattr(together, name), strict=True):
                 assert torch.allclose(first, second, atol=1e-6)
-    seeing = random_group("other", 2, 5, sees=("own",))
+    seeing = random_group(model, "other", 2, 5, sees=("own",))
     changed = model.decode(memory, [own, seeing], capture)
     assert torch.allclose(alone.logits, changed["own"].logits, atol=1e-5), "seeing is one-way"
     assert not torch.allclose(
@@ -61,7 +65,7 @@ def test_inner_mask_hides_queries_of_a_group(inputs):
     model = build("ConditionalDecoder").eval()
     memory = encode(model, inputs)
     own = model.queries(memory)
-    group = random_group("other", 2, 4, inner_mask=~torch.eye(4, dtype=torch.bool))
+    group = random_group(model, "other", 2, 4, inner_mask=~torch.eye(4, dtype=torch.bool))
     single = QueryGroup("other", group.content[:, :1], group.position[:, :1])
     masked = model.decode(memory, [own, group])["other"]
     assert torch.allclose(masked.logits[:, :, :1], model.decode(memory, [single])["other"].logits, atol=1e-5)
@@ -104,7 +108,7 @@ def test_masked_cells_change_nothing(decoder):
 def test_attention_maps_are_distributions_in_train_mode(decoder, inputs):
     model = build(decoder, MODEL__DETR__DROPOUT=0.5).train()
     memory = encode(model, inputs)
-    output = model.decode(memory, [model.queries(memory), random_group("other", 2, 5)], CAPTURES)
+    output = model.decode(memory, [model.queries(memory), random_group(model, "other", 2, 5)], CAPTURES)
     for name, queries in (("own", 7), ("other", 5)):
         maps = output[name]
         self_maps, cross_maps = torch.stack(maps.self_attention), torch.stack(maps.cross_attention)
@@ -157,7 +161,7 @@ def test_detections_are_boxes_of_the_original_image(inputs):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ConfigError, match="ConditionalDecoder, DetrDecoder"):
+    with pytest.raises(ConfigError, match="ConditionalDecoder, DabDecoder, DetrDecoder"):
         build_model(small_cfg(MODEL__DETR__DECODER__NAME="NoSuchDecoder"))
     with pytest.raises(ConfigError, match=r"IN_FEATURES.*'stage1', 'stage2', 'stage3'"):
         build_model(small_cfg(MODEL__DETR__IN_FEATURES=["res5"]))

@@ -163,17 +163,18 @@ def check_heads(width: int, num_heads: int) -> None:
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, dropout, Linear, as in the original transformer."""
+    """Linear, activation (ReLU), dropout, Linear, as in the original transformer."""
 
     def __init__(self, width: int, inner_width: int, dropout: float):
         super().__init__()
         self.expand = nn.Linear(width, inner_width)
         self.contract = nn.Linear(inner_width, width)
+        self.activation: nn.Module = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, N, E) to (B, N, E)."""
-        return self.contract(self.dropout(F.relu(self.expand(values))))
+        return self.contract(self.dropout(self.activation(self.expand(values))))
 
 
 class PerceptronHead(nn.Module):

@@ -176,7 +176,7 @@ class ConditionalDecoder(nn.Module):
         node = cfg.MODEL.DETR
         return {
             **decoder_arguments(cfg),
-            "temperature": node.POSITION_TEMPERATURE,
+            "temperature": node.DECODER.POINT_TEMPERATURE,
             "position_gain": node.DECODER.POSITION_GAIN,
         }
 
