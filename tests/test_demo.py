@@ -39,6 +39,7 @@ def configurations(tmp_path_factory):
         "DATASETS__TEST": ("demo_val",),
         "MODEL__DETR__NUM_CLASSES": 10,
         "SOLVER__IMS_PER_BATCH": 2,
+        "SOLVER__BASE_LR": 0.002,
     }
     teacher = small_cfg(**data)
     (folder / "teacher.yaml").write_text(teacher.dump())
@@ -55,7 +56,8 @@ def configurations(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("untouched_loggers")
-def test_two_trainings_are_compared_and_drawn(demo, configurations, tmp_path, capsys):
+def test_two_trainings_are_compared_and_drawn(demo, configurations, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo.pictures, "DPI", 50)
     output = tmp_path / "out"
     flags = [*configurations, "--output", str(output), "--iterations", "4", "--seed", "5"]
     demo.main(flags)

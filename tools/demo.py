@@ -18,7 +18,6 @@ from pathlib import Path
 
 from detr_distill.checkpoint.files import write_atomically
 from detr_distill.data.records import load_records
-from detr_distill.distill import DistillDetector
 from detr_distill.distill.frozen import find_file, load_teacher_config
 from detr_distill.distill.query_matchers import AdaptiveMatcher
 from detr_distill.engine import DistillTrainer, build_config
@@ -40,7 +39,8 @@ OUTPUT = "output/demo"
 # Such small tensors gain little from a second thread, and when another program holds one of the cores, waiting for it
 # makes every step tens of times slower.
 THREADS = 1
-SAMPLES = 4
+SAMPLES = 6
+MOST_ROWS = 4  # of predictions.png
 METRICS = ("AP", "AP50", "AP75")
 # Whatever decides how a student learns beside the teacher; the two trainings must agree in it.
 COMPARED = ("SEED", "SOLVER.", "DATASETS.", "INPUT.", "DATALOADER.", "MODEL.DETR.", "MODEL.BACKBONE.", "MODEL.CONV_")
@@ -57,6 +57,7 @@ class DemoTrainer(DistillTrainer):
         self.name = name
         self.bar = TrainingBar(name, console)
         self.seconds = 0.0
+        self.results: dict = {}
         self.curve: list[tuple[int, float]] = []
         super().__init__(cfg)
 
@@ -72,6 +73,7 @@ class DemoTrainer(DistillTrainer):
     def evaluate(self) -> dict:
         self.bar.announce("evaluating")
         results = super().evaluate()
+        self.results = results
         self.curve.append((self.iter + 1, results["bbox"]["AP"]))
         self.bar.say(f"{self.name}  AP {results['bbox']['AP']:.2f} after {self.iter + 1} iterations")
         return results
@@ -115,20 +117,15 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     student, distilled = train(student_cfg, "student", console), train(distilled_cfg, "distilled", console)
 
     results = {
-        "teacher": {
-            **{metric: teacher["bbox"][metric] for metric in METRICS},
-            "params": count_parameters(distilled.model.teacher.detector),
-            "iterations": teacher_cfg.SOLVER.MAX_ITER,
-            "seconds": None,
-        },
-        "student": summarise(student),
-        "distilled": summarise(distilled),
+        "teacher": summarise(teacher, distilled.model.teacher.detector, teacher_cfg.SOLVER.MAX_ITER, None),
+        "student": summarise(student.results, student.model, student.max_iter, student.seconds),
+        "distilled": summarise(distilled.results, distilled.model.student, distilled.max_iter, distilled.seconds),
         "seed": student_cfg.SEED,
         "learning_rate": student_cfg.SOLVER.BASE_LR,
     }
+    # Before the pictures: should drawing fail, minutes of training are not lost.
+    write_atomically(output / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
     files = draw(output, student, distilled, results)
-    text = json.dumps(results, indent=2)
-    write_atomically(output / "results.json", lambda file: file.write(text.encode()))
     console.print(results_table(results, f"Box AP on {', '.join(student_cfg.DATASETS.TEST)}"))
     console.print(f"Written: {output / 'results.json'}, {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
@@ -142,8 +139,8 @@ def configure(config_file: str, name: str, arguments: argparse.Namespace) -> Cfg
     if arguments.iterations is not None:
         if arguments.iterations < 1:
             raise ConfigError(f"--iterations is {arguments.iterations}; it must be 1 or more.")
-        # As many evaluations as the configuration asks for.
-        cfg.TEST.EVAL_PERIOD = max(1, cfg.TEST.EVAL_PERIOD * arguments.iterations // cfg.SOLVER.MAX_ITER)
+        # As many evaluations as the configuration asks for; rounded up, because 0 means at the end alone.
+        cfg.TEST.EVAL_PERIOD = -(-cfg.TEST.EVAL_PERIOD * arguments.iterations // cfg.SOLVER.MAX_ITER)
         cfg.SOLVER.MAX_ITER = arguments.iterations
     cfg.freeze()
     return cfg
@@ -184,12 +181,10 @@ def configure_teacher(distilled: CfgNode, folder: Path) -> CfgNode:
 
 def start_afresh(output: Path) -> None:
     """Makes room for new runs: the demo's own folder is emptied; of a folder that a user chose, runs are renamed."""
-    runs = [folder for name in ("teacher", "student", "distilled") if (folder := output / name).exists()]
-    for folder in runs:
-        if output.resolve() == Path(OUTPUT).resolve():
-            shutil.rmtree(folder)
-        else:
-            move_aside(folder)
+    remove = shutil.rmtree if output.resolve() == Path(OUTPUT).resolve() else move_aside
+    for name in ("teacher", "student", "distilled"):
+        if (output / name).exists():
+            remove(output / name)
     (output / "results.json").unlink(missing_ok=True)  # results must never stand beside another run's pictures
 
 
@@ -228,19 +223,11 @@ def train(cfg: CfgNode, name: str, console: Console) -> DemoTrainer:
     return trainer
 
 
-def summarise(trainer: DemoTrainer) -> dict:
-    metrics = trainer._last_eval_results["bbox"]
-    model = trainer.model.student if isinstance(trainer.model, DistillDetector) else trainer.model
-    return {
-        **{metric: metrics[metric] for metric in METRICS},
-        "params": count_parameters(model),
-        "iterations": trainer.max_iter,
-        "seconds": trainer.seconds,
-    }
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def summarise(metrics: dict, model: torch.nn.Module, iterations: int, seconds: float | None) -> dict:
+    """One model's entry in ``results.json``; ``seconds`` of training, None when it was not trained here."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    values = {metric: metrics["bbox"][metric] for metric in METRICS}
+    return {**values, "params": parameters, "iterations": iterations, "seconds": seconds}
 
 
 def draw(output: Path, student: DemoTrainer, distilled: DemoTrainer, results: dict) -> list[Path]:
@@ -250,7 +237,7 @@ def draw(output: Path, student: DemoTrainer, distilled: DemoTrainer, results: di
     (own, teacher), (plain,) = views_of(cfg, model), views_of(student.cfg, student.model)
     students = [View("student", plain.detector, plain.classes), View("distilled", own.detector, own.classes)]
     matcher = AdaptiveMatcher(cfg, model.student, model.teacher)
-    files = write_gallery(output, samples, students, teacher, matcher)
+    files = write_gallery(output, samples, students, teacher, matcher, most_rows=MOST_ROWS)
     curves = {trainer.name: trainer.curve for trainer in (student, distilled)}
     figure = pictures.ap_over_iterations(curves, results["teacher"]["AP"], cfg.DATASETS.TEST[0])
     pictures.save(figure, output / "ap_over_iterations.png")

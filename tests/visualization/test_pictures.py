@@ -56,14 +56,15 @@ def parts(distiller):
     return student, teacher, AdaptiveMatcher(cfg, model.student, model.teacher)
 
 
-def test_a_gallery_has_three_pictures_that_are_not_blank(samples, parts, tmp_path):
+def test_a_gallery_has_three_pictures_that_are_not_blank(samples, parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "DPI", 50)
     student, teacher, matcher = parts
     students = [View("student", student.detector, ()), View("distilled", student.detector, ())]
     files = write_gallery(tmp_path, samples, students, teacher, matcher, score=0.5, sure=0.0)
     assert [file.name for file in files] == ["predictions.png", "pairs.png", "attention.png"]
     for file in files:
         image = cv2.imread(str(file))
-        assert image.shape[1] >= 4 * 0.9 * pictures.CELL * pictures.DPI
+        assert image.shape[1] >= 3.5 * pictures.SMALLEST_CELL * pictures.DPI
         assert len(np.unique(image.reshape(-1, 3), axis=0)) > 100
 
 
@@ -129,7 +130,7 @@ def test_labels_of_one_corner_do_not_cover_each_other():
 
 def test_curves_end_at_the_last_value():
     figure = pictures.ap_over_iterations({"student": [(1, 2.0), (2, 3.0)], "distilled": [(1, 5.0)]}, 40.0, "digits_val")
-    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["teacher: 40.0", "student: 3.0", "distilled: 5.0"]
 
 

@@ -49,22 +49,14 @@ def show_image(axes: Axes, image: np.ndarray, title: str = "", color: str = "bla
 
 
 def draw_box(axes: Axes, box_xyxy: np.ndarray, color, *, dashed: bool = False, width: float = 1.6) -> None:
-    """Outlines a box; a thin dark edge keeps it visible on any background."""
+    """Outlines a box; a thin dark edge keeps a solid one visible on any background."""
     left, top, right, bottom = box_xyxy
-    style = (0, (3, 2)) if dashed else "solid"
-    for line_color, line_width in (("black", width + 1.0), (color, width)):
-        axes.add_patch(
-            Rectangle(
-                (left, top),
-                right - left,
-                bottom - top,
-                fill=False,
-                edgecolor=line_color,
-                linewidth=line_width,
-                linestyle=style if line_color != "black" else "solid",
-                alpha=0.5 if line_color == "black" else 1.0,
-            )
-        )
+    # A dark edge under dashes would fill their gaps.
+    lines = [(color, width)] if dashed else [("#00000080", width + 1.0), (color, width)]
+    for line_color, line_width in lines:
+        box = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=line_color, linewidth=line_width)
+        box.set_linestyle((0, (4, 3)) if dashed else "solid")
+        axes.add_patch(box)
 
 
 def label_box(axes: Axes, box_xyxy: np.ndarray, words: str, color) -> Label:
@@ -118,9 +110,9 @@ def draw_attention(axes: Axes, image: np.ndarray, attention: np.ndarray, span: t
         attention: (h, w). span: (width, height) in image pixels that the map covers, from the upper left corner.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    show_image(axes, np.repeat(grey[..., None] // 2 + 64, 3, axis=2).astype(np.uint8))
+    show_image(axes, np.repeat(grey[..., None] // 2 + 110, 3, axis=2).astype(np.uint8))
     strength = attention / max(float(attention.max()), 1e-12)
-    alpha = 0.25 + 0.6 * strength
+    alpha = 0.1 + 0.75 * np.sqrt(strength)
     limits = axes.get_xlim(), axes.get_ylim()
     axes.imshow(
         strength, extent=(0, span[0], span[1], 0), cmap=HEAT, vmin=0, vmax=1, alpha=alpha, interpolation="nearest"

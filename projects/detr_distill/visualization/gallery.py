@@ -27,6 +27,7 @@ def write_gallery(
     *,
     score: float = SCORE,
     sure: float = SURE,
+    most_rows: int | None = None,
 ) -> list[Path]:
     """Writes ``predictions.png`` and, with a teacher of the DETR type, ``pairs.png`` and ``attention.png``.
 
@@ -34,13 +35,14 @@ def write_gallery(
         students: detectors to compare; the pairs are those of the last.
         matcher: pairs their queries with the teacher's.
         score: lowest score of a detection. sure: lowest class probability of a teacher query.
+        most_rows: draw the predictions of the first images only, a row each.
 
     Returns:
         The files written.
     """
     views = [*([teacher] if teacher else []), *students]
-    found = {view.name: [detect(view, sample, score) for sample in samples] for view in views}
-    figures = {"predictions": pictures.predictions(samples, found, score)}
+    found = {view.name: [detect(view, sample, score) for sample in samples[:most_rows]] for view in views}
+    figures = {"predictions": pictures.predictions(samples[:most_rows], found, score)}
     if teacher is not None and matcher is not None and all(isinstance(view.detector, DetrDetector) for view in views):
         last = students[-1]
         pairs = [collect_pairs(sample, teacher, [last], matcher, sure, MOST_PAIRS) for sample in samples]

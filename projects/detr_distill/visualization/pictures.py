@@ -16,7 +16,7 @@ from .collect import Objects, Query, Sample
 from .draw import COLORS, Label, draw_attention, draw_box, label_box, show_image, spread_labels
 
 DPI = 110
-CELL = 2.7  # inches, width of one image
+SMALLEST_CELL, LARGEST_CELL = 2.7, 5.0  # inches, width of one image
 PAIR_COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 Pair = Mapping[str, Query]
@@ -55,7 +55,7 @@ def query_pairs(samples: Sequence[Sample], pairs: Sequence[Sequence[Pair]], teac
     """
     blocks = min(2, len(samples))
     rows = math.ceil(len(samples) / blocks)
-    figure, grid = _grid(samples, rows, 2 * blocks, widths=[1.0, 0.95] * blocks)
+    figure, grid = _grid(samples, rows, 2 * blocks, widths=[1.0, 0.8] * blocks)
     figure.suptitle(f"Query pairs of the adaptive matcher, last layer: {teacher} solid, {student} dashed", fontsize=12)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -77,7 +77,9 @@ def attention(samples: Sequence[Sample], pairs: Sequence[Sequence[Pair]], names:
     """
     rows = [(sample, pair) for sample, found in zip(samples, pairs, strict=True) for pair in found]
     figure, grid = _grid([sample for sample, _ in rows], max(1, len(rows)), len(names) + 1)
-    figure.suptitle("Cross-attention of the last decoder layer, mean over heads", fontsize=12)
+    figure.suptitle(
+        "Cross-attention of the last decoder layer, mean over heads; below: the query's class and score", fontsize=12
+    )
     for axes in grid.flat:
         axes.set_axis_off()
     if not rows:
@@ -87,7 +89,9 @@ def attention(samples: Sequence[Sample], pairs: Sequence[Sequence[Pair]], names:
         show_image(grid[row, 0], sample.image, f"query of the {names[0]}" if row == 0 else "")
         draw_box(grid[row, 0], query.box_xyxy, COLORS[names[0]])
         for column, name in enumerate(names, start=1):
-            _draw_map(grid[row, column], sample, pair.get(name), name, with_title=row == 0)
+            _draw_map(grid[row, column], sample, pair.get(name), name, dashed=column > 1)
+            if row == 0:
+                grid[row, column].set_title(name, color=COLORS.get(name, "black"), fontsize=11)
     return figure
 
 
@@ -97,7 +101,7 @@ def ap_over_iterations(curves: Mapping[str, Sequence[tuple[int, float]]], teache
     Args:
         curves: model name -> (iterations done, AP in 0 to 100). dataset: for the axis.
     """
-    figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(7.6, 4.2), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.axhline(teacher_ap, color=COLORS["teacher"], linestyle="--", label=f"teacher: {teacher_ap:.1f}")
@@ -109,7 +113,7 @@ def ap_over_iterations(curves: Mapping[str, Sequence[tuple[int, float]]], teache
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="at the end", frameon=False)
+    figure.legend(title="AP at the end", frameon=False, loc="outside right upper")
     return figure
 
 
@@ -117,8 +121,9 @@ def _grid(samples: Sequence[Sample], rows: int, columns: int, widths: Sequence[f
     """A figure with cells of the images' shape: (figure, (rows, columns) array of axes)."""
     shapes = [sample.image.shape for sample in samples]
     tallest = max((height / width for height, width, _ in shapes), default=1.0)
+    cell = min(max(max((width for _, width, _ in shapes), default=0) / DPI, SMALLEST_CELL), LARGEST_CELL)
     widths = widths or [1.0] * columns
-    size = (CELL * sum(widths), CELL * tallest * rows + 0.8)
+    size = (cell * sum(widths), cell * tallest * rows + 0.25 * rows + 0.6)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw={"width_ratios": widths})
@@ -149,7 +154,7 @@ def _draw_pairs(axes: Axes, pairs: Sequence[Pair], teacher: str, student: str) -
 
 def _list_pairs(axes: Axes, pairs: Sequence[Pair], teacher: str, student: str) -> None:
     """Classes and scores of the pairs, one line each, under a head line."""
-    columns = (0.02, 0.16, 0.58)
+    columns = (0.02, 0.16, 0.6)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     lines: list[tuple[tuple[str, str, str], object]] = [(("", teacher, student), "black")]
     for index, pair in enumerate(pairs):
@@ -163,13 +168,11 @@ def _list_pairs(axes: Axes, pairs: Sequence[Pair], teacher: str, student: str) -
             axes.text(x, 0.97 - number * step, word, color=color, va="top", fontsize=9, weight=weight)  # type: ignore[arg-type]
 
 
-def _draw_map(axes: Axes, sample: Sample, query: Query | None, name: str, *, with_title: bool) -> None:
+def _draw_map(axes: Axes, sample: Sample, query: Query | None, name: str, *, dashed: bool) -> None:
     if query is None or query.attention is None:
         axes.text(0.5, 0.5, "no partner", ha="center")
         return
     draw_attention(axes, sample.image, query.attention, query.span)
-    draw_box(axes, query.box_xyxy, COLORS.get(name, "white"), dashed=True)
+    draw_box(axes, query.box_xyxy, COLORS.get(name, "white"), dashed=dashed)
     axes.set_axis_on()
     axes.set_xlabel(f"{query.label}   {query.score:.2f}", fontsize=9, color=COLORS.get(name, "black"), labelpad=2)
-    if with_title:
-        axes.set_title(name, color=COLORS.get(name, "black"), fontsize=11)
