@@ -29,14 +29,9 @@ SIZES = ((64, 96), (96, 64))
 @contextlib.contextmanager
 def teachers_without_weights():
     """Lets frozen teachers keep their random start, so that no trained weights are needed."""
-    find_file = frozen.find_file
-
-    def find_configuration(path: str, key: str = "weights") -> str:
-        return path if key == "weights" else find_file(path, key)
-
     with (
-        mock.patch.object(frozen, "load_strict", lambda *_args, **_kwargs: None),
-        mock.patch.object(frozen, "find_file", find_configuration),
+        mock.patch.object(frozen, "load_strict", lambda *_arguments: None),
+        mock.patch.object(frozen, "find_weights", lambda _cfg: ""),
     ):
         yield
 

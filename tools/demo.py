@@ -166,7 +166,7 @@ def configure_teacher(distilled: CfgNode, folder: Path) -> CfgNode:
     node = distilled.MODEL.DISTILL.TEACHER
     cfg = load_teacher_config(distilled)
     try:
-        cfg.MODEL.WEIGHTS = find_file(node.WEIGHTS)
+        cfg.MODEL.WEIGHTS = find_file(node.WEIGHTS, "MODEL.DISTILL.TEACHER.WEIGHTS")
     except ConfigError as error:
         raise ConfigError(
             f"The teacher's weights {node.WEIGHTS} are missing. To train them again (about 15 minutes on 2 cores):\n"

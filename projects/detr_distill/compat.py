@@ -1,7 +1,8 @@
 """detectron2 0.6 without compiled operators, on today's Pillow, NumPy and torch.
 
-Every repair is made only where something is missing, so an official installation with compiled operators (0.6 or the
-main branch) is left as it is. Import this module before anything of detectron2 but its top-level package.
+Every repair is made only where something is missing: compiled operators are used where they are, and the main branch,
+which guards its own imports of them, gets no stand-in. Import this module before anything of detectron2 but its
+top-level package.
 """
 
 import importlib.util
@@ -44,6 +45,8 @@ def _provide_operators() -> None:
     if importlib.util.find_spec(_OPERATORS) is not None:
         importlib.import_module(_OPERATORS)
         return
+    if importlib.util.find_spec("detectron2.utils.develop") is not None:
+        return  # The main branch explains missing operators itself; a stand-in would hide them from it.
     module = _MissingOperators(_OPERATORS)
     sys.modules[_OPERATORS] = module
     detectron2._C = module

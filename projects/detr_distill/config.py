@@ -55,14 +55,19 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.NUM_HEADS = 8
     node.FFN_DIM = 2048
     node.DROPOUT = 0.1
-    node.IN_FEATURES = ["res5"]
+    node.IN_FEATURES = ["res5"]  # fine to coarse
+    node.NUM_LEVELS = 4  # MultiLevelNeck: levels in all, the features' and further ones of half the size each
     node.POSITION_TEMPERATURE = 10000.0  # of the sine embedding of image cells
     # Images are padded to a multiple of this, in pixels.
     node.SIZE_DIVISIBILITY = 1
 
+    node.NECK = CfgNode()
+    node.NECK.NAME = "SingleLevelNeck"  # or "MultiLevelNeck", which deformable attention needs
+
     node.ENCODER = CfgNode()
-    node.ENCODER.NAME = "TransformerEncoder"
+    node.ENCODER.NAME = "TransformerEncoder"  # or "DeformableEncoder"
     node.ENCODER.NUM_LAYERS = 6
+    node.ENCODER.NUM_POINTS = 4  # DeformableEncoder: points that a head samples on a level
 
     node.DECODER = CfgNode()
     node.DECODER.NAME = "DetrDecoder"  # or "ConditionalDecoder"
@@ -70,9 +75,12 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.DECODER.POINT_TEMPERATURE = 10000.0  # of the sine embedding of reference points (Conditional, DAB)
     # ConditionalDecoder: above 0, attention starts around the reference points; 0 is the paper's start.
     node.DECODER.POSITION_GAIN = 0.0
+    # DeformableDecoder, DeformableBoxDecoder (two-stage):
+    node.DECODER.NUM_POINTS = 4  # points that a head samples on a level
+    node.DECODER.BOX_REFINEMENT = False  # a layer's boxes are the next layer's references; heads of its own a layer
 
     node.QUERIES = CfgNode()
-    node.QUERIES.NAME = "LearnedQueries"
+    node.QUERIES.NAME = "LearnedQueries"  # or "LearnedContentQueries", "TwoStageQueries" (deformable)
 
     node.MATCHER = CfgNode()
     node.MATCHER.COST_CLASS = 1.0
@@ -115,6 +123,8 @@ def _add_distill_config(cfg: CfgNode) -> None:
     node.FIXED_MATCHER.TEACHER_ASSIGNMENT = "last"
     # Weight of the auxiliary group's detection loss.
     node.FIXED_MATCHER.LOSS_WEIGHT = 1.0
+    node.EXTRA_GROUP_MATCHER = CfgNode()
+    node.EXTRA_GROUP_MATCHER.LOSS_WEIGHT = 1.0
 
     node.LOSSES = ["PredictionLoss", "AttentionLoss"]
     node.PREDICTION_LOSS = CfgNode()

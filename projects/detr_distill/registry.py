@@ -8,6 +8,7 @@ from fvcore.common.registry import Registry
 
 from .errors import ConfigError
 
+NECK_REGISTRY = Registry("NECK")
 ENCODER_REGISTRY = Registry("ENCODER")
 DECODER_REGISTRY = Registry("DECODER")
 QUERIES_REGISTRY = Registry("QUERIES")

@@ -41,12 +41,24 @@ class Memory:
     Attributes:
         tokens: (B, S, C). position: (B, S, C). mask: (B, S) bool, True on padding, or None.
         shapes: (height, width) of each level; their products add up to S.
+        level_sizes: (levels, 2) float, (width, height) of each level in cells: ``shapes`` on the device.
+        valid_ratios: (B, levels, 2) float, the part of each level's width and height that is image and not padding;
+            B = 1 where no image is padded. Both are None for a neck of one plain level.
+        proposals: the encoder's own detections, one layer with a query a token; left by two-stage queries, else None.
     """
 
     tokens: Tensor
     position: Tensor
     mask: Tensor | None
     shapes: list[tuple[int, int]]
+    level_sizes: Tensor | None = None
+    valid_ratios: Tensor | None = None
+    proposals: DecoderOutput | None = None
+
+    @property
+    def key_mask(self) -> Tensor | None:
+        """(B, 1, 1, S): the padding mask in the shape that attention takes."""
+        return None if self.mask is None else self.mask[:, None, None, :]
 
 
 @dataclass

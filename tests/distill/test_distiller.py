@@ -192,6 +192,10 @@ def test_teacher_weights_are_checked(save_teacher, tmp_path):
         ("MODEL__DISTILL__TEACHER_LAYER", "first", "'aligned', 'last'"),
         ("MODEL__DISTILL__MATCHERS", [], "no pairs"),
         ("MODEL__DISTILL__PREDICTION_LOSS__GROUPS", ["fixd"], "fixd"),
+        ("MODEL__DISTILL__PREDICTION_LOSS__WEIGHT", -1.0, "WEIGHT is -1"),
+        ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "DistillDetector", "Known: DetrDetector"),
+        ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "RetinaNet", "run_student.register"),
+        ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "NoSuchDetector", "Known: .*DetrDetector"),
         ("MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE", "l7", "focal_bce, bce, kl"),
         ("MODEL__DISTILL__ATTENTION_LOSS__DIVERGENCE", "l7", "kl, mse"),
         ("MODEL__DISTILL__FIXED_MATCHER__TEACHER_ASSIGNMENT", "some", "'last', 'all', 'none'"),
@@ -202,8 +206,29 @@ def test_bad_keys_are_named_with_the_known_values(equal_teacher, inputs, key, va
         build_model(small_cfg(**{**equal_teacher, key: value})).train()(inputs)
 
 
-def test_control_without_a_teacher(build_distiller, inputs):
+def test_what_no_loss_uses_is_not_built(build_distiller, equal_teacher, inputs):
+    """A matcher that no loss compares and that decodes no supervised group costs nothing."""
+    fixed_only = {
+        "MODEL__DISTILL__PREDICTION_LOSS__GROUPS": ["FixedMatcher"],
+        "MODEL__DISTILL__LOSSES": ["PredictionLoss"],
+    }
+    assert list(build_distiller(equal_teacher, **fixed_only).matchers) == ["FixedMatcher"]
+    assert "loss_distill_class_fixed" in build_distiller(equal_teacher, **fixed_only)(inputs)
+    no_maps = {
+        "MODEL__DISTILL__ATTENTION_LOSS__SELF_WEIGHT": 0.0,
+        "MODEL__DISTILL__ATTENTION_LOSS__CROSS_WEIGHT": 0.0,
+        "MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher"],
+    }
+    assert list(build_distiller(equal_teacher, **no_maps).losses) == ["PredictionLoss"]
+    alone = build_distiller(equal_teacher, **no_maps, MODEL__DISTILL__LOSSES=["AttentionLoss"])
+    assert not alone.matchers and type(alone.teacher).__name__ == "NoTeacher"
+
+
+@pytest.mark.parametrize("anchors", [False, True])
+def test_control_without_a_teacher(build_distiller, inputs, anchors):
+    dab = {"MODEL__DETR__DECODER__NAME": "DabDecoder", "MODEL__DETR__QUERIES__NAME": "AnchorQueries"}
     model = build_distiller(
+        dab if anchors else {},
         MODEL__META_ARCHITECTURE="DistillDetector",
         MODEL__DISTILL__TEACHER__NAME="",
         MODEL__DISTILL__MATCHERS=["ExtraGroupMatcher"],

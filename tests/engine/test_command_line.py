@@ -163,3 +163,10 @@ def test_of_several_processes_the_first_error_alone_is_printed(tmp_path, capsys)
 def test_other_errors_keep_their_stack_trace():
     with pytest.raises(ZeroDivisionError), report_user_errors():
         1 / 0  # noqa: B018
+
+
+def test_overrides_take_what_a_user_types():
+    """A whole number for a decimal key, one bare name for a list."""
+    cfg = build_config("", ["MODEL.DETR.DROPOUT", "0", "MODEL.DISTILL.MATCHERS", "FixedMatcher", "DATASETS.TEST", "x"])
+    assert cfg.MODEL.DETR.DROPOUT == 0.0 and isinstance(cfg.MODEL.DETR.DROPOUT, float)
+    assert cfg.MODEL.DISTILL.MATCHERS == ["FixedMatcher"] and cfg.DATASETS.TEST == ("x",)

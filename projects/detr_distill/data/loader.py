@@ -199,8 +199,10 @@ def _sampler(cfg: CfgNode, records: list[dict]) -> Callable[[int], Iterable[int]
     if name == "TrainingSampler":
         return lambda seed: TrainingSampler(len(records), seed=seed)
     if name == "RepeatFactorTrainingSampler":
+        # A key and an argument of detectron2's main branch.
+        options = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, cfg.DATALOADER.REPEAT_THRESHOLD
+            records, cfg.DATALOADER.REPEAT_THRESHOLD, **options
         )
         return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
     if name == "RandomSubsetTrainingSampler":

@@ -1,6 +1,17 @@
 """The detectors. Nothing here knows of distillation."""
 
-from . import backbone, decoder_conditional, decoder_dab, decoder_detr, encoder, queries  # noqa: F401  (registration)
+from . import (  # noqa: F401  (registration)
+    backbone,
+    decoder_conditional,
+    decoder_dab,
+    decoder_deformable,
+    decoder_detr,
+    encoder,
+    encoder_deformable,
+    neck,
+    queries,
+    queries_deformable,
+)
 from .detector import DetrDetector
 
 __all__ = ["DetrDetector"]

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 
 def split_heads(values: Tensor, num_heads: int) -> Tensor:
     """(B, N, E) to (B, H, N, E / H)."""
@@ -152,10 +154,10 @@ def attend_within_groups(
 
 
 def check_heads(width: int, num_heads: int) -> None:
-    """Raises ConfigError when heads do not divide the width."""
+    """Raises ConfigError when heads do not divide the width, or the sine embedding's four parts do not."""
+    if width % 4:
+        raise ConfigError(f"MODEL.DETR.HIDDEN_DIM is {width}; the sine embedding of positions wants a multiple of 4.")
     if width % num_heads:
-        from ..errors import ConfigError
-
         raise ConfigError(
             f"MODEL.DETR.HIDDEN_DIM is {width}, which MODEL.DETR.NUM_HEADS = {num_heads} does not divide. "
             "Choose a width that is a multiple of the number of heads."

@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor, nn
 
-from ..structures import CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
+from ..errors import ConfigError
+from ..structures import CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput
 from .attention import FeedForward, GroupLayout, PerceptronHead
 
 
@@ -85,14 +86,11 @@ class DecoderRecord:
         return outputs
 
 
-def key_mask(memory: Memory) -> Tensor | None:
-    """(B, 1, 1, S): the padding mask in the shape that attention takes."""
-    return None if memory.mask is None else memory.mask[:, None, None, :]
-
-
 def decoder_arguments(cfg) -> dict:
     """Constructor arguments that every decoder takes from the configuration."""
     node = cfg.MODEL.DETR
+    if node.DECODER.NUM_LAYERS < 1:
+        raise ConfigError(f"MODEL.DETR.DECODER.NUM_LAYERS is {node.DECODER.NUM_LAYERS}; a decoder has 1 or more.")
     return {
         "num_layers": node.DECODER.NUM_LAYERS,
         "width": node.HIDDEN_DIM,

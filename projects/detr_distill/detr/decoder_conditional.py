@@ -10,7 +10,7 @@ from ..registry import DECODER_REGISTRY
 from ..structures import CAPTURES, CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
 from .attention import GroupLayout, PerceptronHead, attend, attend_within_groups, check_heads, split_heads
 from .boxes import inverse_sigmoid
-from .decoder import DecoderLayer, DecoderRecord, DetectionHeads, decoder_arguments, key_mask
+from .decoder import DecoderLayer, DecoderRecord, DetectionHeads, decoder_arguments
 from .encoder import initialise_linear
 from .position import point_positions
 
@@ -78,7 +78,7 @@ class ConditionalCrossAttention(nn.Module):
             torch.cat([self._split(query), self._split(self.query_sine(sine))], dim=-1),
             torch.cat([self._split(key), self._split(key_position)], dim=-1),
             self._split(self.value(memory.tokens)),
-            mask=key_mask(memory),
+            mask=memory.key_mask,
             dropout=self.dropout if self.training else 0.0,
             capture=capture,
         )

@@ -33,11 +33,11 @@ class DabEncoder(TransformerEncoder):
         self.scale_head = PerceptronHead(width, width, width, num_layers=2)
         initialise_linear(self.scale_head)
 
-    def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, memory: Memory) -> Tensor:
         """As :class:`TransformerEncoder`."""
-        key_mask = None if mask is None else mask[:, None, None, :]
+        tokens = memory.tokens
         for layer in self.layers:
-            tokens = layer(tokens, position * self.scale_head(tokens), key_mask)
+            tokens = layer(tokens, memory.position * self.scale_head(tokens), memory.key_mask)
         return tokens
 
 

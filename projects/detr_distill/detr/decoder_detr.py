@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..registry import DECODER_REGISTRY
 from ..structures import CAPTURES, CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
 from .attention import GroupLayout, MultiHeadAttention
-from .decoder import DecoderLayer, DecoderRecord, DetectionHeads, decoder_arguments, key_mask
+from .decoder import DecoderLayer, DecoderRecord, DetectionHeads, decoder_arguments
 from .encoder import initialise_linear
 
 
@@ -30,7 +30,7 @@ class DetrDecoderLayer(DecoderLayer):
             content + position,
             memory.tokens + memory.position,
             memory.tokens,
-            mask=key_mask(memory),
+            mask=memory.key_mask,
             capture=CROSS_ATTENTION in capture,
         )
         return self.finish(content, attended), self_maps, cross_map

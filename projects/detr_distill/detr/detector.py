@@ -5,8 +5,9 @@ Letters: B images, L decoder layers, Q queries, C width, S memory tokens.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -14,24 +15,22 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..registry import DECODER_REGISTRY, ENCODER_REGISTRY, QUERIES_REGISTRY, look_up
+from ..registry import DECODER_REGISTRY, ENCODER_REGISTRY, NECK_REGISTRY, QUERIES_REGISTRY, look_up
 from ..structures import DecoderOutput, ImageBatch, Memory, QueryGroup, Targets
 from .assignment import solve_assignments
 from .boxes import to_corners
 from .criterion import SetCriterion
 from .groups import decode_groups
-from .position import image_positions
 from .preprocess import normalised_targets, pad_images
 
 
 @META_ARCH_REGISTRY.register()
 class DetrDetector(nn.Module):
-    """A detector whose encoder, decoder and queries are plug-ins.
+    """A detector whose neck, encoder, decoder and queries are plug-ins.
 
     Args:
-        backbone: detectron2 backbone. in_features: names of its outputs that are used; one for DETR and Conditional.
+        backbone: detectron2 backbone. neck: see neck.py; its parameters are called ``input_projection``.
         encoder, decoder, queries: see encoder.py, decoder_*.py, queries.py. criterion: the detection loss.
-        width: C. temperature: of the sine position embedding.
         pixel_mean, pixel_std: in the order of ``input_format`` ("BGR" or "RGB", kept for visualisation).
         size_divisibility: images are padded to a multiple of it, in pixels.
         detections_per_image: most boxes returned for an image.
@@ -42,13 +41,11 @@ class DetrDetector(nn.Module):
         self,
         *,
         backbone: nn.Module,
-        in_features: list[str],
+        neck: nn.Module,
         encoder: nn.Module,
         decoder: nn.Module,
         queries: nn.Module,
         criterion: SetCriterion,
-        width: int,
-        temperature: float,
         pixel_mean: list[float],
         pixel_std: list[float],
         input_format: str = "RGB",
@@ -56,21 +53,13 @@ class DetrDetector(nn.Module):
         detections_per_image: int = 100,
     ):
         super().__init__()
-        shapes = backbone.output_shape()  # type: ignore[operator]
-        if len(in_features) != 1 or in_features[0] not in shapes:
-            raise ConfigError(
-                f"MODEL.DETR.IN_FEATURES is {list(in_features)}; this encoder takes one of {sorted(shapes)}. "
-                "Name one of them; the backbone's outputs are set by MODEL.RESNETS.OUT_FEATURES."
-            )
-        self.in_feature = in_features[0]
+        _check_parts(neck, encoder, decoder, queries)
         self.backbone = backbone
-        self.input_projection = nn.Conv2d(shapes[self.in_feature].channels, width, kernel_size=1)
+        self.input_projection = neck
         self.encoder = encoder
         self.decoder = decoder
         self.queries = queries
         self.criterion = criterion
-        self.width = width
-        self.temperature = temperature
         self.input_format = input_format
         self.size_divisibility = size_divisibility
         self.detections_per_image = detections_per_image
@@ -80,15 +69,14 @@ class DetrDetector(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.MODEL.DETR
+        backbone = build_backbone(cfg)
         return {
-            "backbone": build_backbone(cfg),
-            "in_features": list(node.IN_FEATURES),
+            "backbone": backbone,
             "encoder": look_up(ENCODER_REGISTRY, node.ENCODER.NAME, "MODEL.DETR.ENCODER.NAME")(cfg),
             "decoder": look_up(DECODER_REGISTRY, node.DECODER.NAME, "MODEL.DETR.DECODER.NAME")(cfg),
             "queries": look_up(QUERIES_REGISTRY, node.QUERIES.NAME, "MODEL.DETR.QUERIES.NAME")(cfg),
             "criterion": SetCriterion(cfg),
-            "width": node.HIDDEN_DIM,
-            "temperature": node.POSITION_TEMPERATURE,
+            "neck": look_up(NECK_REGISTRY, node.NECK.NAME, "MODEL.DETR.NECK.NAME")(cfg, backbone.output_shape()),
             "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": list(cfg.MODEL.PIXEL_STD),
             "input_format": cfg.INPUT.FORMAT,
@@ -107,8 +95,8 @@ class DetrDetector(nn.Module):
             batched_inputs: detectron2 dicts with ``image`` (3, height, width) and, in training, ``instances``.
 
         Returns:
-            ``loss_{class,box,giou}[_layer]`` scalars to sum; or a list of ``{"instances": Instances}`` in the pixels of
-            the original images.
+            ``loss_{class,box,giou}[_layer]`` scalars to sum, with two-stage queries ``loss_*_encoder`` too; or a list
+            of ``{"instances": Instances}`` in the pixels of the original images.
         """
         images = self.preprocess(batched_inputs)
         if not self.training and images.mask is not None and len(batched_inputs) > 1:
@@ -120,8 +108,12 @@ class DetrDetector(nn.Module):
         if not self.training:
             return self.detections(output, images, batched_inputs)
         targets = self.targets(batched_inputs, images)
-        (pairs,) = solve_assignments([self.criterion.cost(output, own, targets)])
-        return self.criterion(output, own, targets, pairs)
+        supervised = self.supervised({"own": output}, [own], memory, targets)
+        pairs = solve_assignments([self.criterion.cost(*entry) for entry in supervised])
+        losses: dict[str, Tensor] = {}
+        for entry, matched in zip(supervised, pairs, strict=True):
+            losses.update(self.criterion(*entry, matched))
+        return losses
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageBatch:
         """Normalises and pads the images of a batch."""
@@ -134,16 +126,8 @@ class DetrDetector(nn.Module):
 
     def encode(self, features: dict[str, Tensor], images: ImageBatch) -> Memory:
         """Backbone features, {name: (B, channels, height, width)}, to what the decoder looks at."""
-        projected = self.input_projection(features[self.in_feature])
-        height, width = projected.shape[-2:]
-        mask = None
-        if images.mask is not None:
-            mask = F.interpolate(images.mask[:, None].float(), size=(height, width))[:, 0].bool()
-        position = image_positions((height, width), mask, self.width, self.device, self.temperature)
-        position = position.to(projected.dtype)
-        flat_mask = None if mask is None else mask.flatten(1)
-        tokens = self.encoder(projected.flatten(2).transpose(1, 2), position, flat_mask)
-        return Memory(tokens, position, flat_mask, [(height, width)])
+        memory = self.input_projection(features, images)
+        return dataclasses.replace(memory, tokens=self.encoder(memory))
 
     def decode(
         self, memory: Memory, groups: list[QueryGroup], capture: frozenset[str] = frozenset()
@@ -155,6 +139,23 @@ class DetrDetector(nn.Module):
         """Ground truth of a batch, normalised by each image's own size."""
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         return normalised_targets(instances, images.sizes, self.device)
+
+    def supervised(
+        self, outputs: dict[str, DecoderOutput], groups: list[QueryGroup], memory: Memory, targets: Targets
+    ) -> list[tuple[DecoderOutput, QueryGroup, Targets]]:
+        """What the criterion compares with the ground truth: its first three arguments for each loss.
+
+        These are the groups with a loss weight and, with two-stage queries, the encoder's detections, for which every
+        object is of class 0: they tell objects from background (2010.04159) [C].
+
+        Args:
+            outputs: of ``groups``, by name. memory: after the queries were made.
+        """
+        entries = [(outputs[group.name], group, targets) for group in groups if group.loss_weight]
+        if memory.proposals is not None:
+            binary = dataclasses.replace(targets, labels=torch.zeros_like(targets.labels))
+            entries.append((memory.proposals, QueryGroup("encoder", memory.tokens, memory.position), binary))
+        return entries
 
     @torch.no_grad()
     def detections(self, output: DecoderOutput, images: ImageBatch, batched_inputs: list[dict]) -> list[dict]:
@@ -182,3 +183,21 @@ class DetrDetector(nn.Module):
             height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
             results.append({"instances": detector_postprocess(instances, height, width)})
         return results
+
+
+def _check_parts(neck: nn.Module, encoder: nn.Module, decoder: nn.Module, queries: nn.Module) -> None:
+    """Raises ConfigError where a part samples levels that the neck does not give, or cannot read the queries."""
+    for part in (encoder, decoder, queries):
+        levels = getattr(part, "num_levels", None)
+        if levels is not None and levels != neck.num_levels:
+            raise ConfigError(
+                f"MODEL.DETR.NECK.NAME is {type(neck).__name__}; {type(part).__name__} samples {levels} levels. "
+                f"Set it to MultiLevelNeck with MODEL.DETR.NUM_LEVELS {levels}."
+            )
+    expected, found = getattr(decoder, "position_width", None), queries.widths[1]  # type: ignore[index]
+    if expected is not None and expected != found:
+        raise ConfigError(
+            f"MODEL.DETR.QUERIES.NAME is {type(queries).__name__}, whose positions are {found} wide; "
+            f"{type(decoder).__name__} reads {expected}. DeformableDecoder goes with LearnedContentQueries, "
+            "DeformableBoxDecoder with TwoStageQueries."
+        )

@@ -6,6 +6,7 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from ..registry import ENCODER_REGISTRY
+from ..structures import Memory
 from .attention import FeedForward, MultiHeadAttention
 
 
@@ -53,11 +54,11 @@ class TransformerEncoder(nn.Module):
             "dropout": node.DROPOUT,
         }
 
-    def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, S, C) tokens and positions to (B, S, C); ``mask`` (B, S) bool, True on padding."""
-        key_mask = None if mask is None else mask[:, None, None, :]
+    def forward(self, memory: Memory) -> Tensor:
+        """The tokens of ``memory`` encoded, (B, S, C)."""
+        tokens = memory.tokens
         for layer in self.layers:
-            tokens = layer(tokens, position, key_mask)
+            tokens = layer(tokens, memory.position, memory.key_mask)
         return tokens
 
 

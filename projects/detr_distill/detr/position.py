@@ -25,7 +25,12 @@ def sine_embedding(values: Tensor, width: int, temperature: float = 10000.0) -> 
 
 
 def image_positions(
-    size: tuple[int, int], mask: Tensor | None, width: int, device: torch.device, temperature: float = 10000.0
+    size: tuple[int, int],
+    mask: Tensor | None,
+    width: int,
+    device: torch.device,
+    temperature: float = 10000.0,
+    offset: float = 0.0,
 ) -> Tensor:
     """Position embedding of every cell of a feature map, rows first.
 
@@ -35,6 +40,8 @@ def image_positions(
         size: (height, width) of the feature map in cells.
         mask: (B, height, width) bool, True on padding, or None.
         width: of the embedding, a multiple of 4.
+        offset: added to the cells' numbers, which count from 1; -0.5 places a cell at its centre, as in Deformable
+            DETR (2010.04159) [C].
 
     Returns:
         (B, height * width, width), or B = 1 without a mask.
@@ -42,8 +49,8 @@ def image_positions(
     visible = torch.ones(1, *size, device=device) if mask is None else (~mask).float()
     rows, columns = visible.cumsum(1), visible.cumsum(2)
     epsilon = 1e-6
-    rows = rows / (rows[:, -1:, :] + epsilon) * (2 * math.pi)
-    columns = columns / (columns[:, :, -1:] + epsilon) * (2 * math.pi)
+    rows = (rows + offset) / (rows[:, -1:, :] + epsilon) * (2 * math.pi)
+    columns = (columns + offset) / (columns[:, :, -1:] + epsilon) * (2 * math.pi)
     return sine_embedding(torch.stack([rows, columns], dim=-1), width // 2, temperature).flatten(1, 2)
 
 

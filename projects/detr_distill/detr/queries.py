@@ -62,4 +62,6 @@ class AnchorQueries(nn.Module):
         """The group ``own`` for the images of ``memory``."""
         images = memory.tokens.shape[0]
         position = self.position.weight.unsqueeze(0).expand(images, -1, -1)
-        return QueryGroup(name="own", content=position.new_zeros(*position.shape[:2], self.widths[0]), position=position)
+        return QueryGroup(
+            name="own", content=position.new_zeros(*position.shape[:2], self.widths[0]), position=position
+        )

@@ -66,7 +66,7 @@ class FrozenDetector(nn.Module):
                 f"MODEL.DISTILL.TEACHER.CONFIG_FILE {node.CONFIG_FILE} describes a {type(detector).__name__}; "
                 "FrozenDetector takes a DetrDetector. Set MODEL.META_ARCHITECTURE of that file."
             )
-        load_strict(detector, find_file(node.WEIGHTS))
+        load_strict(detector, find_weights(cfg))
         teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
         classes = match_classes(
             _training_names(cfg), teacher_names, cfg.MODEL.DETR.NUM_CLASSES, teacher_cfg.MODEL.DETR.NUM_CLASSES
@@ -129,7 +129,22 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
     return teacher_cfg
 
 
-def find_file(path: str, key: str = "MODEL.DISTILL.TEACHER.WEIGHTS") -> str:
+def find_weights(cfg: CfgNode) -> str:
+    """The teacher's weights file.
+
+    Raises:
+        ConfigError: it does not exist; says how to train the teacher.
+    """
+    node = cfg.MODEL.DISTILL.TEACHER
+    try:
+        return find_file(node.WEIGHTS, "MODEL.DISTILL.TEACHER.WEIGHTS")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} To train the teacher: python train_net.py --config-file {node.CONFIG_FILE} --num-gpus 8"
+        ) from error
+
+
+def find_file(path: str, key: str) -> str:
     """A path as given, or relative to the project's root when it is not found from the current folder.
 
     Raises:

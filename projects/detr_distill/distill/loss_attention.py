@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -63,6 +63,10 @@ class AttentionLoss(DistillLoss):
             "groups": list(node.GROUPS),
             "layers": node.LAYERS,
         }
+
+    @classmethod
+    def is_active(cls, node: CfgNode) -> bool:
+        return super().is_active(node) and (node.SELF_WEIGHT != 0 or node.CROSS_WEIGHT != 0)
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The weighted terms ``self_attention`` and ``cross_attention``, (Ls,) each, where captured."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..registry import MATCHER_REGISTRY
 from ..structures import Knowledge, Match
 from .students import StudentOutput
 
@@ -14,7 +18,8 @@ class DistillLoss(nn.Module):
 
     Args:
         key: configuration node, for messages. weight: of the whole loss, above 0.
-        groups: names of the matchers whose pairs are used; empty: all. layers: "all" or "last" student layers.
+        groups: matchers whose pairs are used, by class or short name; empty: all.
+        layers: "all" or "last" student layers.
 
     Attributes:
         requires: what the decoders must capture. needs_pairs: False for a loss that compares no queries.
@@ -25,9 +30,11 @@ class DistillLoss(nn.Module):
 
     def __init__(self, *, key: str, weight: float, groups: list[str], layers: str):
         super().__init__()
+        if weight < 0:
+            raise ConfigError(f"MODEL.DISTILL.{key}.WEIGHT is {weight}. Give 0 to switch the loss off, or more.")
         if layers not in ("all", "last"):
             raise ConfigError(f"MODEL.DISTILL.{key}.LAYERS is '{layers}'. Known: 'all', 'last'.")
-        self.key, self.weight, self.groups = key, weight, tuple(groups)
+        self.key, self.weight, self.groups = key, weight, matcher_names(groups)
         self.layers = slice(None) if layers == "all" else slice(-1, None)
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
@@ -47,11 +54,21 @@ class DistillLoss(nn.Module):
         """{term: (Ls,) loss of each student layer}."""
         raise TypeError(f"{type(self).__name__} does not define terms()")
 
-    def check_groups(self, matcher_names: list[str]) -> None:
+    def check_groups(self, used: list[str]) -> None:
         """Raises ConfigError when ``groups`` names a matcher that is not in use, or none is."""
-        unknown = [name for name in self.groups if name not in matcher_names]
-        if unknown or (self.needs_pairs and not matcher_names):
+        unknown = [name for name in self.groups if name not in used]
+        if unknown or (self.needs_pairs and not used):
             raise ConfigError(
                 f"MODEL.DISTILL.{self.key}.GROUPS is {list(self.groups)} and the matchers in use give "
-                f"{matcher_names or 'no pairs'}. Name matchers of MODEL.DISTILL.MATCHERS, or remove the loss."
+                f"{used or 'no pairs'}. Name matchers of MODEL.DISTILL.MATCHERS, or remove the loss."
             )
+
+    @classmethod
+    def is_active(cls, node: CfgNode) -> bool:
+        """Whether the loss has any effect with the settings of its configuration node."""
+        return node.get("WEIGHT", 1.0) != 0
+
+
+def matcher_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Short names ("adaptive") of matchers given by short or class name ("AdaptiveMatcher")."""
+    return tuple(MATCHER_REGISTRY.get(name).name if name in MATCHER_REGISTRY else name for name in names)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ..detr.assignment import solve_assignments
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY, MATCHER_REGISTRY, TEACHER_REGISTRY, look_up
-from .loss_base import DistillLoss
+from .loss_base import DistillLoss, matcher_names
 from .query_matchers import QueryMatcher
-from .students import run_student
+from .students import check_student, run_student
 
 
 @META_ARCH_REGISTRY.register()
@@ -46,7 +46,9 @@ class DistillDetector(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.MODEL.DISTILL
-        student = look_up(META_ARCH_REGISTRY, node.STUDENT_ARCHITECTURE, "MODEL.DISTILL.STUDENT_ARCHITECTURE")(cfg)
+        student = check_student(
+            look_up(META_ARCH_REGISTRY, node.STUDENT_ARCHITECTURE, "MODEL.DISTILL.STUDENT_ARCHITECTURE")
+        )(cfg)
         # What distillation adds must not move the random numbers that the student trains with.
         with torch.random.fork_rng():
             names = _names_in_use(cfg)
@@ -109,20 +111,20 @@ class DistillDetector(nn.Module):
 def _names_in_use(cfg) -> dict:
     """Names of the teacher, matchers and losses that have an effect.
 
-    A loss of weight 0 is not built, nor is a matcher that nothing then uses, nor a teacher without either: with every
-    weight at zero the step is the plain student's, bit for bit.
+    A loss of weight 0 is not built, nor is a matcher whose pairs and group nothing uses, nor a teacher without either:
+    with every weight at zero the step is the plain student's, bit for bit.
     """
     node = cfg.MODEL.DISTILL
-    losses = []
-    for name in node.LOSSES:
-        look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES")
-        if node.get(_node_name(name), {}).get("WEIGHT", 1.0) > 0:
-            losses.append(name)
-    supervised = node.FIXED_MATCHER.LOSS_WEIGHT > 0
+    nodes = {name: node.get(_node_name(name), CfgNode()) for name in node.LOSSES}
+    losses = [
+        name for name in node.LOSSES if look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES").is_active(nodes[name])
+    ]
+    groups = [matcher_names(nodes[name].get("GROUPS", ())) for name in losses]
     matchers = []
     for name in node.MATCHERS:
         matcher = look_up(MATCHER_REGISTRY, name, "MODEL.DISTILL.MATCHERS")
-        if losses or (supervised and matcher.adds_group):
+        compared = matcher.needs_teacher and any(not used or matcher.name in used for used in groups)
+        if compared or node.get(_node_name(name), {}).get("LOSS_WEIGHT", 0) > 0:
             matchers.append(name)
     needed = losses or any(MATCHER_REGISTRY.get(name).needs_teacher for name in matchers)
     if needed and node.TEACHER.NAME in ("", "NoTeacher"):

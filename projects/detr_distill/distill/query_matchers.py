@@ -29,7 +29,6 @@ class QueryMatcher(nn.Module):
 
     name: str = ""
     needs_teacher = True
-    adds_group = False
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
         """Query groups that the student decodes beside its own, for a batch of ``images`` images."""
@@ -122,7 +121,6 @@ class FixedMatcher(QueryMatcher):
     """
 
     name = "fixed"
-    adds_group = True
 
     @configurable
     def __init__(
@@ -156,7 +154,7 @@ class FixedMatcher(QueryMatcher):
         return {
             "teacher_widths": _query_widths(teacher.detector),
             "student_widths": _query_widths(student),
-            "student_layers": cfg.MODEL.DETR.DECODER.NUM_LAYERS,
+            "student_layers": len(student.decoder.layers),
             "teacher_assignment": node.FIXED_MATCHER.TEACHER_ASSIGNMENT,
             "loss_weight": node.FIXED_MATCHER.LOSS_WEIGHT,
             "teacher_layer": node.TEACHER_LAYER,
@@ -193,17 +191,18 @@ class ExtraGroupMatcher(QueryMatcher):
     DETR (2207.13085) [P].
 
     Args:
-        num_queries: of the group. width: of content and position. loss_weight: of its detection loss.
+        num_queries: of the group. widths: (content, position) widths of the student's queries.
+        loss_weight: of its detection loss.
     """
 
     name = "extra"
     needs_teacher = False
-    adds_group = True
 
     @configurable
-    def __init__(self, *, num_queries: int, width: int, loss_weight: float):
+    def __init__(self, *, num_queries: int, widths: tuple[int, int], loss_weight: float):
         super().__init__()
-        self.position = nn.Embedding(num_queries, width)
+        self.position = nn.Embedding(num_queries, widths[1])
+        self.content_width = widths[0]
         self.loss_weight = loss_weight
 
     @classmethod
@@ -211,13 +210,14 @@ class ExtraGroupMatcher(QueryMatcher):
         node = cfg.MODEL.DETR
         return {
             "num_queries": node.NUM_QUERIES,
-            "width": node.HIDDEN_DIM,
-            "loss_weight": cfg.MODEL.DISTILL.FIXED_MATCHER.LOSS_WEIGHT,
+            "widths": _query_widths(student),
+            "loss_weight": cfg.MODEL.DISTILL.EXTRA_GROUP_MATCHER.LOSS_WEIGHT,
         }
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
         position = self.position.weight.unsqueeze(0).expand(images, -1, -1)
-        return [QueryGroup(self.name, torch.zeros_like(position), position, loss_weight=self.loss_weight)]
+        content = position.new_zeros(*position.shape[:2], self.content_width)
+        return [QueryGroup(self.name, content, position, loss_weight=self.loss_weight)]
 
 
 def _projection(in_width: int, out_width: int, bias: bool) -> nn.Module:
@@ -227,7 +227,7 @@ def _projection(in_width: int, out_width: int, bias: bool) -> nn.Module:
 def _query_widths(detector: nn.Module | None) -> tuple[int, int]:
     if not isinstance(detector, DetrDetector):
         raise ConfigError(
-            f"MODEL.DISTILL.MATCHERS: FixedMatcher needs DETR-type queries on both sides, found "
-            f"{type(detector).__name__}. Remove it from MATCHERS or choose a DetrDetector."
+            f"MODEL.DISTILL.MATCHERS: extra query groups need DETR-type queries, found {type(detector).__name__}. "
+            "Remove FixedMatcher and ExtraGroupMatcher from MATCHERS, or choose a DetrDetector."
         )
     return detector.queries.widths

@@ -49,11 +49,22 @@ def run_student(
     Raises:
         ConfigError: no function is registered for the detector's class.
     """
+    raise ConfigError(_not_a_student(type(detector)))
+
+
+def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
+    """The class itself when it can be a student; raises ConfigError before it is built otherwise."""
+    if run_student.dispatch(architecture) is run_student.dispatch(object):
+        raise ConfigError(_not_a_student(architecture))
+    return architecture
+
+
+def _not_a_student(architecture: type) -> str:
     known = sorted(cls.__name__ for cls in run_student.registry if cls is not object)
-    raise ConfigError(
-        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {type(detector).__name__} cannot be a student, no training forward is "
+    return (
+        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student, no training forward is "
         f"registered for it. Known: {', '.join(known)}. Add one with "
-        f"detr_distill.distill.students.run_student.register({type(detector).__name__})."
+        f"detr_distill.distill.students.run_student.register({architecture.__name__})."
     )
 
 
@@ -67,13 +78,13 @@ def _run_detr(
     groups = [detector.queries(memory), *groups]
     outputs = detector.decode(memory, groups, capture)
     targets = detector.targets(batched_inputs, images)
-    supervised = [group for group in groups if group.loss_weight]
+    supervised = detector.supervised(outputs, groups, memory, targets)
 
     def finish(pairs: list[Pairs]) -> dict[str, Tensor]:
         losses = {}
-        for group, matched in zip(supervised, pairs, strict=True):
-            losses.update(detector.criterion(outputs[group.name], group, targets, matched))
+        for entry, matched in zip(supervised, pairs, strict=True):
+            losses.update(detector.criterion(*entry, matched))
         return losses
 
-    costs = [detector.criterion.cost(outputs[group.name], group, targets) for group in supervised]
+    costs = [detector.criterion.cost(*entry) for entry in supervised]
     return StudentOutput(features, outputs, memory, costs, finish)

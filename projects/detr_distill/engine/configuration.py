@@ -93,9 +93,18 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
         )
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         try:
-            cfg.merge_from_list([key, value])
+            cfg.merge_from_list([key, _fit_type(flatten(cfg).get(key), value)])
         except (KeyError, AssertionError, ValueError, TypeError) as error:
             raise ConfigError(f"{key} {value} on the command line: {_explain(cfg, error)}") from error
+
+
+def _fit_type(default: object, value: str) -> object:
+    """A whole number for a decimal key, and a bare name for a list of names, are what a user would type."""
+    if isinstance(default, float) and re.fullmatch(r"[+-]?\d+", value):
+        return float(value)
+    if isinstance(default, (list, tuple)) and re.fullmatch(r"[A-Za-z_]\w*", value) and value != "None":
+        return type(default)([value])
+    return value
 
 
 def _explain(cfg: CfgNode, error: Exception) -> str:

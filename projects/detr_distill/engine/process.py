@@ -41,6 +41,9 @@ def set_up_process(cfg: CfgNode, *, training: bool, command: str = "") -> None:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     if training:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    precision = cfg.get("FLOAT32_PRECISION", "")  # a key of detectron2's main branch
+    if precision:
+        torch.set_float32_matmul_precision(precision)
 
 
 def describe_environment(cfg: CfgNode) -> str:

@@ -94,8 +94,9 @@ class DistillTrainer(DefaultTrainer):
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer):
         try:
             return super().build_lr_scheduler(cfg, optimizer)
-        except ValueError as error:
-            raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME, SOLVER.STEPS or SOLVER.WARMUP_*: {error}") from error
+        except (AssertionError, ValueError) as error:
+            keys = "SOLVER.LR_SCHEDULER_NAME, SOLVER.STEPS, SOLVER.BASE_LR_END or SOLVER.WARMUP_*"
+            raise ConfigError(f"{keys}: {error or 'the learning rate would end above its start'}") from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):

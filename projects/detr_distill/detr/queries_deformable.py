@@ -1,0 +1,118 @@
+"""Queries of Deformable DETR (2010.04159): learned, or chosen among the encoder's own detections.
+
+Letters: B images, Q queries, S memory tokens, C width, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from ..registry import QUERIES_REGISTRY
+from ..structures import DecoderOutput, Memory, QueryGroup
+from .decoder import DetectionHeads
+from .encoder_deformable import cell_centres
+
+# The sigmoid of this logit is 1 in float32: a finite stand-in for infinity.
+LARGEST_LOGIT = 20.0
+
+
+@QUERIES_REGISTRY.register()
+class LearnedContentQueries(nn.Module):
+    """Learned positions and learned content [P].
+
+    ``content`` (B, Q, C) is what the first decoder layer starts from; ``position`` (B, Q, C) is added to queries and
+    keys in every layer, and :class:`DeformableDecoder` reads the reference point from it.
+
+    Args:
+        num_queries: Q. width: C.
+
+    Attributes:
+        widths: (content, position) width of a query.
+    """
+
+    @configurable
+    def __init__(self, *, num_queries: int, width: int):
+        super().__init__()
+        self.content = nn.Embedding(num_queries, width)
+        self.position = nn.Embedding(num_queries, width)
+        self.widths = (width, width)
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"num_queries": cfg.MODEL.DETR.NUM_QUERIES, "width": cfg.MODEL.DETR.HIDDEN_DIM}
+
+    def forward(self, memory: Memory) -> QueryGroup:
+        """The group ``own`` for the images of ``memory``."""
+        images = memory.tokens.shape[0]
+        content, position = (
+            embedding.weight.unsqueeze(0).expand(images, -1, -1) for embedding in (self.content, self.position)
+        )
+        return QueryGroup(name="own", content=content, position=position)
+
+
+@QUERIES_REGISTRY.register()
+class TwoStageQueries(nn.Module):
+    """The encoder detects on every token; the boxes of the best tokens are the queries [P].
+
+    Each token refines a square box at its own cell, 0.05 of the image on the finest level and twice as large on each
+    further one; tokens in the padding or within 0.01 of the image's border take no part [C]. The score is that of class
+    0, the encoder's loss being binary [C]. No gradient passes through the choice or the boxes.
+
+    ``position`` (B, Q, 4) is the box as logits, as in :class:`AnchorQueries`: between such networks of any width,
+    queries can be exchanged as they are. Positions of another kind have another width (C) and need a projection.
+    ``content`` (B, Q, C) is zero, :class:`DeformableBoxDecoder` reads it from the box and adds any that is given.
+    Leaves ``memory.proposals`` behind, on which the encoder's loss is taken.
+
+    Args:
+        num_queries: Q; all tokens are taken where there are fewer. width: C. num_levels: of the memory.
+        num_classes, activation: of the class head, which is the decoder's in kind but not in weights.
+    """
+
+    @configurable
+    def __init__(self, *, num_queries: int, width: int, num_levels: int, num_classes: int, activation: str):
+        super().__init__()
+        self.num_queries, self.num_levels = num_queries, num_levels
+        self.output = nn.Linear(width, width)
+        self.output_norm = nn.LayerNorm(width)
+        self.heads = DetectionHeads(width, num_classes, activation, zero_boxes=True)
+        nn.init.xavier_uniform_(self.output.weight)
+        self.widths = (width, 4)
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.MODEL.DETR
+        return {
+            "num_queries": node.NUM_QUERIES,
+            "width": node.HIDDEN_DIM,
+            "num_levels": node.NUM_LEVELS,
+            "num_classes": node.NUM_CLASSES,
+            "activation": "softmax" if node.LOSS.CLASSIFICATION == "softmax" else "sigmoid",
+        }
+
+    def forward(self, memory: Memory) -> QueryGroup:
+        """The group ``own`` for the images of ``memory``."""
+        cells, usable = _cell_boxes(memory)
+        tokens = self.output_norm(self.output(memory.tokens.masked_fill(~usable, 0)))
+        logits = self.heads.class_head(tokens)
+        boxes = self.heads.box_head(tokens).float() + cells
+        memory.proposals = DecoderOutput(
+            logits.unsqueeze(0), boxes.sigmoid().unsqueeze(0), tokens.unsqueeze(0), self.heads.activation
+        )
+        best = logits[..., 0].detach().topk(min(self.num_queries, logits.shape[1]), dim=1).indices
+        position = boxes.detach().gather(1, best.unsqueeze(-1).expand(-1, -1, 4))
+        position = position.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+        return QueryGroup(name="own", content=tokens.new_zeros(*best.shape, tokens.shape[-1]), position=position)
+
+
+def _cell_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
+    """Logits (B, S, 4) of each token's first box, infinite where unusable, and usable tokens (B, S, 1)."""
+    centres = cell_centres(memory)
+    sizes = torch.cat(
+        [centres.new_full((height * width,), 0.05 * 2.0**level) for level, (height, width) in enumerate(memory.shapes)]
+    )
+    boxes = torch.cat([centres, sizes[None, :, None].expand(len(centres), -1, 2)], dim=-1)
+    # A cell in the padding has its centre beyond 1.
+    usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
+    return boxes.logit(eps=1e-6).masked_fill(~usable, torch.inf), usable
