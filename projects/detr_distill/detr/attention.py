@@ -46,7 +46,8 @@ def attend(
         (B, Q, H * v), and the map (B, H, Q, S) in float32 or None.
     """
     if capture:
-        scores = (query @ key.transpose(-2, -1)).float() / math.sqrt(query.shape[-1])
+        # Scaled before the product, which float16 could overflow.
+        scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()
         if mask is not None:
             scores = scores.masked_fill(mask, -torch.inf)
         attention = scores.softmax(-1)
