@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-REQUIREMENTS := $(wildcard requirements/*.txt)
-READY := $(VENV)/.ready
+# Named after the requirements' content: a new clone of the same requirements finds the environment ready.
+READY := $(VENV)/.ready-$(shell cat requirements/*.txt | cksum | cut -d' ' -f1)
 export PYTHONPATH := $(CURDIR)/projects
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 setup: $(READY)
 
 # The stamp is written last: an interrupted set-up goes on where it stopped, and nothing that is there is removed.
-$(READY): $(REQUIREMENTS)
+$(READY):
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements/pip.txt
@@ -22,6 +22,7 @@ $(READY): $(REQUIREMENTS)
 	$(PY) -m pip install -r requirements/runtime.txt -r requirements/test.txt -c requirements/constraints.txt
 	$(PY) -m pip install --no-deps --no-build-isolation --use-pep517 -r requirements/detectron2.txt
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	rm -f $(VENV)/.ready*
 	touch $@
 
 demo: $(READY)

@@ -67,7 +67,10 @@ def train(config: str, overrides: list[str], seed: int) -> dict:
 
 
 def step_ratio(rounds: int = 40) -> float:
-    """Time of a D3ETR training step over the plain student's: medians of steps taken in turn, one thread."""
+    """Time of a D3ETR training step over the plain student's: medians of steps taken in turn, one thread.
+
+    Loading and the optimizer's step are left out, so the plain control gets a few iterations too many.
+    """
     torch.set_num_threads(1)
     models = [build_model(build_config(str(ROOT / file), ["MODEL.DEVICE", "cpu"])).train() for file in (D3ETR, PLAIN)]
     batches = iter(build_train_loader(build_config(str(ROOT / PLAIN), ["DATALOADER.NUM_WORKERS", "0"])))
@@ -129,6 +132,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     study = Study(arguments.json, arguments.seeds, arguments.parallel)
+    if study.remember("iterations", lambda: arguments.iterations) != arguments.iterations:
+        sys.exit(f"{arguments.json} holds runs of another length; give --json another file.")
     length = ["SOLVER.MAX_ITER", str(arguments.iterations)]
     sweep = {
         rate: study.row(f"plain, rate {rate}", PLAIN, [*length, "SOLVER.BASE_LR", str(rate)])

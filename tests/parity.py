@@ -1,94 +1,37 @@
-"""Weights of transformers' detectors under this project's names, and models of the same shape on both sides."""
+"""Models of transformers and of this project of the same shape; weights from one to the other, and to the authors'."""
 
 from __future__ import annotations
 
 import re
 
+from detr_distill.checkpoint.importing.names_transformers import rename_transformers
+
+import torch
 import transformers
 from builders import randomise, small_cfg
 from detectron2.modeling import build_model
 
-RESNET = [
-    (r"^model\.backbone\.(conv_encoder\.)?model\.embedder\.embedder", "backbone.stem.conv1"),
-    (
-        r"^model\.backbone\.(conv_encoder\.)?model\.encoder\.stages\.(\d+)\.layers",
-        lambda m: f"backbone.res{int(m[2]) + 2}",
-    ),
-    (r"\.layer\.(\d+)\.", lambda m: f".conv{int(m[1]) + 1}."),
-    (r"\.normalization\.", ".norm."),
-    (r"\.convolution\.", "."),
-]
-SHARED = [
-    (r"^model\.(input_projection|encoder|decoder)", r"\1"),
-    (r"^decoder\.layernorm", "decoder.norm"),
-    (r"^encoder(.*)\.self_attn_layer_norm", r"encoder\1.attention_norm"),
-    (r"^encoder(.*)\.self_attn\.", r"encoder\1.attention."),
-    (r"\.mlp\.(fc\d|activation_fn)", r".\1"),
-    (r"\.fc1", ".feed_forward.expand"),
-    (r"\.fc2", ".feed_forward.contract"),
-    (r"(\.mlp)?\.final_layer_norm", ".feed_forward_norm"),
-    (r"^(class_labels_classifier|class_embed)", "decoder.heads.class_head"),
-    (r"^(bbox_predictor|decoder\.bbox_embed)", "decoder.heads.box_head"),
-]
-DETR = [
-    (r"^model\.query_position_embeddings", "queries.position"),
-    (r"^decoder(.*)\.self_attn_layer_norm", r"decoder\1.self_attention_norm"),
-    (r"\.encoder_attn_layer_norm", ".cross_attention_norm"),
-    (r"\.self_attn\.", ".self_attention."),
-    (r"\.encoder_attn\.", ".cross_attention."),
-]
-PACKED = [
-    (r"\.q_proj", ".query_projection"),
-    (r"\.k_proj", ".key_projection"),
-    (r"\.v_proj", ".value_projection"),
-    (r"\.o_proj", ".output_projection"),
-]
-CONDITIONAL = [
-    (r"^decoder(.*)\.v_proj", r"decoder\1.value"),
-    (r"^decoder(.*)\.o_proj", r"decoder\1.output"),
-    (r"\.q_pos_sine_proj", ".query_sine"),
-    (r"\.q_content_proj", ".query_content"),
-    (r"\.k_content_proj", ".key_content"),
-    (r"\.q_pos_proj", ".query_position"),
-    (r"\.k_pos_proj", ".key_position"),
-    (r"\.query_scale", ".scale_head"),
-    (r"\.ref_point_head", ".reference_head"),
-]
-DAB = [
-    (r"^model\.query_refpoint_embeddings", "queries.position"),
-    (r"(self|cross)_attn\.\1_attn_layer_norm", r"\1_attention_norm"),
-    (r"(self|cross)_attn\.\1_attn\.output_proj", r"\1_attention.output"),
-    (r"(self|cross)_attn\.\1_attn_query_pos_sine_proj", r"\1_attention.query_sine"),
-    (r"(self|cross)_attn\.\1_attn_(query|key)_content_proj", r"\1_attention.\2_content"),
-    (r"(self|cross)_attn\.\1_attn_(query|key)_pos_proj", r"\1_attention.\2_position"),
-    (r"(self|cross)_attn\.\1_attn_value_proj", r"\1_attention.value"),
-    (r"\.out_proj", ".output_projection"),
-    (r"\.activation_fn", ".feed_forward.activation"),
-    (r"\.query_scale", ".scale_head"),
-    (r"\.ref_point_head", ".position_head"),
-    (r"\.ref_anchor_head", ".size_head"),
-]
+# Decoder: configuration and model of transformers, and the importer's name of the family.
 FAMILIES = {
-    "DetrDecoder": (transformers.DetrConfig, transformers.DetrForObjectDetection, DETR + PACKED),
+    "DetrDecoder": (transformers.DetrConfig, transformers.DetrForObjectDetection, "detr"),
     "ConditionalDecoder": (
         transformers.ConditionalDetrConfig,
         transformers.ConditionalDetrForObjectDetection,
-        DETR + CONDITIONAL + PACKED,
+        "conditional_detr",
     ),
-    "DabDecoder": (transformers.DabDetrConfig, transformers.DabDetrForObjectDetection, DAB + PACKED),
+    "DabDecoder": (transformers.DabDetrConfig, transformers.DabDetrForObjectDetection, "dab_detr"),
+}
+DEFORMABLE_VARIANTS = {
+    "four_levels": {},
+    "single_scale": {"num_feature_levels": 1},
+    "refinement": {"with_box_refine": True},
+    "two_stage": {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 9},
 }
 
 
 def our_weights(family: str, reference) -> dict:
     """The state dict of a transformers model under our names."""
-    weights = {}
-    for key, value in reference.state_dict().items():
-        if "num_batches_tracked" in key:
-            continue
-        for pattern, replacement in RESNET + SHARED + FAMILIES[family][2]:
-            key = re.sub(pattern, replacement, key)
-        weights[key] = value
-    return weights
+    return rename_transformers(reference.state_dict(), FAMILIES[family][2])
 
 
 def build_reference(family: str, num_classes: int = 5):
@@ -108,6 +51,25 @@ def build_reference(family: str, num_classes: int = 5):
     return randomise(model_class(config)).eval()
 
 
+def build_deformable_reference(variant: str):
+    """A small randomised Deformable DETR of transformers on an R18."""
+    levels = 1 if variant == "single_scale" else 3
+    resnet = transformers.ResNetConfig(
+        embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"][-levels:],
+    )  # fmt: skip
+    config = transformers.DeformableDetrConfig(
+        use_timm_backbone=False, backbone=None, use_pretrained_backbone=False, backbone_config=resnet, d_model=32,
+        encoder_layers=2, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=4,
+        encoder_ffn_dim=48, decoder_ffn_dim=48, num_queries=9, auxiliary_loss=False, attn_implementation="eager",
+        num_labels=5, disable_custom_kernels=True, **DEFORMABLE_VARIANTS[variant],
+    )  # fmt: skip
+    model = randomise(transformers.DeformableDetrForObjectDetection(config)).eval()
+    refined = DEFORMABLE_VARIANTS[variant].get("with_box_refine", False)
+    assert (model.bbox_embed[1].layers[0].weight is model.bbox_embed[0].layers[0].weight) != refined
+    return model
+
+
 def build_ours(**keys):
     """Our detector of the same shape."""
     cfg = small_cfg(**keys)
@@ -122,3 +84,115 @@ def build_ours(**keys):
     cfg.MODEL.DETR.HIDDEN_DIM, cfg.MODEL.DETR.NUM_HEADS, cfg.MODEL.DETR.FFN_DIM = 32, 4, 48
     cfg.MODEL.DETR.ENCODER.NUM_LAYERS, cfg.MODEL.DETR.DECODER.NUM_LAYERS, cfg.MODEL.DETR.NUM_QUERIES = 2, 3, 9
     return build_model(cfg).eval()
+
+
+# The authors' names, written down a second time, in the other direction.
+
+OFFICIAL_RESNET = [
+    (r"^backbone\.stem\.conv1\.norm\.", "backbone.0.body.bn1."),
+    (r"^backbone\.stem\.conv1\.", "backbone.0.body.conv1."),
+    (r"^backbone\.res(\d)\.", lambda match: f"backbone.0.body.layer{int(match[1]) - 1}."),
+    (r"^(backbone.*)\.conv(\d)\.norm\.", r"\1.bn\2."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"\.shortcut\.", ".downsample.0."),
+]
+OFFICIAL = [
+    (r"feed_forward\.expand", "linear1"),
+    (r"feed_forward\.contract", "linear2"),
+    (r"feed_forward\.activation", "activation"),
+    (r"^encoder(.*)\.attention_norm", r"transformer.encoder\1.norm1"),
+    (r"^encoder(.*)\.feed_forward_norm", r"transformer.encoder\1.norm2"),
+    (r"^encoder(.*)\.attention\.", r"transformer.encoder\1.self_attn."),
+    (r"^encoder\.", "transformer.encoder."),
+    (r"^decoder(.*)\.feed_forward_norm", r"transformer.decoder\1.norm3"),
+    (r"scale_head", "query_scale"),
+    (r"(output_projection|(?<=attention\.)output)\.", "out_proj."),
+]
+ONE_LEVEL = [
+    (r"^input_projection\.", "input_proj."),
+    (r"^decoder\.heads\.class_head", "class_embed"),
+    (r"^decoder\.heads\.box_head", "bbox_embed"),
+    (r"self_attention_norm", "norm1"),
+    (r"cross_attention_norm", "norm2"),
+]
+CONDITIONAL = [
+    (
+        r"self_attention\.(query|key)_(content|position)",
+        lambda m: f"sa_{m[1][0]}{m[2].replace('position', 'pos')}_proj",
+    ),
+    (
+        r"cross_attention\.(query|key)_(content|position)",
+        lambda m: f"ca_{m[1][0]}{m[2].replace('position', 'pos')}_proj",
+    ),
+    (r"cross_attention\.query_sine", "ca_qpos_sine_proj"),
+    (r"self_attention\.value", "sa_v_proj"),
+    (r"cross_attention\.value", "ca_v_proj"),
+    (r"self_attention\.", "self_attn."),
+    (r"cross_attention\.", "cross_attn."),
+]
+OFFICIAL_FAMILY = {
+    "detr": [
+        *ONE_LEVEL,
+        (r"^queries\.position", "query_embed"),
+        (r"self_attention\.", "self_attn."),
+        (r"cross_attention\.", "multihead_attn."),
+    ],
+    "conditional_detr": [
+        *ONE_LEVEL,
+        *CONDITIONAL,
+        (r"^queries\.position", "query_embed"),
+        (r"reference_head", "ref_point_head"),
+    ],
+    "dab_detr": [
+        *ONE_LEVEL,
+        *CONDITIONAL,
+        (r"^queries\.position", "refpoint_embed"),
+        (r"position_head", "ref_point_head"),
+        (r"size_head", "ref_anchor_head"),
+    ],
+    "deformable_detr": [
+        (r"^input_projection\.level_embedding", "transformer.level_embed"),
+        (r"^input_projection\.projections\.", "input_proj."),
+        (r"^decoder\.heads\.(\d)\.class_head", r"class_embed.\1"),
+        (r"^decoder\.heads\.(\d)\.box_head", r"bbox_embed.\1"),
+        (r"^decoder\.reference_points", "transformer.reference_points"),
+        (r"^decoder\.start_norm", "transformer.pos_trans_norm"),
+        (r"^decoder\.start_projection", "transformer.pos_trans"),
+        (r"^queries\.output_norm", "transformer.enc_output_norm"),
+        (r"^queries\.output", "transformer.enc_output"),
+        (r"^queries\.heads\.class_head", "class_embed.3"),
+        (r"^queries\.heads\.box_head", "bbox_embed.3"),
+        (r"self_attention_norm", "norm2"),
+        (r"cross_attention_norm", "norm1"),
+        (r"self_attention\.", "self_attn."),
+        (r"cross_attention\.", "cross_attn."),
+    ],
+}
+
+
+def to_official(weights: dict, family: str) -> dict:
+    """Our weights under the authors' names, packed, tied and repeated as their files are."""
+    official = {}
+    for name, value in weights.items():
+        for pattern, replacement in (
+            OFFICIAL_RESNET + OFFICIAL + OFFICIAL_FAMILY[family] + [(r"^decoder\.", "transformer.decoder.")]
+        ):
+            name = re.sub(pattern, replacement, name)
+        official[name] = value
+    for name in [name for name in official if "query_projection" in name]:
+        parts = [official.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        official[name.replace("query_projection.", "in_proj_")] = torch.cat(parts)
+    official = {name.replace("value_projection", "value_proj"): value for name, value in official.items()}
+    if family != "deformable_detr":
+        return official
+    official = {
+        re.sub(r"(encoder.*self_attn|cross_attn)\.out_proj", r"\1.output_proj", n): v for n, v in official.items()
+    }
+    if "queries.position.weight" in weights:
+        halves = [weights["queries.position.weight"], weights["queries.content.weight"]]
+        official = {name: value for name, value in official.items() if not name.startswith("queries")}
+        official["query_embed.weight"] = torch.cat(halves, dim=1)
+    heads = {name: value for name, value in official.items() if name.startswith(("class_embed", "bbox_embed"))}
+    if not any(name.startswith("class_embed.1") for name in heads):  # one for all layers, listed for each
+        heads = {name.replace("embed.0", f"embed.{layer}"): v for name, v in heads.items() for layer in range(3)}
+    return {**official, **heads, **{f"transformer.decoder.{n}": v for n, v in heads.items() if "bbox" in n}}

@@ -36,6 +36,8 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.LR_FACTORS = []
     # Forward-backward passes that share one optimiser step; IMS_PER_BATCH counts the images of one pass.
     cfg.SOLVER.ACCUMULATE = 1
+    # Checkpoints model_<iteration>.pth that stay on disk, the newest; 0 keeps all.
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
     # Autocast type: "float16" (with loss scaling) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
     # Metric that decides which checkpoint is kept as model_best.pth; empty keeps none.
@@ -62,7 +64,8 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.SIZE_DIVISIBILITY = 1
 
     node.NECK = CfgNode()
-    node.NECK.NAME = "SingleLevelNeck"  # or "MultiLevelNeck", which deformable attention needs
+    # Or "MultiLevelNeck", which deformable attention needs, "AdaMixerNeck" (AdaMixer).
+    node.NECK.NAME = "SingleLevelNeck"
 
     node.ENCODER = CfgNode()
     node.ENCODER.NAME = "TransformerEncoder"  # or "DeformableEncoder"
@@ -79,8 +82,14 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.DECODER.NUM_POINTS = 4  # points that a head samples on a level
     node.DECODER.BOX_REFINEMENT = False  # a layer's boxes are the next layer's references; heads of its own a layer
 
+    node.ADAMIXER = CfgNode()  # MixerDecoder
+    node.ADAMIXER.NUM_GROUPS = 4  # of channels, each with points and mixing matrices of its own
+    node.ADAMIXER.IN_POINTS = 32  # points that a group samples
+    node.ADAMIXER.OUT_POINTS = 128  # points after mixing
+
     node.QUERIES = CfgNode()
-    node.QUERIES.NAME = "LearnedQueries"  # or "LearnedContentQueries", "TwoStageQueries" (deformable)
+    # Or "LearnedContentQueries", "TwoStageQueries" (deformable), "AdaMixerQueries".
+    node.QUERIES.NAME = "LearnedQueries"
 
     node.MATCHER = CfgNode()
     node.MATCHER.COST_CLASS = 1.0

@@ -100,6 +100,18 @@ def test_a_missing_file_is_named(tmp_path):
         SafeCheckpointer(detector()).load(str(tmp_path / "none.pth"))
 
 
+def test_every_difference_to_another_run_has_its_own_line(tmp_path):
+    path = write(tmp_path / "a.pth", nn.ModuleDict({str(number): nn.Linear(1, 1) for number in range(9)}))
+    with pytest.raises(CheckpointError) as caught:
+        SafeCheckpointer(detector(), str(tmp_path), trainer=nn.Linear(1, 1)).resume(path)
+    lines = str(caught.value).splitlines()
+    assert lines[2].endswith("and 13 more") and lines[3] == "  no trainer state"
+    assert "OUTPUT_DIR" in lines[4]
+    torch.save({"model": detector().state_dict()}, path)
+    with pytest.raises(CheckpointError, match="configuration:\n  no trainer state\n"):
+        SafeCheckpointer(detector(), str(tmp_path), trainer=nn.Linear(1, 1)).resume(path)
+
+
 def test_a_backbone_without_prefix_finds_its_place(tmp_path):
     path = tmp_path / "backbone.pkl"
     arrays = {"weight": detector(seed=5)["backbone"].weight.detach().numpy()}

@@ -79,6 +79,23 @@ def test_a_bad_file_is_named(tmp_path, name):
         read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "weights.pth", "weights.pkl", "weights.safetensors"])
+def test_what_is_said_of_another_file_is_not_torch_s_advice(tmp_path, name):
+    (tmp_path / name).write_text("hello, I am no checkpoint\n")
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / name)
+    message = str(caught.value)
+    assert "weights_only" not in message and "torch.load" not in message
+    assert name in message and "Accepted are files of torch.save (.pth, .pt, .bin), .safetensors, and .pkl" in message
+
+
+def test_what_is_said_of_foreign_objects_is_not_torch_s_advice(tmp_path):
+    torch.save({"model": WEIGHTS, "path": tmp_path}, tmp_path / "foreign.pth")
+    with pytest.raises(CheckpointError, match=r"other Python objects than weights \(pathlib\.\S*\) and") as caught:
+        read_checkpoint(tmp_path / "foreign.pth")
+    assert "weights_only" not in str(caught.value) and "add_safe_globals" not in str(caught.value)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_cut_torch_file_is_named(tmp_path, share):
     path = tmp_path / "cut.pth"

@@ -2,6 +2,7 @@ import copy
 import json
 
 from detr_distill.data import DataError, load_coco
+from detr_distill.data.coco import read_class_names
 
 import pytest
 from detectron2.data import MetadataCatalog
@@ -74,7 +75,17 @@ FAULTS = [
     (_set("annotations", 1, "id", 1), "ids used twice in 'annotations': 1"),
     (_set("annotations", 1, "image_id", 5), r"1 annotations have a image_id .*annotation 7 \(image_id 5\)"),
     (_set("annotations", 1, "category_id", 4), r"1 annotations have a category_id .*annotation 7 \(category_id 4\)"),
-    (_set("annotations", 1, "bbox", [1, 2, 3]), r"annotation 7 has bbox \[1, 2, 3\]"),
+    (_set("annotations", 1, "bbox", [1, 2, 3]), r"has bbox \[1, 2, 3\]; expected four numbers.*'id': 7"),
+    (_set("annotations", 1, "bbox", [1, 2, "3", 4]), r"has bbox \[1, 2, '3', 4\]; expected four numbers.*'id': 7"),
+    (_set("annotations", 1, "id", "7"), "'annotations' has id '7'; expected a whole number"),
+    (_set("annotations", 1, "image_id", [4]), r"has image_id \[4\]; expected a whole number.*'id': 7"),
+    (_set("annotations", 1, "category_id", "3"), "has category_id '3'; expected a whole number.*'id': 7"),
+    (_set("images", 1, "file_name", 9), r"'images' has file_name 9; expected a text.*Correct the entry: \{'id': 9"),
+    (_set("images", 1, "width", "50"), r"'images' has width '50'; expected a positive number.*sub/a\.jpg"),
+    (_set("images", 1, "height", 0), r"'images' has height 0; expected a positive number.*sub/a\.jpg"),
+    (_set("categories", 1, "id", "3"), "'categories' has id '3'; expected a whole number.*dog"),
+    (_set("categories", 1, "name", 3), "'categories' has name 3; expected a text"),
+    (_set("categories", 1, "name", "cat"), "names used twice in 'categories': cat. Make them unique"),
     (_set("annotations", 1, "bbox", [1, 2, 0, 3]), r"annotation 7 of .*b\.jpg .*\[1, 2, 0, 3\](.|\n)*BAD_BOXES fix"),
     (_set("annotations", 1, "ignore", 1), '"ignore" in COCO json file is not supported'),
 ]
@@ -84,6 +95,21 @@ FAULTS = [
 def test_faulty_annotation_files_are_refused_by_name(write, change, message):
     with pytest.raises(DataError, match=rf"instances\.json(.|\n)*{message}"):
         load_coco(*write(change))
+
+
+@pytest.mark.parametrize("value", ["nine", 9.5, None, True, [9], {"a": 9}])
+def test_image_ids_that_evaluation_could_not_take_are_refused(write, value):
+    def change(contents):
+        contents["images"][1]["id"] = value
+
+    with pytest.raises(DataError, match=r"instances\.json: an entry of 'images' has id .*expected a whole number"):
+        load_coco(*write(change))
+
+
+@pytest.mark.parametrize("key, value", [("id", "3"), ("name", "cat")])
+def test_class_names_alone_are_checked_too(write, key, value):
+    with pytest.raises(DataError, match=rf"instances\.json: .*'categories'.*{value}"):
+        read_class_names(write(_set("categories", 1, key, value))[0])
 
 
 def test_bad_boxes_can_be_fixed(write):

@@ -166,6 +166,18 @@ def test_registered_sets_are_made_on_first_use(tmp_path, monkeypatch):
     assert {item["category_id"] for record in records for item in record["annotations"]} <= set(range(10))
 
 
+@pytest.mark.parametrize("content", [b'{"images": [', b"", b"\xff\xfe", b"[]", b"{}", None])
+def test_a_damaged_annotation_file_is_named_with_the_remedy(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    path = tmp_path / "digits_v1" / "val" / "annotations" / "instances.json"
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_bytes(content)
+    for use in (prepare, DatasetCatalog.get):
+        with pytest.raises(DataError, match=rf"{path} is damaged: .*Delete {path.parents[1]}; it is made again"):
+            use("digits_val")
+
+
 def test_errors_name_the_remedy(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no split 'test'.*train, val"):
         build_digits(tmp_path, "test")

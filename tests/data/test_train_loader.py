@@ -283,3 +283,11 @@ def test_a_packed_batch_comes_back_whole():
             else:
                 assert two[key] == value
     assert unpack(pack(DataError("text"))).args == ("text",)
+
+
+def test_empty_tensors_that_come_from_numpy_can_be_packed():
+    """An image without objects: NumPy gives such arrays a stride of 0."""
+    batch = [{"classes": torch.from_numpy(np.array([3, 4])[np.zeros(2, dtype=bool)]), "boxes": torch.zeros(0, 4)}]
+    (result,) = unpack(pack(batch))
+    assert result["classes"].dtype == torch.int64 and result["classes"].shape == (0,)
+    assert result["boxes"].shape == (0, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.attention import attend
 from detr_distill.errors import ConfigError
 from detr_distill.structures import CAPTURES, ImageBatch, QueryGroup
 
@@ -120,6 +121,13 @@ def test_attention_maps_are_distributions_in_train_mode(decoder, inputs):
         assert cross_maps[hidden].max() == 0, "nothing looks at padding"
 
 
+def test_captured_attention_does_not_overflow_in_float16():
+    query = torch.full((1, 1, 2, 64), 40.0, dtype=torch.float16)
+    fused, _ = attend(query, query, query)
+    output, attention = attend(query, query, query, capture=True)
+    assert attention.isfinite().all() and torch.allclose(output.float(), fused.float(), atol=0.1)
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_capture_changes_no_output(decoder, inputs):
     model = build(decoder).eval()
@@ -145,7 +153,7 @@ def test_batch_without_objects_trains(inputs):
     losses = model(empty)
     assert losses["loss_box"] == 0 and losses["loss_class"] > 0
     sum(losses.values()).backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     mixed = model(make_inputs(counts=(0, 2)))
     assert all(value.isfinite() for value in mixed.values())
 
@@ -167,5 +175,8 @@ def test_unknown_names_list_the_known_ones():
         build_model(small_cfg(MODEL__DETR__IN_FEATURES=["res5"]))
     with pytest.raises(ConfigError, match="HIDDEN_DIM is 16"):
         build_model(small_cfg(MODEL__DETR__NUM_HEADS=3))
+    for key, value in (("NUM_QUERIES", 0), ("DECODER__NUM_LAYERS", 0), ("ENCODER__NUM_LAYERS", -1)):
+        with pytest.raises(ConfigError, match=f"{key.replace('__', '.')} is {value}"):
+            build_model(small_cfg(**{f"MODEL__DETR__{key}": value}))
     with pytest.raises(ConfigError, match="CLASSIFICATION is 'none'"):
         build_model(small_cfg(MODEL__DETR__LOSS__CLASSIFICATION="none"))

@@ -106,13 +106,14 @@ def test_an_unknown_part_of_a_model_is_named(tmp_path, capsys, toy_loaders):
 
 def test_train_resume_and_refuse(tmp_path, capsys, toy_loaders):
     folder = tmp_path / "run"
-    launch.main(arguments_for(folder))
+    steps = {"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR", "SOLVER.STEPS": "(7,)"}
+    launch.main(arguments_for(folder, **steps))
     assert (folder / "student_final.pth").exists() and (folder / "config.yaml").exists()
-    assert "--resume" in failing(arguments_for(folder), capsys)
-    launch.main(arguments_for(folder, "--resume", **{"SOLVER.MAX_ITER": 10}))
+    assert "--resume" in failing(arguments_for(folder, **steps), capsys)
+    launch.main(arguments_for(folder, "--resume", **steps, **{"SOLVER.MAX_ITER": 10}))
     assert (folder / "model_0000008.pth").exists()
     assert "SOLVER.BASE_LR: 0.01 there, 0.5 now" in failing(
-        arguments_for(folder, "--resume", **{"SOLVER.BASE_LR": 0.5}), capsys
+        arguments_for(folder, "--resume", **steps, **{"SOLVER.BASE_LR": 0.5}), capsys
     )
     launch.main(arguments_for(folder, "--overwrite"))
     assert (tmp_path / "run.old-1" / "model_0000008.pth").exists() and not (folder / "model_0000008.pth").exists()
@@ -122,11 +123,13 @@ def test_evaluation_needs_weights_and_leaves_the_configuration(tmp_path, capsys,
     folder = tmp_path / "run"
     launch.main(arguments_for(folder))
     before = (folder / "config.yaml").read_text()
+    (folder / "results.json").write_text("of the training")
     assert "--eval-only needs trained weights" in failing(arguments_for(folder, "--eval-only"), capsys)
     launch.main(arguments_for(folder, "--eval-only", **{"MODEL.WEIGHTS": folder / "student_final.pth"}))
     launch.main(arguments_for(folder, "--eval-only", "--resume"))
     assert (folder / "config.yaml").read_text() == before
-    assert (folder / "results.json").exists()
+    assert (folder / "results.json").read_text() == "of the training"
+    assert (folder / "evaluation.json").exists()
 
 
 def test_without_cuda_gpus_become_one_cpu_process(caplog, monkeypatch):
@@ -170,3 +173,18 @@ def test_overrides_take_what_a_user_types():
     cfg = build_config("", ["MODEL.DETR.DROPOUT", "0", "MODEL.DISTILL.MATCHERS", "FixedMatcher", "DATASETS.TEST", "x"])
     assert cfg.MODEL.DETR.DROPOUT == 0.0 and isinstance(cfg.MODEL.DETR.DROPOUT, float)
     assert cfg.MODEL.DISTILL.MATCHERS == ["FixedMatcher"] and cfg.DATASETS.TEST == ("x",)
+
+
+def test_flags_may_stand_anywhere():
+    parser = launch.argument_parser()
+    argv = ["SOLVER.MAX_ITER", "5", "--resume", "SEED", "-1", "--num-gpus", "0", "--config-file=x.yaml"]
+    arguments = parser.parse_args(launch.flags_first(parser, argv))
+    assert arguments.resume and arguments.num_gpus == 0 and arguments.config_file == "x.yaml"
+    assert arguments.opts == ["SOLVER.MAX_ITER", "5", "SEED", "-1"]
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path, capsys, toy_loaders):
+    (tmp_path / "file").write_text("")
+    arguments = arguments_for(tmp_path / "run", OUTPUT_DIR=tmp_path / "file" / "run")
+    assert "OUTPUT_DIR" in failing(arguments, capsys)
+    assert "MAX_ITER is 0" in failing(arguments_for(tmp_path / "run", **{"SOLVER.MAX_ITER": 0}), capsys)

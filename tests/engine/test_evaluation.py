@@ -2,8 +2,10 @@
 
 import json
 
+from detr_distill.engine.configuration import build_config, choose_device
 from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
 from detr_distill.engine.hooks import BestCheckpoint
+from detr_distill.engine.launch import argument_parser
 from detr_distill.engine.trainer import write_results
 from detr_distill.errors import ConfigError
 
@@ -101,6 +103,44 @@ def test_perfect_and_absent_predictions(dataset_name, tmp_path, fast):
 def test_more_classes_than_the_dataset_is_an_error(dataset_name):
     with pytest.raises(ConfigError, match="predicts class 2.*NUM_CLASSES"):
         predict(BoxEvaluator(dataset_name), {1: ([[0.0, 0.0, 9.0, 9.0]], [2])})
+
+
+def test_every_set_has_its_own_folder(dataset_name, tmp_path):
+    other = f"other/{dataset_name}"
+    metadata = MetadataCatalog.get(dataset_name).as_dict()
+    MetadataCatalog.get(other).set(**{key: value for key, value in metadata.items() if key != "name"})
+    cfg = toy_config(tmp_path)
+    box = ([[0.0, 0.0, 9.0, 9.0]], [0])
+    predict(build_evaluator(cfg, dataset_name), {1: box})
+    predict(build_evaluator(cfg, other), {2: box})
+    MetadataCatalog.remove(other)
+    for name, image in ((dataset_name, 1), (f"other_{dataset_name}", 2)):
+        results = json.loads((tmp_path / "inference" / name / "coco_instances_results.json").read_text())
+        assert [result["image_id"] for result in results] == [image]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"\xff\xfe\x00", "is not a YAML text file: byte 0 is not utf-8"),
+        ("# größer\nSEED: 1\n".encode("latin1"), "is not a YAML text file: byte 4 is not utf-8"),
+        (b"hello world\n", "holds no KEY: VALUE pairs"),
+        (b"- SEED\n", "holds no KEY: VALUE pairs"),
+        (b"", "holds no KEY: VALUE pairs"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(tmp_path, content, message):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"--config-file {path} .*{message}.* Name a configuration"):
+        build_config(str(path), [])
+
+
+def test_more_gpus_than_there_are_name_the_remedy(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="--num-gpus 8: this machine has 2. Use --num-gpus 2 or fewer"):
+        choose_device(build_config("", []), argument_parser().parse_args(["--num-gpus", "8"]))
 
 
 def test_only_coco_datasets_are_evaluated(tmp_path):

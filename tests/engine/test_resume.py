@@ -176,3 +176,10 @@ def test_killed_in_the_middle_of_a_checkpoint_the_run_still_resumes(tmp_path):
     assert resumed.start_iter == 3
     resumed.train()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_checkpoints_without_a_tag_are_not_overwritten(tmp_path):
+    toy_trainer(toy_config(tmp_path)).train()
+    (tmp_path / "last_checkpoint").unlink()
+    with pytest.raises(CheckpointError, match="no file last_checkpoint"):
+        toy_trainer(toy_config(tmp_path), resume=True)

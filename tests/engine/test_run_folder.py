@@ -37,9 +37,16 @@ def test_another_configuration_is_shown_key_by_key(folder):
         prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}))
 
 
+def test_a_start_that_failed_locks_nothing(folder):
+    (folder / "model_0000002.pth").unlink()
+    (folder / "last_checkpoint").unlink()
+    prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}))
+
+
 def test_a_run_that_left_no_checkpoint_is_only_in_the_way_of_another(folder):
     (folder / "model_0000002.pth").unlink()
     (folder / "last_checkpoint").unlink()
+    (folder / "metrics.json").write_text("{}")
     prepare_run_folder(toy_config(folder))
     with pytest.raises(ConfigError, match="SOLVER.BASE_LR"):
         prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}))
@@ -47,15 +54,23 @@ def test_a_run_that_left_no_checkpoint_is_only_in_the_way_of_another(folder):
 
 
 def test_resuming_accepts_what_does_not_change_the_training(folder):
+    steps = {"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR"}
+    (folder / "config.yaml").write_text(toy_config(folder, **steps).dump())
     harmless = {
         "SOLVER.MAX_ITER": 20,
         "DATALOADER.NUM_WORKERS": 0,
         "TEST.EVAL_PERIOD": 7,
         "SOLVER.CHECKPOINT_PERIOD": 2,
     }
-    prepare_run_folder(toy_config(folder, **harmless), resume=True)
+    prepare_run_folder(toy_config(folder, **steps, **harmless), resume=True)
+    # Stretching a cosine would make the learning rate jump.
+    cosine = {"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"}
+    (folder / "config.yaml").write_text(toy_config(folder, **cosine).dump())
+    with pytest.raises(ConfigError, match=r"SOLVER.MAX_ITER"):
+        prepare_run_folder(toy_config(folder, **cosine, **harmless), resume=True)
+    (folder / "config.yaml").write_text(toy_config(folder, **steps).dump())
     with pytest.raises(ConfigError, match=r"(?s)--resume.*SOLVER.OPTIMIZER: 'AdamW' there, 'SGD' now"):
-        prepare_run_folder(toy_config(folder, **{"SOLVER.OPTIMIZER": "SGD", **harmless}), resume=True)
+        prepare_run_folder(toy_config(folder, **{"SOLVER.OPTIMIZER": "SGD", **steps, **harmless}), resume=True)
 
 
 def test_overwrite_moves_the_old_run_aside(folder):

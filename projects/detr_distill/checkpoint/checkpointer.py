@@ -98,6 +98,11 @@ class SafeCheckpointer(DetectionCheckpointer):
             return self.load(path, checkpointables=[])
         if self.has_checkpoint():
             return self.resume(self.get_checkpoint_file())
+        if self.get_all_checkpoint_files():
+            raise CheckpointError(
+                f"--resume: {self.save_dir} holds checkpoints, but no file last_checkpoint that names the last, and "
+                f"starting afresh would overwrite them.\n{self._advise('')}"
+            )
         self.logger.warning("--resume: %s holds no checkpoint, so this run starts afresh.", self.save_dir)
         return self.load(path, checkpointables=[])
 
@@ -114,9 +119,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         fit = compare(checkpoint["model"], self.model)
         absent = [key for key in self.checkpointables if key not in checkpoint]
         if not fit.is_complete or absent:
+            problems = "\n".join(filter(None, [fit.problems(), *(f"  no {key} state" for key in absent)]))
             raise CheckpointError(
-                f"Cannot resume from {path}, it belongs to another run or configuration:\n{fit.problems()}"
-                + "".join(f"  no {key} state\n" for key in absent)
+                f"Cannot resume from {path}, it belongs to another run or configuration:\n{problems}\n"
+                "Use that configuration, or start without --resume in another OUTPUT_DIR."
             )
         self.model.load_state_dict(fit.matched, strict=False)
         self.logger.info("Resuming from %s", path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -129,16 +130,19 @@ def _describe(value: Any) -> str:
 
 
 def _explain_unreadable(path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if path.stat().st_size == 0:
-        reason = "it is empty"
-    unsafe = "GLOBAL" in reason or "it asks for" in reason
-    if unsafe:
+    """What is wrong in our own words: torch's text advises to load without its safeguard."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{path} cannot be read: {error.strerror}. Correct MODEL.WEIGHTS, or the file's permissions."
+    foreign = re.search(r"(?:GLOBAL|it asks for) ([\w.]+)", str(error))
+    if foreign:
         return (
-            f"{path} holds other Python objects than weights and was not loaded, because loading them runs code: "
-            f"{reason[:300]}. If you trust its origin, save only its tensors: torch.save({{'model': weights}}, FILE)."
+            f"{path} holds other Python objects than weights ({foreign[1].rstrip('.')}) and was not loaded, because "
+            "loading them runs code. If you trust its origin, save only its tensors: "
+            "torch.save({'model': weights}, FILE)."
         )
+    size = path.stat().st_size
+    reason = "it is damaged, cut short, or not a checkpoint" if size else "it is empty"
     return (
-        f"{path} cannot be read ({path.stat().st_size} bytes): it is damaged, cut short, or not a checkpoint "
-        f"({reason[:200]}). Copy or download it again."
+        f"{path} cannot be read ({size} bytes): {reason}. Copy or download it again, or name another file. Accepted "
+        "are files of torch.save (.pth, .pt, .bin), .safetensors, and .pkl of arrays (detectron2's model zoo)."
     )

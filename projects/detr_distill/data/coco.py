@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from ..errors import DataError
 from .bad_boxes import check_boxes
 
 _NAMED = 5  # missing files or faulty entries that an error message lists
+_ID, _TEXT, _LENGTH, _BOX = "a whole number", "a text", "a positive number", "four numbers"
+# Section -> key that every entry needs -> what it must be. COCO's evaluation takes no other ids than whole numbers.
 _REQUIRED = {
-    "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
+    "images": {"id": _ID, "file_name": _TEXT, "width": _LENGTH, "height": _LENGTH},
+    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "bbox": _BOX},
+    "categories": {"id": _ID, "name": _TEXT},
 }
 
 
@@ -85,7 +87,7 @@ def _read_json(path: str) -> dict:
 
 
 def _check_entries(path: str, contents: dict, sections: Iterable[str] = tuple(_REQUIRED)) -> None:
-    """Every section is a list of objects that have the keys that are needed, and no id occurs twice."""
+    """Every section is a list of objects with the keys and types that are needed; ids and class names are unique."""
     for section in sections:
         items = contents.get(section)
         if not isinstance(items, list) or (not items and section != "annotations"):
@@ -95,19 +97,44 @@ def _check_entries(path: str, contents: dict, sections: Iterable[str] = tuple(_R
                 "COCO's instances format needs images, annotations and categories."
             )
         for item in items:
-            missing = [key for key in _REQUIRED[section] if not isinstance(item, dict) or key not in item]
-            if missing:
-                raise DataError(f"Annotation file {path}: an entry of {section!r} lacks {missing[0]!r}: {_short(item)}")
-        counts = Counter(item["id"] for item in items)
-        if len(counts) < len(items):
-            twice = [key for key, count in counts.items() if count > 1]
+            _check_entry(path, section, item)
+        _check_unique(path, section, "id", items)
+        if section == "categories":
+            _check_unique(path, section, "name", items)  # class lists are matched by name
+
+
+def _check_entry(path: str, section: str, item: Any) -> None:
+    for key, expected in _REQUIRED[section].items():
+        if not isinstance(item, dict) or key not in item:
+            raise DataError(f"Annotation file {path}: an entry of {section!r} lacks {key!r}: {_short(item)}")
+        if not _IS[expected](item[key]):
             raise DataError(
-                f"Annotation file {path}: ids used twice in {section!r}: {_first(twice)}. Make them unique."
+                f"Annotation file {path}: an entry of {section!r} has {key} {_short(item[key])}; expected {expected}. "
+                f"Correct the entry: {_short(item)}"
             )
-    for item in contents["annotations"] if "annotations" in sections else ():
-        box = item["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, (int, float)) for side in box)):
-            raise DataError(f"Annotation file {path}: annotation {item['id']} has bbox {box!r}; expected four numbers.")
+
+
+def _check_unique(path: str, section: str, key: str, items: list[dict]) -> None:
+    counts = Counter(item[key] for item in items)
+    if len(counts) < len(items):
+        twice = [value for value, count in counts.items() if count > 1]
+        raise DataError(f"Annotation file {path}: {key}s used twice in {section!r}: {_first(twice)}. Make them unique.")
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_IS: dict[str, Callable[[Any], bool]] = {
+    _ID: _is_id,
+    _TEXT: lambda value: isinstance(value, str),
+    _LENGTH: lambda value: _is_number(value) and value > 0,
+    _BOX: lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)),
+}
 
 
 def _check_references(path: str, contents: dict) -> None:

@@ -27,6 +27,7 @@ FOLDER = "digits_v1"  # raise the version whenever a pixel or a box changes
 SPLITS = {"train": 6000, "val": 500}
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
+_SECTIONS = {"images", "annotations", "categories"}  # of the annotation file
 _SEED = 20240607
 _VAL_SHARE = 0.2
 # Decodes four times faster than PNG, and every training step waits for that; colours stay at full resolution.
@@ -157,13 +158,30 @@ def prepare(name: str) -> Path | None:
 
     Returns:
         The dataset's folder; None for another name.
+
+    Raises:
+        DataError: the files cannot be made, or the annotation file is damaged.
     """
     split = name.removeprefix("digits_")
     if split == name or split not in SPLITS:
         return None
     folder = build_digits(split=split)
+    _check_annotations(folder)
     _describe(name, folder)
     return folder
+
+
+def _check_annotations(folder: Path) -> None:
+    path = folder / "annotations" / "instances.json"
+    try:
+        contents = json.loads(path.read_bytes())
+        reason = "" if isinstance(contents, dict) and contents.keys() >= _SECTIONS else "it is not what was written"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError as error:
+        reason = f"it is not JSON: {error}"
+    if reason:
+        raise DataError(f"The digits' annotation file {path} is damaged: {reason}. Delete {folder}; it is made again.")
 
 
 def _describe(name: str, folder: Path) -> None:

@@ -26,7 +26,9 @@ class _Packer(pickle.Pickler):
         if type(obj) is not Tensor or obj.device.type != "cpu" or obj.requires_grad:
             return None
         start = self.size
-        flat = obj.contiguous().reshape(-1).view(torch.uint8)
+        flat = obj.contiguous().reshape(-1)
+        # An empty tensor that comes from NumPy has stride 0, which a view as bytes refuses.
+        flat = flat.view(torch.uint8) if flat.numel() else torch.empty(0, dtype=torch.uint8)
         self.tensors.append((start, flat))
         self.size += -(-flat.numel() // _ALIGNMENT) * _ALIGNMENT
         return start, flat.numel(), obj.dtype, tuple(obj.shape)

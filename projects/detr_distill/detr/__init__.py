@@ -2,6 +2,7 @@
 
 from . import (  # noqa: F401  (registration)
     backbone,
+    decoder_adamixer,
     decoder_conditional,
     decoder_dab,
     decoder_deformable,
@@ -10,6 +11,7 @@ from . import (  # noqa: F401  (registration)
     encoder_deformable,
     neck,
     queries,
+    queries_adamixer,
     queries_deformable,
 )
 from .detector import DetrDetector

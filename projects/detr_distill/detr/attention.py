@@ -28,6 +28,7 @@ def attend(
     value: Tensor,
     *,
     mask: Tensor | None = None,
+    bias: Tensor | None = None,
     dropout: float = 0.0,
     capture: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -39,6 +40,7 @@ def attend(
     Args:
         query: (B, H, Q, e). key: (B, H, S, e). value: (B, H, S, v).
         mask: bool, broadcastable to (B, H, Q, S), True where a query may not look.
+        bias: added to the logits before the softmax, broadcastable to (B, H, Q, S).
         dropout: probability of dropping an attention weight.
         capture: return the map.
 
@@ -48,6 +50,8 @@ def attend(
     if capture:
         # Scaled before the product, which float16 could overflow.
         scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()
+        if bias is not None:
+            scores = scores + bias
         if mask is not None:
             scores = scores.masked_fill(mask, -torch.inf)
         attention = scores.softmax(-1)
@@ -56,6 +60,8 @@ def attend(
     else:
         attention = None
         allowed = None if mask is None else ~mask
+        if bias is not None:
+            allowed = bias.to(query.dtype) if mask is None else bias.to(query.dtype).masked_fill(mask, -torch.inf)
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
     return output.transpose(1, 2).flatten(2), attention
 
@@ -99,12 +105,12 @@ class MultiHeadAttention(nn.Module):
         return self.output_projection(output), attention
 
     def within_groups(
-        self, query: Tensor, value: Tensor, layout: GroupLayout, capture: bool
+        self, query: Tensor, value: Tensor, layout: GroupLayout, capture: bool, bias: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """Self-attention of packed query groups; keys are the queries; see :func:`attend_within_groups`."""
         dropout = self.dropout if self.training else 0.0
         output, maps = attend_within_groups(
-            *self._project(query, query, value), layout, dropout=dropout, capture=capture
+            *self._project(query, query, value), layout, bias=bias, dropout=dropout, capture=capture
         )
         return self.output_projection(output), maps
 
@@ -133,25 +139,45 @@ class GroupLayout:
 
 
 def attend_within_groups(
-    query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, *, dropout: float, capture: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: GroupLayout,
+    *,
+    bias: Tensor | None = None,
+    dropout: float,
+    capture: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Self-attention of packed query groups under their block mask; see :func:`attend`.
+
+    Args:
+        bias: (B, H, Q, Q) over the whole axis; what it says of two groups that do not see each other is not read.
 
     Returns:
         (B, Q, H * v), and each group's map over its own queries (B, H, Qg, Qg), or None.
     """
     options: dict = {"dropout": dropout, "capture": capture}
     if layout.mask is not None:
-        output, attention = attend(query, key, value, mask=layout.mask, **options)
+        output, attention = attend(query, key, value, mask=layout.mask, bias=bias, **options)
         if attention is None:
             return output, None
-        ends = list(accumulate(layout.sizes))
-        rows = [slice(end - size, end) for end, size in zip(ends, layout.sizes, strict=True)]
-        return output, tuple(attention[..., own, own] for own in rows)
+        return output, _own_blocks(attention, layout)
     split = (values.split(layout.sizes, dim=2) for values in (query, key, value))
-    parts = [attend(*parts, mask=mask, **options) for *parts, mask in zip(*split, layout.inner_masks, strict=True)]
+    biases = _own_blocks(bias, layout)
+    parts = [
+        attend(*parts, mask=mask, bias=own, **options)
+        for *parts, mask, own in zip(*split, layout.inner_masks, biases, strict=True)
+    ]
     outputs, maps = zip(*parts, strict=True)
     return torch.cat(outputs, dim=1), maps if capture else None
+
+
+def _own_blocks(values: Tensor | None, layout: GroupLayout) -> tuple:
+    """Each group's block (..., Qg, Qg) of values (..., Q, Q), or None for each."""
+    if values is None:
+        return (None,) * len(layout.sizes)
+    rows = [slice(end - size, end) for end, size in zip(accumulate(layout.sizes), layout.sizes, strict=True)]
+    return tuple(values[..., own, own] for own in rows)
 
 
 def check_heads(width: int, num_heads: int) -> None:

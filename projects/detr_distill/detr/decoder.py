@@ -89,8 +89,13 @@ class DecoderRecord:
 def decoder_arguments(cfg) -> dict:
     """Constructor arguments that every decoder takes from the configuration."""
     node = cfg.MODEL.DETR
-    if node.DECODER.NUM_LAYERS < 1:
-        raise ConfigError(f"MODEL.DETR.DECODER.NUM_LAYERS is {node.DECODER.NUM_LAYERS}; a decoder has 1 or more.")
+    for key, value, least in (
+        ("DECODER.NUM_LAYERS", node.DECODER.NUM_LAYERS, 1),
+        ("ENCODER.NUM_LAYERS", node.ENCODER.NUM_LAYERS, 0),
+        ("NUM_QUERIES", node.NUM_QUERIES, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"MODEL.DETR.{key} is {value}. Give {least} or more.")
     return {
         "num_layers": node.DECODER.NUM_LAYERS,
         "width": node.HIDDEN_DIM,

@@ -102,12 +102,13 @@ class DetrDetector(nn.Module):
         if not self.training and images.mask is not None and len(batched_inputs) > 1:
             # Convolutions carry padding over an image's border: one by one, no result depends on its neighbours.
             return [self.forward([entry])[0] for entry in batched_inputs]  # type: ignore[index, misc]
+        # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
+        targets = self.targets(batched_inputs, images) if self.training else None
         memory = self.encode(self.backbone(images.tensor), images)
         own = self.queries(memory)
         output = self.decode(memory, [own])["own"]
-        if not self.training:
+        if targets is None:
             return self.detections(output, images, batched_inputs)
-        targets = self.targets(batched_inputs, images)
         supervised = self.supervised({"own": output}, [own], memory, targets)
         pairs = solve_assignments([self.criterion.cost(*entry) for entry in supervised])
         losses: dict[str, Tensor] = {}
@@ -137,8 +138,7 @@ class DetrDetector(nn.Module):
 
     def targets(self, batched_inputs: list[dict], images: ImageBatch) -> Targets:
         """Ground truth of a batch, normalised by each image's own size."""
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
-        return normalised_targets(instances, images.sizes, self.device)
+        return normalised_targets([x["instances"] for x in batched_inputs], images.sizes, self.device)
 
     def supervised(
         self, outputs: dict[str, DecoderOutput], groups: list[QueryGroup], memory: Memory, targets: Targets

@@ -94,11 +94,7 @@ class MultiLevelNeck(nn.Module):
     ):
         super().__init__()
         _check_features(in_features, shapes, num_levels, f"1 to MODEL.DETR.NUM_LEVELS = {num_levels}")
-        if width % GROUPS:
-            raise ConfigError(
-                f"MODEL.DETR.HIDDEN_DIM is {width}; MultiLevelNeck normalises {GROUPS} groups of channels. "
-                f"Choose a multiple of {GROUPS}."
-            )
+        _check_width(width, "MultiLevelNeck")
         self.in_features, self.num_levels, self.temperature, self.width = in_features, num_levels, temperature, width
         channels = [shapes[name].channels for name in in_features]
         self.projections = nn.ModuleList(_project(count, width, 1) for count in channels)
@@ -119,16 +115,7 @@ class MultiLevelNeck(nn.Module):
             image_positions(size, mask, self.width, x.device, self.temperature, offset=-0.5) + embedding
             for x, size, mask, embedding in zip(maps, sizes, masks, self.level_embedding, strict=True)
         ]
-        visible = [mask.flatten(1) for mask in masks if mask is not None]
-        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
-        return Memory(
-            tokens,
-            torch.cat(positions, dim=1).to(tokens.dtype),
-            torch.cat(visible, dim=1) if visible else None,
-            sizes,
-            level_sizes=torch.tensor([(width, height) for height, width in sizes], device=tokens.device).float(),
-            valid_ratios=torch.stack([_valid_ratio(mask, tokens.device) for mask in masks], dim=1),
-        )
+        return _join_levels(maps, masks, torch.cat(positions, dim=1).to(maps[0].dtype))
 
     def _maps(self, features: dict[str, Tensor]) -> list[Tensor]:
         """L maps (B, C, height, width)."""
@@ -137,6 +124,48 @@ class MultiLevelNeck(nn.Module):
         for level in range(len(inputs), self.num_levels):
             maps.append(self.projections[level](inputs[-1] if level == len(inputs) else maps[-1]))
         return maps
+
+
+@NECK_REGISTRY.register()
+class AdaMixerNeck(nn.Module):
+    """Several feature maps, each through a 1x1 convolution, and one group normalisation for all of them.
+
+    Positions are zero: there is no encoder to read them. Source: AdaMixer (2203.16507) [P]; norm [C].
+
+    Args:
+        shapes: channels of the backbone's outputs. in_features: names of those used, fine to coarse. width: C.
+
+    Attributes:
+        num_levels: one a feature.
+    """
+
+    @configurable
+    def __init__(self, *, shapes: dict[str, ShapeSpec], in_features: list[str], width: int):
+        super().__init__()
+        _check_features(in_features, shapes, len(shapes), "one or more")
+        _check_width(width, "AdaMixerNeck")
+        strides = [shapes[name].stride for name in in_features]
+        if any(2 * fine != coarse for fine, coarse in zip(strides[:-1], strides[1:], strict=True)):  # type: ignore[operator]
+            raise ConfigError(
+                f"MODEL.DETR.IN_FEATURES is {list(in_features)}, of strides {strides}; AdaMixer wants each level at "
+                "twice the stride of the one before. Name neighbouring features, fine to coarse."
+            )
+        self.in_features, self.num_levels = in_features, len(in_features)
+        channels = [shapes[name].channels for name in in_features]
+        self.projections = nn.ModuleList(_convolution(count, width, 1) for count in channels)
+        self.norm = nn.GroupNorm(GROUPS, width)
+
+    @classmethod
+    def from_config(cls, cfg, shapes: dict[str, ShapeSpec]):
+        arguments = neck_arguments(cfg, shapes)
+        return {name: arguments[name] for name in ("shapes", "in_features", "width")}
+
+    def forward(self, features: dict[str, Tensor], images: ImageBatch) -> Memory:
+        """Backbone features, {name: (B, channels, height, width)}, to memory that is not encoded."""
+        inputs = (features[name] for name in self.in_features)
+        maps = [self.norm(project(x)) for project, x in zip(self.projections, inputs, strict=True)]
+        masks = [resize_mask(images.mask, (x.shape[-2], x.shape[-1])) for x in maps]
+        return _join_levels(maps, masks, maps[0].new_zeros(1, 1, 1))
 
 
 def neck_arguments(cfg, shapes: dict[str, ShapeSpec]) -> dict:
@@ -152,11 +181,38 @@ def neck_arguments(cfg, shapes: dict[str, ShapeSpec]) -> dict:
 
 def _project(channels: int, width: int, kernel_size: int) -> nn.Sequential:
     """1x1, or 3x3 of stride 2, with Xavier weights and zero bias as published."""
+    return nn.Sequential(_convolution(channels, width, kernel_size), nn.GroupNorm(GROUPS, width))
+
+
+def _convolution(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
     convolution = nn.Conv2d(channels, width, kernel_size, stride=2 if kernel_size == 3 else 1, padding=kernel_size // 2)
     nn.init.xavier_uniform_(convolution.weight)
     assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)
-    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, width))
+    return convolution
+
+
+def _join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor) -> Memory:
+    """Maps (B, C, height, width) and their padding masks as the tokens of one memory, which knows its levels."""
+    sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
+    visible = [mask.flatten(1) for mask in masks if mask is not None]
+    tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+    return Memory(
+        tokens,
+        position.expand(-1, tokens.shape[1], tokens.shape[2]),
+        torch.cat(visible, dim=1) if visible else None,
+        sizes,
+        level_sizes=torch.tensor([(width, height) for height, width in sizes], device=tokens.device).float(),
+        valid_ratios=torch.stack([_valid_ratio(mask, tokens.device) for mask in masks], dim=1),
+    )
+
+
+def _check_width(width: int, neck: str) -> None:
+    if width % GROUPS:
+        raise ConfigError(
+            f"MODEL.DETR.HIDDEN_DIM is {width}; {neck} normalises {GROUPS} groups of channels. "
+            f"Choose a multiple of {GROUPS}."
+        )
 
 
 def _valid_ratio(mask: Tensor | None, device: torch.device) -> Tensor:

@@ -32,17 +32,17 @@ def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: in
 
 
 def normalised_targets(instances: list[Instances], sizes: list[tuple[int, int]], device: torch.device) -> Targets:
-    """Ground truth of a batch.
+    """Ground truth of a batch, padded on the host and copied at once.
 
     Args:
         instances: with ``gt_classes`` and ``gt_boxes`` in pixels. sizes: (height, width) of each image before padding.
     """
     counts = [len(x) for x in instances]
-    boxes = []
-    for objects, (height, width) in zip(instances, sizes, strict=True):
-        scale = torch.tensor([width, height, width, height], dtype=torch.float32, device=device)
-        boxes.append(to_centres(objects.gt_boxes.tensor.float()) / scale)
     labels = pad_sequence([x.gt_classes.long() for x in instances], batch_first=True)
-    columns = torch.arange(labels.shape[1], device=device)
-    valid = columns[None, :] < torch.tensor(counts, device=device)[:, None]
-    return Targets(labels, pad_sequence(boxes, batch_first=True), valid, counts)
+    boxes = pad_sequence([to_centres(x.gt_boxes.tensor.float()) for x in instances], batch_first=True)
+    scale = boxes.new_tensor([(width, height, width, height) for height, width in sizes])
+    columns = torch.arange(labels.shape[1], device=labels.device)
+    valid = columns[None, :] < torch.tensor(counts, device=labels.device)[:, None]
+    boxes = boxes / scale[:, None, :]
+    labels, boxes, valid = (values.to(device, non_blocking=True) for values in (labels, boxes, valid))
+    return Targets(labels, boxes, valid, counts)

@@ -99,11 +99,11 @@ class FrozenDetector(nn.Module):
         if self.flip_channels:
             batched_inputs = [{**x, "image": x["image"].flip(0)} for x in batched_inputs]
         images = detector.preprocess(batched_inputs)
+        targets = detector.targets(batched_inputs, images)
         features = detector.backbone(images.tensor)
         memory = detector.encode(features, images)
         queries = detector.queries(memory)
         output = detector.decode(memory, [queries], capture)["own"]
-        targets = detector.targets(batched_inputs, images)
         targets = dataclasses.replace(targets, labels=self.classes.teacher_labels(targets.labels))
         cost = detector.criterion.matcher(output, targets)
         return Knowledge(features, output, queries, cost, memory.shapes)

@@ -73,11 +73,11 @@ def _run_detr(
     detector: DetrDetector, batched_inputs: list[dict], groups: list[QueryGroup], capture: frozenset[str]
 ) -> StudentOutput:
     images = detector.preprocess(batched_inputs)
+    targets = detector.targets(batched_inputs, images)
     features = detector.backbone(images.tensor)
     memory = detector.encode(features, images)
     groups = [detector.queries(memory), *groups]
     outputs = detector.decode(memory, groups, capture)
-    targets = detector.targets(batched_inputs, images)
     supervised = detector.supervised(outputs, groups, memory, targets)
 
     def finish(pairs: list[Pairs]) -> dict[str, Tensor]:

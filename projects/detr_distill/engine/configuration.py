@@ -57,7 +57,9 @@ def choose_device(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if arguments.num_gpus > available > 0:
-        raise ConfigError(f"--num-gpus {arguments.num_gpus}: this machine has {available}.")
+        raise ConfigError(
+            f"--num-gpus {arguments.num_gpus}: this machine has {available}. Use --num-gpus {available} or fewer."
+        )
     if available and arguments.num_gpus > 0:
         return
     if arguments.num_machines > 1:
@@ -79,7 +81,15 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         raise ConfigError(f"--config-file {config_file}: there is no such file (working folder: {os.getcwd()}).")
     try:
         # A configuration holds values; it has no business in running code while it is read.
+        with open(config_file, encoding="utf-8") as file:
+            if not isinstance(yaml.safe_load(file), dict):
+                raise ConfigError(f"--config-file {config_file} holds no KEY: VALUE pairs. Name a configuration.")
         cfg.merge_from_file(config_file, allow_unsafe=False)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--config-file {config_file} or its _BASE_ is not a YAML text file: byte {error.start} is not "
+            f"{error.encoding}. Name a configuration (*.yaml), or save the file as UTF-8."
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config-file {config_file} is not valid YAML: {error}") from error
     except (KeyError, AssertionError, ValueError, TypeError, OSError) as error:

@@ -25,7 +25,7 @@ except ImportError:
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """Evaluator of a registered dataset; its files go to ``OUTPUT_DIR/inference``.
+    """Evaluator of a registered dataset; its files go to ``OUTPUT_DIR/inference/NAME``.
 
     Raises:
         ConfigError: the dataset is not in COCO format.
@@ -36,7 +36,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             f'DATASETS.TEST: "{dataset_name}" has evaluator type "{kind}", only "coco" is supported. '
             "Register the set in COCO format with DATASETS.REGISTER."
         )
-    return BoxEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name.replace(os.sep, "_"))
+    return BoxEvaluator(dataset_name, output_dir=folder)
 
 
 class BoxEvaluator(COCOEvaluator):

@@ -20,6 +20,8 @@ from .report import print_message_of, report_user_errors
 from .run_folder import prepare_run_folder
 from .trainer import DistillTrainer, write_results
 
+EVALUATION_FILE = "evaluation.json"
+
 
 def argument_parser() -> argparse.ArgumentParser:
     """detectron2's flags and ours."""
@@ -34,7 +36,8 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Trains, or evaluates with ``--eval-only``; a user's error ends the program with status 1."""
-    arguments = argument_parser().parse_args(argv)
+    parser = argument_parser()
+    arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
     with report_user_errors():
         cfg = setup(arguments)
     world_size = arguments.num_gpus * arguments.num_machines
@@ -43,6 +46,21 @@ def main(argv: list[str] | None = None) -> None:
             run(cfg, arguments)
         return
     _launch_processes(cfg, arguments)
+
+
+def flags_first(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
+    """The command line with its flags before the KEY VALUE pairs, wherever they were typed."""
+    flags: list[str] = []
+    rest: list[str] = []
+    remaining = list(argv)
+    while remaining:
+        word = remaining.pop(0)
+        action = parser._option_string_actions.get(word.split("=")[0])
+        target = rest if action is None else flags
+        target.append(word)
+        if action is not None and action.nargs != 0 and "=" not in word and remaining:
+            flags.append(remaining.pop(0))
+    return flags + rest
 
 
 def setup(arguments: argparse.Namespace) -> CfgNode:
@@ -94,7 +112,8 @@ def evaluate_only(cfg: CfgNode, *, resume: bool = False) -> dict:
     use_last = resume and checkpointer.has_checkpoint()
     checkpointer.load_complete(checkpointer.get_checkpoint_file() if use_last else cfg.MODEL.WEIGHTS)
     results = DistillTrainer.test(cfg, model)
-    write_results(cfg, results)
+    # A training run's own results.json stays as it is.
+    write_results(cfg, results, file=EVALUATION_FILE)
     return results
 
 

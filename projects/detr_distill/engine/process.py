@@ -14,6 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.files import write_atomically
+from ..errors import ConfigError
 from .run_folder import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,10 @@ def set_up_process(cfg: CfgNode, *, training: bool, command: str = "") -> None:
     Args:
         training: write ``config.yaml`` too. command: the command line, for the log.
     """
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made: {error.strerror}. Name another.") from error
     set_up_logs(cfg.OUTPUT_DIR)
     logger.info("Command: %s", command)
     logger.info("%s; process %d of %d", describe_environment(cfg), comm.get_rank() + 1, comm.get_world_size())

@@ -16,6 +16,7 @@ from .configuration import default_config, flatten
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
 DIFFERENCES_SHOWN = 6
 
 # Keys that may change when a run is resumed: they alter how long, where or how visibly it runs, not what it learns.
@@ -24,13 +25,17 @@ HARMLESS = (
     "MODEL.DEVICE",
     "OUTPUT_DIR",
     "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_KEEP",
     "TEST.*",
     "DATASETS.TEST",
     "VIS_PERIOD",
     "CUDNN_BENCHMARK",
     # Read only when a run starts; a resumed one takes everything from its checkpoint.
     "MODEL.WEIGHTS",
+    # Where files are; a folder may be moved between two parts of a run.
+    "DATASETS.REGISTER",
+    "MODEL.DISTILL.TEACHER.CONFIG_FILE",
+    "MODEL.DISTILL.TEACHER.WEIGHTS",
 )
 
 
@@ -44,12 +49,12 @@ def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = 
         ConfigError: the folder holds another run, or the run to resume had another configuration.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    if not (folder / CONFIG_FILE).is_file() and not has_checkpoints(folder):
+    # A start that failed before its first step leaves a configuration and a log, and nothing to protect.
+    if not has_checkpoints(folder) and not (folder / METRICS_FILE).is_file():
         return
     changes = differences(folder, cfg)
     if resume:
-        changes = {key: change for key, change in changes.items() if not _is_harmless(key)}
-        # A run that was stopped before its first checkpoint has nothing to protect.
+        changes = {key: change for key, change in changes.items() if not _is_harmless(key, cfg)}
         if changes and has_checkpoints(folder):
             raise ConfigError(
                 f"--resume: the run in {folder} was started with another configuration:\n{_show(changes)}\n"
@@ -111,7 +116,10 @@ def _flat(cfg: CfgNode) -> dict[str, object]:
     return flatten(yaml.safe_load(cfg.dump()))
 
 
-def _is_harmless(key: str) -> bool:
+def _is_harmless(key: str, cfg: CfgNode) -> bool:
+    # A multi-step schedule does not depend on where the run ends; a cosine one would jump.
+    if key == "SOLVER.MAX_ITER" and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        return True
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in HARMLESS)
 
 

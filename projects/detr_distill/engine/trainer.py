@@ -50,6 +50,8 @@ class DistillTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # The base class would build its own step, loaders and checkpointer; only its interface is wanted.
         TrainerBase.__init__(self)
+        if cfg.SOLVER.MAX_ITER < 1:
+            raise ConfigError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; it counts training steps, 1 or more.")
         if cfg.SOLVER.ACCUMULATE < 1:
             raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts passes of a step, 1 or more.")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -123,7 +125,8 @@ class DistillTrainer(DefaultTrainer):
         best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC) if cfg.TEST.BEST_METRIC else None
         chosen = [hooks.IterationTimer(), hooks.LRScheduler()]
         if is_main:
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+            keep = cfg.SOLVER.CHECKPOINT_KEEP or None
+            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
             chosen.append(hooks.CallbackHook(after_step=_save_student_after_last_step))
         if cfg.DATASETS.TEST:
             chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best))
@@ -200,8 +203,8 @@ def describe_model(model: nn.Module) -> str:
     return f"{type(model).__name__}: {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable"
 
 
-def write_results(cfg: CfgNode, results: dict, iteration: int | None = None) -> None:
-    """Writes metrics to ``OUTPUT_DIR/results.json``: ``{"iteration": ..., "datasets": {name: {task: {metric: ...}}}}``.
+def write_results(cfg: CfgNode, results: dict, iteration: int | None = None, file: str = RESULTS_FILE) -> None:
+    """Writes metrics to ``OUTPUT_DIR/<file>``: ``{"iteration": ..., "datasets": {name: {task: {metric: ...}}}}``.
 
     Undefined numbers become null. Does nothing on all processes but the first.
     """
@@ -209,7 +212,7 @@ def write_results(cfg: CfgNode, results: dict, iteration: int | None = None) -> 
         return
     datasets = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
     text = json.dumps(_finite({"iteration": iteration, "datasets": datasets}), indent=2)
-    write_atomically(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE), lambda file: file.write(text.encode()))
+    write_atomically(os.path.join(cfg.OUTPUT_DIR, file), lambda file: file.write(text.encode()))
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,126 @@
+"""From a checkpoint of another project to weights and a configuration of ours that fit each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ..files import read_checkpoint
+from ..matching import compare
+from .describe import describe
+from .names_official import recognise, rename_official
+from .names_transformers import rename_transformers
+from .settings import (
+    Settings,
+    coco_names_by_id,
+    official_settings,
+    read_config,
+    transformers_family,
+    transformers_settings,
+)
+
+OFFICIAL = ("detr", "conditional_detr", "dab_detr", "deformable_detr")
+SOURCES = ("transformers", *OFFICIAL)
+
+
+@dataclass
+class Imported:
+    """A detector from elsewhere.
+
+    Attributes:
+        weights: under our names. config: what differs from the defaults, as nested dictionaries.
+        class_names: of its classes, as ``MODEL.DISTILL.TEACHER.CLASS_NAMES`` wants them; empty where unknown.
+    """
+
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+
+    def yaml(self) -> str:
+        """The configuration as the content of a file."""
+        return yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None, width=120)
+
+
+def import_checkpoint(source: str, path: str | os.PathLike, overrides: list[str] | None = None) -> Imported:
+    """Reads a checkpoint and proves that it fits the detector that its configuration describes.
+
+    Args:
+        source: one of ``SOURCES``: a folder of transformers, or a file of the authors' code.
+        path: of the folder or file. overrides: KEY VALUE pairs for what the checkpoint does not tell, such as
+            ``MODEL.DETR.NUM_HEADS 4``.
+
+    Raises:
+        CheckpointError: unreadable, of another family, or with tensors that have no place here; names the first.
+    """
+    if source not in SOURCES:
+        raise CheckpointError(f"source {source!r}: known are {', '.join(SOURCES)}.")
+    reader = _read_transformers if source == "transformers" else _read_official
+    weights, family, settings = reader(source, Path(path))
+    config = _override(describe(weights, family, settings), overrides or [])
+    _check_fit(weights, config, path, family)
+    classes = config["MODEL"]["DETR"]["NUM_CLASSES"]
+    names = settings.class_names or (coco_names_by_id() if classes == 91 else ())
+    return Imported(weights, config, names if len(names) == classes else ())
+
+
+def _read_transformers(source: str, folder: Path) -> tuple[dict[str, Tensor], str, Settings]:
+    config = read_config(folder)
+    family, settings = transformers_family(config), transformers_settings(config, folder)
+    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if not files:
+        raise CheckpointError(f"{folder} holds neither model.safetensors nor pytorch_model.bin.")
+    weights = read_checkpoint(files[0])["model"]
+    return rename_transformers(weights, family, settings.refinement), family, settings
+
+
+def _read_official(source: str, file: Path) -> tuple[dict[str, Tensor], str, Settings]:
+    if file.is_dir():
+        raise CheckpointError(f"{file} is a folder; --source {source} reads one file. For a folder: transformers.")
+    checkpoint = read_checkpoint(file)
+    weights, arguments = checkpoint["model"], checkpoint.get("args") or {}
+    found = recognise(weights)
+    if found is not None and found != source:
+        raise CheckpointError(f"{file} holds a checkpoint of {found}, not of {source}: use --source {found}.")
+    settings = official_settings(arguments if isinstance(arguments, Mapping) else vars(arguments), source)
+    return rename_official(weights, source, settings.refinement), source, settings
+
+
+def _override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Writes KEY VALUE pairs into nested dictionaries; their names and types are those of the configuration's keys."""
+    # Here, because the engine's package itself reads and writes checkpoints.
+    from ...engine.configuration import build_config
+
+    known = build_config("", overrides)
+    for key in overrides[::2]:
+        *parents, last = key.split(".")
+        node, value = config, known
+        for parent in parents:
+            node, value = node.setdefault(parent, {}), value[parent]
+        node[last] = value[last]
+    return config
+
+
+def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], path: str | os.PathLike, family: str) -> None:
+    from ...engine.configuration import default_config
+
+    cfg = default_config()
+    cfg.merge_from_other_cfg(CfgNode(config))
+    cfg.MODEL.DEVICE = "cpu"
+    with torch.random.fork_rng():
+        model = build_model(cfg)
+    fit = compare(weights, model)
+    if not fit.is_complete:
+        raise CheckpointError(
+            f"{path} does not fit {family} as it is built here:\n{fit.problems()}\n"
+            "Name what the checkpoint does not tell as KEY VALUE, for example MODEL.DETR.NUM_HEADS 4."
+        )

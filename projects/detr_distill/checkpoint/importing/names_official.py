@@ -1,0 +1,91 @@
+"""Parameter names of the authors' own code: DETR, Conditional DETR, DAB-DETR and Deformable DETR [C]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from .deformable_heads import arrange_heads
+from .renaming import (
+    FEED_FORWARD,
+    PROJECTIONS,
+    SEPARATE_PROJECTIONS,
+    TORCHVISION_BACKBONE,
+    Rule,
+    rename_all,
+    split_packed,
+)
+
+SHARED: Sequence[Rule] = (
+    (r"^transformer\.(encoder|decoder)\.", r"\1."),
+    (r"^(query_embed|refpoint_embed)\.", "queries.position."),
+    (r"^encoder(.*)\.norm1\.", r"encoder\1.attention_norm."),
+    (r"^encoder(.*)\.norm2\.", r"encoder\1.feed_forward_norm."),
+    (r"^encoder(.*)\.self_attn\.", r"encoder\1.attention."),
+    (r"\.norm3\.", ".feed_forward_norm."),
+    (r"\.self_attn\.", ".self_attention."),
+    (r"\.(multihead_attn|cross_attn)\.", ".cross_attention."),
+    *FEED_FORWARD,
+)
+ONE_LEVEL: Sequence[Rule] = (
+    (r"^input_proj\.", "input_projection."),
+    (r"^decoder(.*)\.norm1\.", r"decoder\1.self_attention_norm."),
+    (r"^decoder(.*)\.norm2\.", r"decoder\1.cross_attention_norm."),
+    (r"^class_embed\.", "decoder.heads.class_head."),
+    (r"^(decoder\.)?bbox_embed\.", "decoder.heads.box_head."),
+)
+DEFORMABLE: Sequence[Rule] = (
+    (r"^transformer\.level_embed$", "input_projection.level_embedding"),
+    (r"^input_proj\.", "input_projection.projections."),
+    (r"^transformer\.reference_points", "decoder.reference_points"),
+    (r"^transformer\.enc_output_norm", "queries.output_norm"),
+    (r"^transformer\.enc_output", "queries.output"),
+    (r"^transformer\.pos_trans_norm", "decoder.start_norm"),
+    (r"^transformer\.pos_trans", "decoder.start_projection"),
+    (r"^(decoder\.)?class_embed\.(\d+)", r"decoder.heads.\2.class_head"),
+    (r"^(decoder\.)?bbox_embed\.(\d+)", r"decoder.heads.\2.box_head"),
+    # Numbered in the order in which the layer's constructor makes them: cross-attention comes first there.
+    (r"^decoder(.*)\.norm1\.", r"decoder\1.cross_attention_norm."),
+    (r"^decoder(.*)\.norm2\.", r"decoder\1.self_attention_norm."),
+)
+RULES: dict[str, Sequence[Rule]] = {
+    "detr": (*SHARED, *ONE_LEVEL, *PROJECTIONS),
+    "conditional_detr": (
+        *SHARED,
+        *ONE_LEVEL,
+        *SEPARATE_PROJECTIONS,
+        *PROJECTIONS,
+        (r"\.ref_point_head", ".reference_head"),
+    ),
+    "dab_detr": (
+        *SHARED,
+        *ONE_LEVEL,
+        *SEPARATE_PROJECTIONS,
+        *PROJECTIONS,
+        (r"\.ref_point_head", ".position_head"),
+        (r"\.ref_anchor_head", ".size_head"),
+    ),
+    "deformable_detr": (*SHARED, *DEFORMABLE, *PROJECTIONS),
+}
+
+
+def rename_official(weights: Mapping[str, Tensor], family: str, refinement: bool | None = None) -> dict[str, Tensor]:
+    """The state of the authors' detector under our names.
+
+    Args:
+        family: a key of ``RULES``. refinement: see :func:`arrange_heads`.
+    """
+    renamed = rename_all(split_packed(weights), RULES[family], TORCHVISION_BACKBONE)
+    return arrange_heads(renamed, refinement) if family == "deformable_detr" else renamed
+
+
+def recognise(names) -> str | None:
+    """The family that an authors' checkpoint belongs to by its parameter names; None where none is certain."""
+    signs = {
+        "deformable_detr": "transformer.level_embed",
+        "dab_detr": "refpoint_embed.weight",
+        "conditional_detr": "transformer.decoder.layers.0.ca_qcontent_proj.weight",
+        "detr": "transformer.decoder.layers.0.multihead_attn.in_proj_weight",
+    }
+    return next((family for family, sign in signs.items() if sign in names), None)

@@ -1,0 +1,36 @@
+"""Brings a detector trained elsewhere under this project's names, and prints the configuration that fits it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from detr_distill.checkpoint.export import save_weights
+from detr_distill.checkpoint.importing import SOURCES, import_checkpoint
+from detr_distill.engine.report import report_user_errors
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and files they are")
+    parser.add_argument("--weights", required=True, help="the authors' file, or a folder of transformers")
+    parser.add_argument("--output", required=True, help="file to write; its suffix decides: .pth or .safetensors")
+    parser.add_argument("--config", help="file to write the configuration to as well")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for what the checkpoint does not tell, such as its DC5"
+    )
+    arguments = parser.parse_args(argv)
+    with report_user_errors():
+        imported = import_checkpoint(arguments.source, arguments.weights, arguments.opts)
+        save_weights(imported.weights, arguments.output)
+        imported.config["MODEL"]["WEIGHTS"] = arguments.output
+        print(f"# {arguments.output}: {len(imported.weights)} tensors. The configuration that fits:")
+        print(imported.yaml(), end="")
+        if imported.class_names:
+            print(f"# As a teacher: MODEL.DISTILL.TEACHER.CLASS_NAMES {list(imported.class_names)!r}")
+        if arguments.config:
+            Path(arguments.config).write_text(imported.yaml())
+
+
+if __name__ == "__main__":
+    main()
