@@ -5,7 +5,10 @@ Letters: L layers, B images, Q queries, T targets (padded to the largest image),
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,6 +17,9 @@ from torch import Tensor
 
 from ..errors import NonFiniteError
 from ..structures import Pairs, no_pairs
+
+SMALL = 100_000  # entries of a matching below which one thread solves it
+MOST_THREADS = 8
 
 
 @dataclass
@@ -61,17 +67,28 @@ def _solve(cost: Cost, values: np.ndarray) -> np.ndarray:
     layers, images, queries, _ = values.shape
     most = max((min(queries, count) for count in cost.counts), default=0)
     indices = np.zeros((3, layers, images, most), dtype=np.int64)
-    for image, count in enumerate(cost.counts):
-        for layer in range(layers):
-            matrix = values[layer, image, :, :count]
-            if not np.isfinite(matrix).all():
-                raise NonFiniteError(
-                    f"The matching cost '{cost.name}' of decoder layer {layer} and image {image} of the batch is not "
-                    "finite. Lower SOLVER.BASE_LR or clip gradients; check the image and its boxes."
-                )
-            rows, columns = linear_sum_assignment(matrix)
-            indices[:, layer, image, : len(rows)] = rows, columns, np.ones_like(rows)
+    problems = [(layer, image) for layer in range(layers) for image in range(images)]
+
+    def solve(problem: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        layer, image = problem
+        matrix = values[layer, image, :, : cost.counts[image]]
+        if not np.isfinite(matrix).all():
+            raise NonFiniteError(
+                f"The matching cost '{cost.name}' of decoder layer {layer} and image {image} of the batch is not "
+                "finite. Lower SOLVER.BASE_LR or clip gradients; check the image and its boxes."
+            )
+        return linear_sum_assignment(matrix)
+
+    # scipy solves outside Python's lock, so threads share the problems; small ones are not worth the hand-over.
+    solved = _threads().map(solve, problems) if values.size > SMALL else map(solve, problems)
+    for (layer, image), (rows, columns) in zip(problems, solved, strict=True):
+        indices[:, layer, image, : len(rows)] = rows, columns, np.ones_like(rows)
     return indices
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS))
 
 
 def _to_pairs(indices: Tensor, cost: Cost) -> Pairs:

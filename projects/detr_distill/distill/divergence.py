@@ -22,7 +22,7 @@ def kl(target: Tensor, prediction: Tensor) -> Tensor:
     """Kullback-Leibler divergence ``sum t log(t / p)`` in nats of two distributions over the last axis.
 
     No gradient reaches the target. Attention maps are the largest tensors of a step, so the backward pass is written
-    out: one division instead of the four elementwise passes that autograd would make.
+    out: one product with the ratio ``t / p`` instead of the five elementwise passes that autograd would make.
     """
     return _KullbackLeibler.apply(target.float(), prediction.float())
 
@@ -30,14 +30,16 @@ def kl(target: Tensor, prediction: Tensor) -> Tensor:
 class _KullbackLeibler(torch.autograd.Function):
     @staticmethod
     def forward(ctx, target: Tensor, prediction: Tensor) -> Tensor:
-        ctx.save_for_backward(target, prediction)
-        return torch.xlogy(target, target / (prediction + TINY)).sum(-1)
+        ratio = prediction + TINY
+        torch.div(target, ratio, out=ratio)
+        ctx.save_for_backward(ratio)
+        return torch.xlogy(target, ratio).sum(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
-        target, prediction = ctx.saved_tensors
-        return None, target.div(prediction + TINY).mul_(-gradient.unsqueeze(-1))
+        (ratio,) = ctx.saved_tensors
+        return None, ratio * -gradient.unsqueeze(-1)
 
 
 def binary_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
