@@ -33,7 +33,8 @@ class _KullbackLeibler(torch.autograd.Function):
         ratio = prediction + TINY
         torch.div(target, ratio, out=ratio)
         ctx.save_for_backward(ratio)
-        return torch.xlogy(target, ratio).sum(-1)
+        # TINY keeps the logarithm finite where the target is 0; vecdot sums without a tensor of products.
+        return torch.linalg.vecdot(target, (ratio + TINY).log_())
 
     @staticmethod
     @once_differentiable

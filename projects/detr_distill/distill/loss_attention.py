@@ -112,7 +112,9 @@ def _rows(maps: Tensor, index: Tensor, in_order: bool) -> Tensor:
     """(B, H, Q, N) and (B, M) to the chosen rows (B, H, M, N)."""
     if in_order:
         return maps
-    return maps.gather(2, index[:, None, :, None].expand(-1, maps.shape[1], -1, maps.shape[3]))
+    # Whole rows are copied; a gather would look up an index for every entry.
+    image = torch.arange(len(index), device=index.device)[:, None]
+    return maps.transpose(1, 2)[image, index].transpose(1, 2)
 
 
 def _square(maps: Tensor, index: Tensor, in_order: bool, weight: Tensor) -> Tensor:
