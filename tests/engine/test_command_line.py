@@ -9,7 +9,7 @@ from pathlib import Path
 from detr_distill.engine import launch
 from detr_distill.engine.configuration import build_config
 from detr_distill.engine.report import print_message_of, report_user_errors
-from detr_distill.errors import ConfigError
+from detr_distill.errors import ConfigError, DataError
 
 import pytest
 from engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
@@ -188,3 +188,13 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path, capsys, toy_loa
     arguments = arguments_for(tmp_path / "run", OUTPUT_DIR=tmp_path / "file" / "run")
     assert "OUTPUT_DIR" in failing(arguments, capsys)
     assert "MAX_ITER is 0" in failing(arguments_for(tmp_path / "run", **{"SOLVER.MAX_ITER": 0}), capsys)
+
+
+def test_a_test_set_with_swapped_classes_is_refused(monkeypatch):
+    lists = {"a": ("cat", "dog"), "b": ("dog", "cat"), "c": ("cat", "dog"), "unknown": None}
+    monkeypatch.setattr(launch, "class_names", lists.get)
+    cfg = build_config("", ["DATASETS.TRAIN", '("a",)', "DATASETS.TEST", '("c", "unknown")'])
+    launch.check_same_classes(cfg)
+    cfg.DATASETS.TEST = ("b",)
+    with pytest.raises(DataError, match=r"(?s)TEST b.*class 0.*'dog', 'cat'"):
+        launch.check_same_classes(cfg)

@@ -205,3 +205,15 @@ def test_results_of_several_sets_keep_their_names(tmp_path):
     cfg = toy_config(tmp_path, **{"DATASETS.TEST": "('a', 'b')"})
     write_results(cfg, {"a": {"bbox": {"AP": 1.0}}, "b": {}})
     assert json.loads((tmp_path / "results.json").read_text())["datasets"]["a"]["bbox"]["AP"] == 1.0
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_annotations_numbered_from_zero_and_without_area(fast):
+    dataset = {
+        "images": [{"id": 1, "width": 50, "height": 50, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 0, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20]}],
+    }
+    result = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}
+    assert evaluate_boxes(dataset, [result], fast=fast).stats[0] == pytest.approx(1.0)
+    assert dataset["annotations"][0]["id"] == 0, "the data set itself stays"

@@ -89,6 +89,7 @@ def evaluate_boxes(dataset: dict, results: list[dict], *, fast: bool, image_ids:
     Returns:
         A summarised ``COCOeval``: ``stats`` holds the 12 numbers in [0, 1], -1 where undefined.
     """
+    dataset = {**dataset, "annotations": _complete(dataset["annotations"])}
     index_class, evaluation_class = (FastCOCO, COCOeval_faster) if fast else (COCO, COCOeval)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _index(index_class, dataset)
@@ -104,6 +105,16 @@ def evaluate_boxes(dataset: dict, results: list[dict], *, fast: bool, image_ids:
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+def _complete(annotations: list[dict]) -> list[dict]:
+    """Annotations as the evaluation wants them.
+
+    It counts a match with annotation 0 as none, and exporters number from 0; ``area`` and ``iscrowd`` are often left
+    out.
+    """
+    defaults = ({"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0} for a in annotations)
+    return [{**default, **a, "id": n} for n, (default, a) in enumerate(zip(defaults, annotations, strict=True), 1)]
 
 
 def _index(index_class, dataset: dict):

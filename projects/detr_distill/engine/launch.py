@@ -13,7 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 
 from ..checkpoint import SafeCheckpointer
-from ..data import check_num_classes, register_datasets
+from ..data import check_num_classes, class_names, register_datasets
+from ..errors import DataError
 from .configuration import build_config, choose_device
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
@@ -99,6 +100,25 @@ def prepare_datasets(cfg: CfgNode) -> None:
     if architecture == "DetrDetector":
         names = tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
         check_num_classes(names, cfg.MODEL.DETR.NUM_CLASSES, "MODEL.DETR.NUM_CLASSES")
+    check_same_classes(cfg)
+
+
+def check_same_classes(cfg: CfgNode) -> None:
+    """Raises DataError when a test set's class list is not the training set's: its AP would be of other classes."""
+    if not cfg.DATASETS.TRAIN:
+        return
+    expected = class_names(cfg.DATASETS.TRAIN[0])
+    for name in cfg.DATASETS.TEST:
+        found = class_names(name)
+        if expected is None or found is None or list(found) == list(expected):
+            continue
+        pairs = zip(expected, found, strict=False)
+        place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
+        raise DataError(
+            f"DATASETS.TEST {name} and DATASETS.TRAIN {cfg.DATASETS.TRAIN[0]} have different class lists from class "
+            f"{place} on: {list(found)[place : place + 3]} and {list(expected)[place : place + 3]}. "
+            "Give both annotation files the same categories in the same order of ids."
+        )
 
 
 def evaluate_only(cfg: CfgNode, *, resume: bool = False) -> dict:
