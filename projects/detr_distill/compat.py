@@ -31,12 +31,6 @@ class _MissingOperators(types.ModuleType):
         return missing
 
 
-def has_compiled_operators() -> bool:
-    """True when detectron2's own compiled extension is loaded."""
-    module = sys.modules.get(_OPERATORS)
-    return module is not None and not isinstance(module, _MissingOperators)
-
-
 def _provide_operators() -> None:
     import detectron2
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import DECODER_REGISTRY, ENCODER_REGISTRY, NECK_REGISTRY, QUERIES_REGISTRY, look_up
-from ..structures import DecoderOutput, ImageBatch, Memory, QueryGroup, Targets
+from ..structures import DecoderOutput, ImageBatch, Memory, Pairs, QueryGroup, Targets
 from .assignment import solve_assignments
 from .boxes import to_corners
 from .criterion import SetCriterion
@@ -110,11 +110,7 @@ class DetrDetector(nn.Module):
         if targets is None:
             return self.detections(output, images, batched_inputs)
         supervised = self.supervised({"own": output}, [own], memory, targets)
-        pairs = solve_assignments([self.criterion.cost(*entry) for entry in supervised])
-        losses: dict[str, Tensor] = {}
-        for entry, matched in zip(supervised, pairs, strict=True):
-            losses.update(self.criterion(*entry, matched))
-        return losses
+        return self.losses(supervised, solve_assignments([self.criterion.cost(*entry) for entry in supervised]))
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageBatch:
         """Normalises and pads the images of a batch."""
@@ -156,6 +152,15 @@ class DetrDetector(nn.Module):
             binary = dataclasses.replace(targets, labels=torch.zeros_like(targets.labels))
             entries.append((memory.proposals, QueryGroup("encoder", memory.tokens, memory.position), binary))
         return entries
+
+    def losses(
+        self, supervised: list[tuple[DecoderOutput, QueryGroup, Targets]], pairs: list[Pairs]
+    ) -> dict[str, Tensor]:
+        """The detection losses of everything that :meth:`supervised` names, by its solved matchings, in order."""
+        losses: dict[str, Tensor] = {}
+        for entry, matched in zip(supervised, pairs, strict=True):
+            losses.update(self.criterion(*entry, matched))
+        return losses
 
     @torch.no_grad()
     def detections(self, output: DecoderOutput, images: ImageBatch, batched_inputs: list[dict]) -> list[dict]:

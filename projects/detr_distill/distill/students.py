@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import singledispatch
+from functools import partial, singledispatch
 
 from torch import Tensor, nn
 
@@ -79,12 +79,5 @@ def _run_detr(
     groups = [detector.queries(memory), *groups]
     outputs = detector.decode(memory, groups, capture)
     supervised = detector.supervised(outputs, groups, memory, targets)
-
-    def finish(pairs: list[Pairs]) -> dict[str, Tensor]:
-        losses = {}
-        for entry, matched in zip(supervised, pairs, strict=True):
-            losses.update(detector.criterion(*entry, matched))
-        return losses
-
     costs = [detector.criterion.cost(*entry) for entry in supervised]
-    return StudentOutput(features, outputs, memory, costs, finish)
+    return StudentOutput(features, outputs, memory, costs, finish=partial(detector.losses, supervised))
