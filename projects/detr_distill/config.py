@@ -82,7 +82,7 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.DECODER.NUM_POINTS = 4  # points that a head samples on a level
     node.DECODER.BOX_REFINEMENT = False  # a layer's boxes are the next layer's references; heads of its own a layer
 
-    node.ADAMIXER = CfgNode()  # MixerDecoder
+    node.ADAMIXER = CfgNode()  # AdaMixerDecoder
     node.ADAMIXER.NUM_GROUPS = 4  # of channels, each with points and mixing matrices of its own
     node.ADAMIXER.IN_POINTS = 32  # points that a group samples
     node.ADAMIXER.OUT_POINTS = 128  # points after mixing

@@ -86,7 +86,7 @@ class AdaMixerHeads(nn.Module):
 
 
 @DECODER_REGISTRY.register()
-class MixerDecoder(nn.Module):
+class AdaMixerDecoder(nn.Module):
     """Stages with heads of their own; each moves the box of the one before, without gradient to it [P].
 
     The queries' ``position`` (B, Q, 4) is a box as logits. Padding is read as zero, as is all beyond a level [R].
