@@ -1,29 +1,69 @@
-"""What the benchmarks share: random inputs, and the peak memory of a step on any device."""
+"""What the benchmarks share: random inputs, timing in turn, and the peak memory of a step on any device."""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
+
 import torch
 from detectron2.structures import Boxes, Instances
+from rich.progress import track
 
 
-def random_inputs(batch: int, size: int, num_classes: int, objects: int = 7) -> list[dict]:
-    """detectron2 dicts of square images with random boxes; 7 objects is COCO's mean."""
+def random_inputs(sizes: list[tuple[int, int]], num_classes: int, objects: int = 7) -> list[dict]:
+    """detectron2 dicts of images of the given (height, width) with random boxes; 7 objects is COCO's mean."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
-    for index in range(batch):
+    for index, (height, width) in enumerate(sizes):
         corner = torch.rand(objects, 2, generator=generator) * 0.6
         extent = torch.rand(objects, 2, generator=generator) * 0.35 + 0.05
         instances = Instances(
-            (size, size),
-            gt_boxes=Boxes(torch.cat([corner, corner + extent], dim=1) * size),
+            (height, width),
+            gt_boxes=Boxes(torch.cat([corner, corner + extent], dim=1) * torch.tensor([width, height, width, height])),
             gt_classes=torch.randint(0, num_classes, (objects,), generator=generator),
         )
-        image = torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8)
-        inputs.append({"image": image, "instances": instances, "height": size, "width": size, "image_id": index})
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        inputs.append({"image": image, "instances": instances, "height": height, "width": width, "image_id": index})
     return inputs
 
 
-def peak_bytes(step, device: str) -> int:
+def training_step(model: torch.nn.Module, inputs: list[dict]) -> None:
+    """Losses and their gradients, without an optimizer's step."""
+    losses = model(inputs)
+    sum(losses.values()).backward()
+    model.zero_grad(set_to_none=True)
+
+
+def time_in_turn(steps: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each step in each round, after one round to warm up.
+
+    The steps take turns within a round, so that other work on the machine meets all alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_number in track(range(rounds + 1), description="timing", disable=not sys.stderr.isatty()):
+        for name, step in steps.items():
+            elapsed = _timed(step, device)
+            if round_number:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def _timed(function: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+def peak_bytes(step: Callable[[], object], device: str) -> int:
     """Most bytes that a step holds at once beyond what was there before it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

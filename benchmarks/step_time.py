@@ -13,17 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 from detr_distill.engine.configuration import build_config
 
 import torch
-from common import peak_bytes, random_inputs
+from common import device_name, peak_bytes, random_inputs, time_in_turn, training_step
 from detectron2.modeling import build_model
-from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
 METHODS = {"d3etr": "configs/d3etr/conditional_r101_r50.yaml"}
@@ -42,22 +39,6 @@ def build(method: str, device: str, folder: Path):
     return distilled, build_model(cfg).train()
 
 
-def training_step(model, inputs) -> None:
-    losses = model(inputs)
-    sum(losses.values()).backward()
-    model.zero_grad(set_to_none=True)
-
-
-def timed(function, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=sorted(METHODS), required=True)
@@ -71,19 +52,14 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         distilled, plain = build(arguments.method, arguments.device, Path(folder))
-    inputs = random_inputs(arguments.batch, arguments.size, num_classes=80)
+    inputs = random_inputs([(arguments.size, arguments.size)] * arguments.batch, num_classes=80)
     capture = distilled.capture
     steps = {
         "plain": lambda: training_step(plain, inputs),
         "teacher": lambda: distilled.teacher(inputs, frozenset()),
         "distilled": lambda: training_step(distilled, inputs),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_number in track(range(arguments.rounds + 1), description="timing", disable=not sys.stderr.isatty()):
-        for name, step in steps.items():
-            elapsed = timed(step, arguments.device)
-            if round_number:
-                seconds[name].append(elapsed)
+    seconds = time_in_turn(steps, arguments.rounds, arguments.device)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     peaks = {name: peak_bytes(steps[name], arguments.device) for name in ("plain", "distilled")}
     result = {
@@ -96,7 +72,7 @@ def main() -> None:
         "captures": sorted(capture),
         "size": arguments.size,
         "batch": arguments.batch,
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
+        "device": device_name(arguments.device),
         "threads": torch.get_num_threads(),
     }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,9 @@ def _add_detr_config(cfg: CfgNode) -> None:
     # Or "LearnedContentQueries", "TwoStageQueries" (deformable), "AdaMixerQueries".
     node.QUERIES.NAME = "LearnedQueries"
 
+    # Query groups of the training step beside the detector's own, such as denoising queries.
+    node.TRAINING_GROUPS = []
+
     node.MATCHER = CfgNode()
     node.MATCHER.COST_CLASS = 1.0
     node.MATCHER.COST_L1 = 5.0

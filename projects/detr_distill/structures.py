@@ -88,6 +88,9 @@ class QueryGroup:
         loss_weight: factor of the group's detection loss; 0 leaves the group unsupervised.
         forced_cost: for a decoder layer, the (B, Q, G) matching cost that replaces the group's own on that layer:
             this is how another network's assignment is imposed.
+        targets: what the group is compared with instead of the batch's own ground truth, with objects that stand
+            several times (denoising, one-to-many matching); None: the ground truth.
+        pairs: the assignment to ``targets`` where it is known beforehand, for one layer (1, B, M), used on all.
     """
 
     name: str
@@ -97,6 +100,8 @@ class QueryGroup:
     inner_mask: Tensor | None = None
     loss_weight: float = 1.0
     forced_cost: dict[int, Tensor] = field(default_factory=dict)
+    targets: Targets | None = None
+    pairs: Pairs | None = None
 
 
 @dataclass
@@ -151,6 +156,11 @@ class Pairs:
         return dataclasses.replace(
             self, query=self.query[layers], target=self.target[layers], weight=self.weight[layers]
         )
+
+    def expand_layers(self, layers: int) -> Pairs:
+        """The pairs of one layer (1, B, M) for each of many."""
+        query, target, weight = (values.expand(layers, -1, -1) for values in (self.query, self.target, self.weight))
+        return dataclasses.replace(self, query=query, target=target, weight=weight)
 
     def layer(self, layer: int) -> Pairs:
         """The pairs of one layer, (B, M) each."""

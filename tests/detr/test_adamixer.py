@@ -8,7 +8,7 @@ import math
 
 from detr_distill.detr import adamixer
 from detr_distill.detr.adamixer import AdaptiveMixing, AdaptiveSampling
-from detr_distill.detr.attention import GroupLayout, attend, attend_within_groups
+from detr_distill.detr.attention import attend
 from detr_distill.errors import ConfigError
 from detr_distill.structures import CAPTURES, SELF_ATTENTION, Memory, QueryGroup
 
@@ -185,19 +185,6 @@ def test_attention_bias_by_hand(masked):
     assert torch.allclose(output, (expected @ value).transpose(1, 2).flatten(2), atol=1e-6)
     fused, _ = attend(query, key, value, mask=mask, bias=bias)
     assert torch.allclose(fused, output, atol=1e-6)
-
-
-def test_attention_bias_of_groups_is_their_own_block():
-    query, key, value = (torch.randn(1, 2, 5, 3) for _ in range(3))
-    bias = torch.randn(1, 2, 5, 5)
-    hidden = torch.ones(5, 5, dtype=torch.bool)
-    hidden[:2, :2] = hidden[2:, 2:] = False
-    isolated = GroupLayout((2, 3), (None, None))
-    found, maps = attend_within_groups(query, key, value, isolated, bias=bias, dropout=0.0, capture=True)
-    masked = GroupLayout((2, 3), (None, None), hidden)
-    expected, blocks = attend_within_groups(query, key, value, masked, bias=bias, dropout=0.0, capture=True)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(maps, blocks, strict=True))
 
 
 def test_bias_has_the_same_gradient_with_and_without_capture():

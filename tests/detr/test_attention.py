@@ -1,8 +1,10 @@
-"""Dropout from few random bits: the right share, the right scale, the same draw for the same seed."""
+"""Attention of packed groups against one masked product; dropout from few random bits."""
 
 from __future__ import annotations
 
-from detr_distill.detr.attention import drop
+from detr_distill.detr.attention import attend, attend_within_groups, drop
+from detr_distill.detr.groups import group_layout
+from detr_distill.structures import QueryGroup
 
 import pytest
 import torch
@@ -25,3 +27,28 @@ def test_dropout_keeps_the_mean_and_drops_the_share(probability, shape):
     torch.manual_seed(0)
     assert torch.equal(drop(values, probability), dropped)
     assert drop(values.detach().bfloat16(), probability).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_groups_attend_as_one_product_under_their_block_mask(with_bias):
+    sizes, sees = {"own": 4, "denoising": 3, "other": 2}, {"own": (), "denoising": ("own", "absent"), "other": ()}
+    inner = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 0, 0]], dtype=torch.bool)
+    groups = [
+        QueryGroup(
+            name, torch.zeros(2, size, 6), torch.zeros(2, size, 6), sees[name], inner if name == "denoising" else None
+        )
+        for name, size in sizes.items()
+    ]
+    query, key, value = torch.randn(3, 2, 2, 9, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    bias = torch.randn(2, 2, 9, 9, generator=torch.Generator().manual_seed(1)) if with_bias else None
+    hidden = torch.ones(9, 9, dtype=torch.bool)
+    hidden[:4, :4] = hidden[4:7, :4] = hidden[7:, 7:] = False
+    hidden[4:7, 4:7] = inner
+    expected, whole = attend(query, key, value, mask=hidden, bias=bias, capture=True)
+    for capture in (False, True):
+        found, maps = attend_within_groups(
+            query, key, value, group_layout(groups), bias=bias, dropout=0.0, capture=capture
+        )
+        assert torch.allclose(found, expected, atol=1e-6)
+    for group, rows in enumerate((slice(0, 4), slice(4, 7), slice(7, 9))):
+        assert torch.allclose(maps[group], whole[..., rows, rows], atol=1e-6)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from detr_distill.detr.attention import attend
 from detr_distill.errors import ConfigError
-from detr_distill.structures import CAPTURES, ImageBatch, QueryGroup
+from detr_distill.structures import CAPTURES, ImageBatch, Pairs, QueryGroup, Targets
 
 import pytest
 import torch
@@ -29,9 +31,10 @@ def build(decoder: str, **keys):
     )
 
 
-def random_group(model, name: str, images: int, queries: int, **options) -> QueryGroup:
+def random_group(queries_of, name: str, images: int, queries: int, **options) -> QueryGroup:
     generator = torch.Generator().manual_seed(len(name) + queries)
-    content, position = (torch.randn(images, queries, width, generator=generator) for width in model.queries.widths)
+    widths = getattr(queries_of, "queries", queries_of).widths
+    content, position = (torch.randn(images, queries, width, generator=generator) for width in widths)
     return QueryGroup(name, content, position, **options)
 
 
@@ -147,6 +150,51 @@ def test_losses_have_every_layer_and_reach_every_parameter(decoder, inputs):
     assert all(p.grad is not None for p in model.parameters())
 
 
+class RepeatedObjects(torch.nn.Module):
+    """Two queries for every object, and the pairs known: query i is for object i // 2."""
+
+    def __init__(self, widths, loss_weight):
+        super().__init__()
+        self.widths, self.loss_weight = widths, loss_weight
+
+    def forward(self, memory, own, targets):
+        images, objects = targets.labels.shape
+        repeated = Targets(
+            targets.labels.repeat_interleave(2, dim=1),
+            targets.boxes.repeat_interleave(2, dim=1),
+            targets.valid.repeat_interleave(2, dim=1),
+            [2 * count for count in targets.counts],
+        )
+        index = torch.arange(2 * objects).expand(1, images, -1)
+        pairs = Pairs(index, index, repeated.valid[None].float())
+        group = random_group(self, "twice", images, 2 * objects)
+        return [dataclasses.replace(group, targets=repeated, pairs=pairs, loss_weight=self.loss_weight)]
+
+
+def test_training_groups_have_targets_and_pairs_of_their_own(inputs):
+    model = build("ConditionalDecoder").train()
+    plain = model(inputs)
+    model.training_groups["twice"] = RepeatedObjects(model.queries.widths, loss_weight=0.5)
+    losses = model(inputs)
+    for name, value in plain.items():
+        assert torch.allclose(losses[name], value, atol=1e-5), "the own group does not notice"
+    images = model.preprocess(inputs)
+    targets, memory = model.targets(inputs, images), encode(model, inputs)
+    groups = model.query_groups(memory, targets)
+    output = model.decode(memory, groups)["twice"]
+    objects = [entry["instances"] for entry in inputs]
+    total = sum(len(entry) for entry in objects)
+    for layer, suffix in ((0, "_0"), (1, "")):
+        distance = 0.0
+        for image in range(len(inputs)):
+            boxes = targets.boxes[image, : len(objects[image])].repeat_interleave(2, dim=0)
+            distance += (output.boxes[layer, image, : len(boxes)] - boxes).abs().sum()
+        weight = 0.5 * model.criterion.weights["box"]
+        assert torch.allclose(losses[f"loss_box_twice{suffix}"], weight * distance / (2 * total), rtol=1e-4)
+    assert len(model.costs(model.supervised({**model.decode(memory, groups)}, groups, memory, targets))) == 1
+    assert model.query_groups(memory) and len(model.query_groups(memory)) == 1, "not at inference"
+
+
 def test_batch_without_objects_trains(inputs):
     model = build("ConditionalDecoder").train()
     empty = make_inputs(counts=(0, 0))
@@ -180,3 +228,5 @@ def test_unknown_names_list_the_known_ones():
             build_model(small_cfg(**{f"MODEL__DETR__{key}": value}))
     with pytest.raises(ConfigError, match="CLASSIFICATION is 'none'"):
         build_model(small_cfg(MODEL__DETR__LOSS__CLASSIFICATION="none"))
+    with pytest.raises(ConfigError, match="TRAINING_GROUPS names 'NoSuchGroup'"):
+        build_model(small_cfg(MODEL__DETR__TRAINING_GROUPS=["NoSuchGroup"]))

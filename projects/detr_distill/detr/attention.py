@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -141,14 +140,18 @@ class GroupLayout:
 
     Attributes:
         sizes: queries of each group, in order.
-        inner_masks: for each group (Q, Q) bool, True where a query may not look, or None.
-        mask: (all, all) bool over the whole axis where some group sees another; None when groups are isolated, in
-            which case attention runs group by group and no masked product is computed.
+        inner_masks: for each group (Q, Q) bool, True where a query may not look at another of its group, or None.
+        seen: for each group the places of the other groups that its queries may look at.
     """
 
     sizes: tuple[int, ...]
     inner_masks: tuple[Tensor | None, ...]
-    mask: Tensor | None = None
+    seen: tuple[tuple[int, ...], ...]
+
+    def rows(self, group: int) -> slice:
+        """The group's part of the packed axis."""
+        start = sum(self.sizes[:group])
+        return slice(start, start + self.sizes[group])
 
 
 def attend_within_groups(
@@ -161,36 +164,40 @@ def attend_within_groups(
     dropout: float,
     capture: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-    """Self-attention of packed query groups under their block mask; see :func:`attend`.
+    """Self-attention of packed query groups, group by group; see :func:`attend`.
+
+    A group's keys are its own queries and those of the groups that it sees: nothing is computed to be masked away.
 
     Args:
         bias: (B, H, Q, Q) over the whole axis; what it says of two groups that do not see each other is not read.
 
     Returns:
-        (B, Q, H * v), and each group's map over its own queries (B, H, Qg, Qg), or None.
+        (B, Q, H * v), and each group's map over its own queries (B, H, Qg, Qg), or None. The map of a group that sees
+        others leaves out what it gives to them.
     """
-    options: dict = {"dropout": dropout, "capture": capture}
-    if layout.mask is not None:
-        output, attention = attend(query, key, value, mask=layout.mask, bias=bias, **options)
-        if attention is None:
-            return output, None
-        return output, _own_blocks(attention, layout)
-    split = (values.split(layout.sizes, dim=2) for values in (query, key, value))
-    biases = _own_blocks(bias, layout)
-    parts = [
-        attend(*parts, mask=mask, bias=own, **options)
-        for *parts, mask, own in zip(*split, layout.inner_masks, biases, strict=True)
-    ]
-    outputs, maps = zip(*parts, strict=True)
-    return torch.cat(outputs, dim=1), maps if capture else None
+    outputs, maps = [], []
+    for group, (size, inner_mask, seen) in enumerate(zip(layout.sizes, layout.inner_masks, layout.seen, strict=True)):
+        own, visible = layout.rows(group), [layout.rows(other) for other in (group, *seen)]
+        if inner_mask is not None and seen:
+            inner_mask = F.pad(inner_mask, (0, sum(layout.sizes[other] for other in seen)), value=False)
+        output, attention = attend(
+            query[:, :, own],
+            _join([key[:, :, rows] for rows in visible], dim=2),
+            _join([value[:, :, rows] for rows in visible], dim=2),
+            mask=inner_mask,
+            bias=None if bias is None else _join([bias[..., own, rows] for rows in visible], dim=-1),
+            dropout=dropout,
+            capture=capture,
+        )
+        outputs.append(output)
+        if attention is not None:
+            maps.append(attention[..., :size])
+    return torch.cat(outputs, dim=1), tuple(maps) if capture else None
 
 
-def _own_blocks(values: Tensor | None, layout: GroupLayout) -> tuple:
-    """Each group's block (..., Qg, Qg) of values (..., Q, Q), or None for each."""
-    if values is None:
-        return (None,) * len(layout.sizes)
-    rows = [slice(end - size, end) for end, size in zip(accumulate(layout.sizes), layout.sizes, strict=True)]
-    return tuple(values[..., own, own] for own in rows)
+def _join(parts: list[Tensor], dim: int) -> Tensor:
+    """One tensor of all parts, without a copy where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
 
 
 def check_heads(width: int, num_heads: int) -> None:

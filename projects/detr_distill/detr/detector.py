@@ -15,9 +15,16 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..registry import DECODER_REGISTRY, ENCODER_REGISTRY, NECK_REGISTRY, QUERIES_REGISTRY, look_up
+from ..registry import (
+    DECODER_REGISTRY,
+    ENCODER_REGISTRY,
+    NECK_REGISTRY,
+    QUERIES_REGISTRY,
+    TRAINING_GROUP_REGISTRY,
+    look_up,
+)
 from ..structures import DecoderOutput, ImageBatch, Memory, Pairs, QueryGroup, Targets
-from .assignment import solve_assignments
+from .assignment import Cost, solve_assignments
 from .boxes import to_corners
 from .criterion import SetCriterion
 from .groups import decode_groups
@@ -31,6 +38,8 @@ class DetrDetector(nn.Module):
     Args:
         backbone: detectron2 backbone. neck: see neck.py; its parameters are called ``input_projection``.
         encoder, decoder, queries: see encoder.py, decoder_*.py, queries.py. criterion: the detection loss.
+        training_groups: by name, query groups that are decoded in training beside the detector's own; see
+            training_groups.py.
         pixel_mean, pixel_std: in the order of ``input_format`` ("BGR" or "RGB", kept for visualisation).
         size_divisibility: images are padded to a multiple of it, in pixels.
         detections_per_image: most boxes returned for an image.
@@ -46,6 +55,7 @@ class DetrDetector(nn.Module):
         decoder: nn.Module,
         queries: nn.Module,
         criterion: SetCriterion,
+        training_groups: dict[str, nn.Module] | None = None,
         pixel_mean: list[float],
         pixel_std: list[float],
         input_format: str = "RGB",
@@ -60,6 +70,7 @@ class DetrDetector(nn.Module):
         self.decoder = decoder
         self.queries = queries
         self.criterion = criterion
+        self.training_groups = nn.ModuleDict(training_groups or {})
         self.input_format = input_format
         self.size_divisibility = size_divisibility
         self.detections_per_image = detections_per_image
@@ -76,6 +87,10 @@ class DetrDetector(nn.Module):
             "decoder": look_up(DECODER_REGISTRY, node.DECODER.NAME, "MODEL.DETR.DECODER.NAME")(cfg),
             "queries": look_up(QUERIES_REGISTRY, node.QUERIES.NAME, "MODEL.DETR.QUERIES.NAME")(cfg),
             "criterion": SetCriterion(cfg),
+            "training_groups": {
+                name: look_up(TRAINING_GROUP_REGISTRY, name, "MODEL.DETR.TRAINING_GROUPS")(cfg)
+                for name in node.TRAINING_GROUPS
+            },
             "neck": look_up(NECK_REGISTRY, node.NECK.NAME, "MODEL.DETR.NECK.NAME")(cfg, backbone.output_shape()),
             "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": list(cfg.MODEL.PIXEL_STD),
@@ -95,8 +110,9 @@ class DetrDetector(nn.Module):
             batched_inputs: detectron2 dicts with ``image`` (3, height, width) and, in training, ``instances``.
 
         Returns:
-            ``loss_{class,box,giou}[_layer]`` scalars to sum, with two-stage queries ``loss_*_encoder`` too; or a list
-            of ``{"instances": Instances}`` in the pixels of the original images.
+            ``loss_{class,box,giou}[_layer]`` scalars to sum, with two-stage queries ``loss_*_encoder`` too, with
+            training groups ``loss_*_<group>[_layer]``; or a list of ``{"instances": Instances}`` in the pixels of the
+            original images.
         """
         images = self.preprocess(batched_inputs)
         if not self.training and images.mask is not None and len(batched_inputs) > 1:
@@ -105,12 +121,12 @@ class DetrDetector(nn.Module):
         # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
         targets = self.targets(batched_inputs, images) if self.training else None
         memory = self.encode(self.backbone(images.tensor), images)
-        own = self.queries(memory)
-        output = self.decode(memory, [own])["own"]
+        groups = self.query_groups(memory, targets)
+        outputs = self.decode(memory, groups)
         if targets is None:
-            return self.detections(output, images, batched_inputs)
-        supervised = self.supervised({"own": output}, [own], memory, targets)
-        return self.losses(supervised, solve_assignments([self.criterion.cost(*entry) for entry in supervised]))
+            return self.detections(outputs["own"], images, batched_inputs)
+        supervised = self.supervised(outputs, groups, memory, targets)
+        return self.losses(supervised, solve_assignments(self.costs(supervised)))
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageBatch:
         """Normalises and pads the images of a batch."""
@@ -125,6 +141,14 @@ class DetrDetector(nn.Module):
         """Backbone features, {name: (B, channels, height, width)}, to what the decoder looks at."""
         memory = self.input_projection(features, images)
         return dataclasses.replace(memory, tokens=self.encoder(memory))
+
+    def query_groups(self, memory: Memory, targets: Targets | None = None) -> list[QueryGroup]:
+        """The detector's own queries and, given the ground truth of a training step, its training groups."""
+        groups = [self.queries(memory)]
+        if targets is not None:
+            for make_groups in self.training_groups.values():
+                groups += make_groups(memory, groups[0], targets)
+        return groups
 
     def decode(
         self, memory: Memory, groups: list[QueryGroup], capture: frozenset[str] = frozenset()
@@ -147,19 +171,29 @@ class DetrDetector(nn.Module):
         Args:
             outputs: of ``groups``, by name. memory: after the queries were made.
         """
-        entries = [(outputs[group.name], group, targets) for group in groups if group.loss_weight]
+        entries = [
+            (outputs[group.name], group, targets if group.targets is None else group.targets)
+            for group in groups
+            if group.loss_weight
+        ]
         if memory.proposals is not None:
             binary = dataclasses.replace(targets, labels=torch.zeros_like(targets.labels))
             entries.append((memory.proposals, QueryGroup("encoder", memory.tokens, memory.position), binary))
         return entries
 
+    def costs(self, supervised: list[tuple[DecoderOutput, QueryGroup, Targets]]) -> list[Cost]:
+        """The matchings to be solved before :meth:`losses`: one for each entry whose pairs are not known."""
+        return [self.criterion.cost(*entry) for entry in supervised if entry[1].pairs is None]
+
     def losses(
         self, supervised: list[tuple[DecoderOutput, QueryGroup, Targets]], pairs: list[Pairs]
     ) -> dict[str, Tensor]:
-        """The detection losses of everything that :meth:`supervised` names, by its solved matchings, in order."""
+        """The detection losses of what :meth:`supervised` names, by the solved matchings of :meth:`costs`."""
         losses: dict[str, Tensor] = {}
-        for entry, matched in zip(supervised, pairs, strict=True):
-            losses.update(self.criterion(*entry, matched))
+        solved = iter(pairs)
+        for output, group, targets in supervised:
+            matched = next(solved) if group.pairs is None else group.pairs.expand_layers(output.num_layers)
+            losses.update(self.criterion(output, group, targets, matched))
         return losses
 
     @torch.no_grad()

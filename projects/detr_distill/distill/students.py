@@ -76,8 +76,8 @@ def _run_detr(
     targets = detector.targets(batched_inputs, images)
     features = detector.backbone(images.tensor)
     memory = detector.encode(features, images)
-    groups = [detector.queries(memory), *groups]
+    groups = [*detector.query_groups(memory, targets), *groups]
     outputs = detector.decode(memory, groups, capture)
     supervised = detector.supervised(outputs, groups, memory, targets)
-    costs = [detector.criterion.cost(*entry) for entry in supervised]
+    costs = detector.costs(supervised)
     return StudentOutput(features, outputs, memory, costs, finish=partial(detector.losses, supervised))
