@@ -16,6 +16,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from detr_distill.distill.students import StudentStep
 from detr_distill.engine.configuration import build_config
 
 import torch
@@ -56,7 +57,7 @@ def main() -> None:
     capture = distilled.capture
     steps = {
         "plain": lambda: training_step(plain, inputs),
-        "teacher": lambda: distilled.teacher(inputs, frozenset()),
+        "teacher": lambda: distilled.teacher(StudentStep(inputs), frozenset()),
         "distilled": lambda: training_step(distilled, inputs),
     }
     seconds = time_in_turn(steps, arguments.rounds, arguments.device)

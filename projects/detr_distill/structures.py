@@ -16,6 +16,8 @@ from torch import Tensor
 # What a loss may ask the decoder to keep beside boxes, logits and hidden states.
 SELF_ATTENTION = "self_attention"
 CROSS_ATTENTION = "cross_attention"
+SAMPLED_ATTENTION = "sampled_attention"
+# What a decoder with dense attention has.
 CAPTURES = frozenset({SELF_ATTENTION, CROSS_ATTENTION})
 
 
@@ -105,6 +107,23 @@ class QueryGroup:
 
 
 @dataclass
+class SampledPoints:
+    """Where the heads of deformable attention look, and how much each point counts. N levels, P points a level.
+
+    Attributes:
+        locations: (B, Q, H, N, P, 2), (x, y), float32; what 0 to 1 spans, a padded level or the image, says the holder.
+        weights: (B, Q, H, N, P), adding up to 1 for each head, float32.
+    """
+
+    locations: Tensor
+    weights: Tensor
+
+    def take_queries(self, rows: slice) -> SampledPoints:
+        """The points of some queries."""
+        return SampledPoints(self.locations[:, rows], self.weights[:, rows])
+
+
+@dataclass
 class DecoderOutput:
     """Output of every decoder layer for one query group.
 
@@ -113,6 +132,8 @@ class DecoderOutput:
         boxes: (L, B, Q, 4). hidden: (L, B, Q, C).
         self_attention: for each layer (B, H, Q, Q), cross_attention: for each layer (B, H, Q, S): softmax over the
             last axis, per head, before dropout; None unless captured.
+        sampled_attention: for each layer of a deformable decoder the points over the image without its padding, some
+            of which may lie outside [0, 1]; None unless captured.
         activation: "sigmoid" or "softmax", how logits become class probabilities.
     """
 
@@ -122,6 +143,7 @@ class DecoderOutput:
     activation: str
     self_attention: tuple[Tensor, ...] | None = None
     cross_attention: tuple[Tensor, ...] | None = None
+    sampled_attention: tuple[SampledPoints, ...] | None = None
 
     @property
     def num_layers(self) -> int:
@@ -202,6 +224,8 @@ class Knowledge:
         label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth; None without labels.
         memory_shapes: (height, width) of each memory level, the layout of a cross-attention map's last axis.
         losses: the teacher's own training losses.
+        head_features: maps in the student's own form, by its own names: the student's head detects on them too, with
+            its full loss (``loss_*_teacher``); None: it does not.
     """
 
     features: dict[str, Tensor] = field(default_factory=dict)
@@ -210,10 +234,26 @@ class Knowledge:
     label_cost: Tensor | None = None
     memory_shapes: list[tuple[int, int]] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
+    head_features: dict[str, Tensor] | None = None
 
 
 def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))
+
+
+def to_maps(memory: Memory) -> dict[str, Tensor]:
+    """The levels of a memory as maps ``level0``, ``level1``, ... (B, C, height, width), which share its storage."""
+    levels = memory.tokens.split([height * width for height, width in memory.shapes], dim=1)
+    return {
+        f"level{index}": tokens.transpose(1, 2).unflatten(-1, shape)
+        for index, (tokens, shape) in enumerate(zip(levels, memory.shapes, strict=True))
+    }
+
+
+def from_maps(maps: dict[str, Tensor]) -> Tensor:
+    """The maps of all levels, in order, as the tokens (B, S, C) of a memory."""
+    tokens = [values.flatten(2).transpose(1, 2) for values in maps.values()]
+    return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
 
 
 def no_pairs(reference: Tensor, layers: int, images: int) -> Pairs:

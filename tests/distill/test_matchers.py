@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detr_distill.detr.assignment import Cost, solve_assignments
 from detr_distill.distill.layers import layer_map, take_layers
-from detr_distill.distill.students import run_student
+from detr_distill.distill.students import StudentStep, run_student, start_student
 
 import torch
 from builders import make_inputs
@@ -13,10 +13,10 @@ from scipy.optimize import linear_sum_assignment
 
 def step_parts(model, inputs):
     """Knowledge, student output and matches of one step."""
-    knowledge = model.teacher(inputs, model.capture)
+    knowledge = model.teacher(StudentStep(inputs), model.capture)
     matchers = list(model.matchers.values())
     groups = [group for matcher in matchers for group in matcher.extra_groups(knowledge, len(inputs))]
-    student = run_student(model.student, inputs, groups, model.capture)
+    student = run_student(model.student, start_student(model.student, inputs), groups, model.capture)
     costs = [matcher.cost(student, knowledge) for matcher in matchers]
     pairs = solve_assignments(student.costs + [cost for cost in costs if cost is not None])
     solved = iter(pairs[len(student.costs) :])
@@ -116,19 +116,19 @@ def test_teacher_assignment_reaches_the_loss(build_distiller, wide_teacher, inpu
 def test_assignment_on_all_layers_or_none(build_distiller, wide_teacher, inputs):
     for choice, layers in (("all", {0, 1}), ("none", set()), ("last", {1})):
         model = build_distiller(wide_teacher, MODEL__DISTILL__FIXED_MATCHER__TEACHER_ASSIGNMENT=choice)
-        knowledge = model.teacher(inputs, frozenset())
+        knowledge = model.teacher(StudentStep(inputs), frozenset())
         (group,) = model.matchers["FixedMatcher"].extra_groups(knowledge, 2)
         assert set(group.forced_cost) == layers
 
 
 def test_fixed_group_is_the_teachers_queries(build_distiller, equal_teacher, wide_teacher, inputs):
     model = build_distiller(equal_teacher)
-    knowledge = model.teacher(inputs, frozenset())
+    knowledge = model.teacher(StudentStep(inputs), frozenset())
     (group,) = model.matchers["FixedMatcher"].extra_groups(knowledge, 2)
     assert torch.equal(group.position[0], model.teacher.detector.queries.position.weight)
     assert not list(model.matchers["FixedMatcher"].parameters()), "equal widths need no projection"
     wide = build_distiller(wide_teacher)
-    (group,) = wide.matchers["FixedMatcher"].extra_groups(wide.teacher(inputs, frozenset()), 2)
+    (group,) = wide.matchers["FixedMatcher"].extra_groups(wide.teacher(StudentStep(inputs), frozenset()), 2)
     assert group.content.shape == group.position.shape == (2, 9, 16) and group.content.abs().max() == 0
 
 
@@ -148,7 +148,7 @@ def test_batched_adaptive_matching_equals_single(build_distiller, equal_teacher)
     model = build_distiller(equal_teacher, MODEL__DISTILL__MATCHERS=["AdaptiveMatcher"]).eval()
     inputs = make_inputs(sizes=((48, 48), (48, 48)))
     _, student, _, _, matches = step_parts(model, inputs)
-    cost = model.matchers["AdaptiveMatcher"].cost(student, model.teacher(inputs, model.capture))
+    cost = model.matchers["AdaptiveMatcher"].cost(student, model.teacher(StudentStep(inputs), model.capture))
     for image in range(2):
         (alone,) = solve_assignments([Cost("one", cost.values[:, image : image + 1], [7])])
         assert torch.equal(alone.target[:, 0], matches["adaptive"].pairs.target[:, image])

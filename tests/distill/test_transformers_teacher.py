@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from detr_distill.distill.students import StudentStep
 from detr_distill.errors import CheckpointError, ConfigError
 
 import pytest
@@ -69,7 +70,7 @@ def test_every_layer_is_known(build, tmp_path):
     model = save(build(), tmp_path)
     distiller = build_distiller(tmp_path, INPUT__FORMAT="RGB")
     inputs = make_inputs()
-    output = distiller.teacher(inputs, frozenset()).output
+    output = distiller.teacher(StudentStep(inputs), frozenset()).output
     images = [F.interpolate(x["image"][None], (SIZE, SIZE), mode="bilinear", antialias=True) for x in inputs]
     expected = model(pixel_values=torch.cat(images) / 255)
     assert output.logits.shape == (LAYERS, 2, 9, 5) and output.boxes.shape == (LAYERS, 2, 9, 4)
@@ -87,7 +88,7 @@ def test_a_detr_sees_padded_and_masked_images(tmp_path):
     model = save(build_reference("DetrDecoder"), tmp_path, {**statistics, "size": {"shortest_edge": 800}})
     distiller = build_distiller(tmp_path, INPUT__FORMAT="BGR")
     inputs = make_inputs(sizes=((64, 96), (96, 64)))
-    output = distiller.teacher(inputs, frozenset()).output
+    output = distiller.teacher(StudentStep(inputs), frozenset()).output
     mean, std = (torch.tensor(statistics[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
     pixels, mask = torch.zeros(2, 3, 96, 96), torch.zeros(2, 96, 96, dtype=torch.long)
     for index, entry in enumerate(inputs):

@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
 from ..structures import Knowledge
 from .classes import ClassMap, match_classes
+from .students import StudentStep
 
 
 @TEACHER_REGISTRY.register()
@@ -30,7 +31,7 @@ class NoTeacher(nn.Module):
     def __init__(self, cfg=None):
         super().__init__()
 
-    def forward(self, batched_inputs: list[dict], capture: frozenset[str]) -> Knowledge:
+    def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
         return Knowledge()
 
 
@@ -89,13 +90,13 @@ class FrozenDetector(nn.Module):
         return super()._apply(fn, recurse)
 
     @torch.no_grad()
-    def forward(self, batched_inputs: list[dict], capture: frozenset[str]) -> Knowledge:
+    def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
         """Looks at the student's images and ground truth.
 
         Args:
-            batched_inputs: detectron2 dicts of the student. capture: attention maps to keep.
+            step: of the student; its images are read, its features are not. capture: attention maps to keep.
         """
-        detector = self.detector
+        detector, batched_inputs = self.detector, step.batched_inputs
         if self.flip_channels:
             batched_inputs = [{**x, "image": x["image"].flip(0)} for x in batched_inputs]
         images = detector.preprocess(batched_inputs)

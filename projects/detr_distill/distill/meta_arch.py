@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -10,9 +12,10 @@ from torch import Tensor, nn
 from ..detr.assignment import solve_assignments
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY, MATCHER_REGISTRY, TEACHER_REGISTRY, look_up
+from ..structures import Knowledge
 from .loss_base import DistillLoss, matcher_names
 from .query_matchers import QueryMatcher
-from .students import check_student, run_student
+from .students import StudentOutput, StudentStep, check_student, run_student, start_student
 
 
 @META_ARCH_REGISTRY.register()
@@ -73,21 +76,28 @@ class DistillDetector(nn.Module):
             batched_inputs: detectron2 dicts with ``image`` and, in training, ``instances``.
 
         Returns:
-            The student's detection losses, those of extra groups (``loss_*_<group>``) and the distillation losses
-            (``loss_distill_*``), scalars to sum; or what the student returns.
+            The student's detection losses, those of extra groups (``loss_*_<group>``) and of its head on the teacher's
+            maps (``loss_*_teacher``), and the distillation losses (``loss_distill_*``), scalars to sum; or what the
+            student returns.
         """
         if not self.training:
             return self.student(batched_inputs)
         matchers = list(self.matchers.values())
-        knowledge = self.teacher(batched_inputs, self.capture)
+        step = start_student(self.student, batched_inputs)
+        knowledge = self.teacher(step, self.capture)
         groups = [group for matcher in matchers for group in matcher.extra_groups(knowledge, len(batched_inputs))]  # type: ignore[operator]
-        student = run_student(self.student, batched_inputs, groups, self.capture)
+        student = run_student(self.student, step, groups, self.capture)
+        on_teacher = self._run_head_on_teacher(step, knowledge)
 
         costs = [matcher.cost(student, knowledge) for matcher in matchers]  # type: ignore[operator]
-        pairs = solve_assignments(student.costs + [cost for cost in costs if cost is not None])
-        losses = {**student.finish(pairs[: len(student.costs)]), **knowledge.losses}
+        pairs = solve_assignments(
+            [*student.costs, *on_teacher.costs, *(cost for cost in costs if cost is not None)],
+        )
+        solved = iter(pairs)
+        losses = {**student.finish([next(solved) for _ in student.costs]), **knowledge.losses}
+        teacher_losses = on_teacher.finish([next(solved) for _ in on_teacher.costs])
+        losses.update({f"{name}_teacher": value for name, value in teacher_losses.items()})
 
-        solved = iter(pairs[len(student.costs) :])
         found = [
             matcher(student, knowledge, None if cost is None else next(solved))
             for matcher, cost in zip(matchers, costs, strict=True)
@@ -97,15 +107,24 @@ class DistillDetector(nn.Module):
             losses.update(loss(student, knowledge, matches))
         return losses
 
+    def _run_head_on_teacher(self, step: StudentStep, knowledge: Knowledge) -> StudentOutput:
+        """The student's head on the teacher's maps, where it has any."""
+        if knowledge.head_features is None:
+            return StudentOutput({})
+        return run_student(self.student, dataclasses.replace(step, features=knowledge.head_features), [], frozenset())
+
     def _check_capture(self) -> None:
-        """Refuses a loss on attention maps that a decoder on either side does not have."""
-        for detector in (self.student, getattr(self.teacher, "detector", None)):
-            missing = self.capture - getattr(getattr(detector, "decoder", None), "captures", frozenset())
-            if missing and detector is not None:
-                raise ConfigError(
-                    f"MODEL.DISTILL.LOSSES asks for {', '.join(sorted(missing))}, which {type(detector).__name__} with "
-                    "its decoder does not have. Remove AttentionLoss or set the weight of that map to 0."
-                )
+        """Refuses a loss on attention that a decoder on either side does not have."""
+        for who, detector in (("student", self.student), ("teacher", getattr(self.teacher, "detector", None))):
+            decoder = getattr(detector, "decoder", detector)
+            for name, loss in self.losses.items() if detector is not None else ():
+                missing = sorted(loss.requires - getattr(decoder, "captures", frozenset()))  # type: ignore[operator]
+                if missing:
+                    remedies = [loss.remedies.get(capture, f"Remove {name}.") for capture in missing]  # type: ignore[union-attr, operator]
+                    raise ConfigError(
+                        f"MODEL.DISTILL.LOSSES: {name} asks for {' and '.join(missing)}, which the {who}'s "
+                        f"{type(decoder).__name__} does not have. {' '.join(remedies)}"
+                    )
 
 
 def _names_in_use(cfg) -> dict:

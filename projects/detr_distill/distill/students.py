@@ -1,21 +1,43 @@
-"""Running any detector as a student: its own forward, with extra query groups and with its inner tensors kept.
+"""Running any detector as a student: its own training forward in two halves, with its inner tensors kept.
 
-A detector is reached through ``run_student``, which dispatches on its class; register a function for a new one:
-``@run_student.register(MyDetector)``.
+A detector is reached through two functions that dispatch on its class: ``start_student`` runs it up to the feature maps
+that its head reads, ``run_student`` runs the rest from given maps. Register both for a new one:
+``@start_student.register(MyDetector)``, ``@run_student.register(MyDetector)``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
+from typing import Any
 
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 
 from ..detr import DetrDetector
 from ..detr.assignment import Cost
 from ..errors import ConfigError
-from ..structures import DecoderOutput, Memory, Pairs, QueryGroup
+from ..structures import DecoderOutput, Memory, Pairs, QueryGroup, from_maps, to_maps
+
+
+@dataclass
+class StudentStep:
+    """A training batch, half way through the student.
+
+    Attributes:
+        batched_inputs: detectron2 dicts with ``image`` and ``instances``.
+        features: name -> (B, C, height, width), the maps that the head reads, fine to coarse.
+        image_size: (height, width) of the padded batch, in pixels.
+        context: what the detector's second half needs beside the features.
+    """
+
+    batched_inputs: list[dict]
+    features: dict[str, Tensor] = field(default_factory=dict)
+    image_size: tuple[int, int] = (0, 0)
+    context: Any = None
 
 
 @dataclass
@@ -37,13 +59,26 @@ class StudentOutput:
 
 
 @singledispatch
-def run_student(
-    detector: nn.Module, batched_inputs: list[dict], groups: list[QueryGroup], capture: frozenset[str]
-) -> StudentOutput:
-    """The training forward of a detector.
+def start_student(detector: nn.Module, batched_inputs: list[dict]) -> StudentStep:
+    """The first half of a detector's training forward: the images' feature maps.
 
     Args:
         detector: the student. batched_inputs: detectron2 dicts with ``image`` and ``instances``.
+
+    Raises:
+        ConfigError: no function is registered for the detector's class.
+    """
+    raise ConfigError(_not_a_student(type(detector)))
+
+
+@singledispatch
+def run_student(
+    detector: nn.Module, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
+) -> StudentOutput:
+    """The second half: from ``step.features``, which may be another network's, to detections and losses.
+
+    Args:
+        detector: the student. step: of :func:`start_student`.
         groups: query groups to decode beside the detector's own. capture: attention maps to keep.
 
     Raises:
@@ -53,31 +88,80 @@ def run_student(
 
 
 def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
-    """The class itself when it can be a student; raises ConfigError before it is built otherwise."""
-    if run_student.dispatch(architecture) is run_student.dispatch(object):
+    """The class itself when it can be a student; raises ConfigError before it is built otherwise.
+
+    A class that overrides ``forward`` would not be run as its author wrote it, so it must be registered itself.
+    """
+    known = next((cls for cls in architecture.__mro__ if cls in run_student.registry), object)
+    if known is object:
         raise ConfigError(_not_a_student(architecture))
+    if architecture.forward is not known.forward:  # type: ignore[attr-defined]
+        raise ConfigError(_not_a_student(architecture, f"it overrides the forward() of {known.__name__}"))
     return architecture
 
 
-def _not_a_student(architecture: type) -> str:
+def _not_a_student(architecture: type, reason: str = "no training forward is registered for it") -> str:
     known = sorted(cls.__name__ for cls in run_student.registry if cls is not object)
     return (
-        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student, no training forward is "
-        f"registered for it. Known: {', '.join(known)}. Add one with "
-        f"detr_distill.distill.students.run_student.register({architecture.__name__})."
+        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student, {reason}. "
+        f"Known, with their subclasses: {', '.join(known)}. Add one with start_student.register and "
+        f"run_student.register({architecture.__name__}) of detr_distill.distill.students."
     )
+
+
+@start_student.register
+def _start_detr(detector: DetrDetector, batched_inputs: list[dict]) -> StudentStep:
+    images = detector.preprocess(batched_inputs)
+    # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
+    targets = detector.targets(batched_inputs, images)
+    memory = detector.input_projection(detector.backbone(images.tensor), images)
+    height, width = images.tensor.shape[-2:]
+    return StudentStep(batched_inputs, to_maps(memory), (height, width), (memory, targets))
 
 
 @run_student.register
 def _run_detr(
-    detector: DetrDetector, batched_inputs: list[dict], groups: list[QueryGroup], capture: frozenset[str]
+    detector: DetrDetector, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
 ) -> StudentOutput:
-    images = detector.preprocess(batched_inputs)
-    targets = detector.targets(batched_inputs, images)
-    features = detector.backbone(images.tensor)
-    memory = detector.encode(features, images)
+    memory, targets = step.context
+    memory = dataclasses.replace(memory, tokens=from_maps(step.features))
+    memory = dataclasses.replace(memory, tokens=detector.encoder(memory))
     groups = [*detector.query_groups(memory, targets), *groups]
     outputs = detector.decode(memory, groups, capture)
     supervised = detector.supervised(outputs, groups, memory, targets)
     costs = detector.costs(supervised)
-    return StudentOutput(features, outputs, memory, costs, finish=partial(detector.losses, supervised))
+    return StudentOutput(step.features, outputs, memory, costs, finish=partial(detector.losses, supervised))
+
+
+@start_student.register(DenseDetector)
+@start_student.register(GeneralizedRCNN)
+def _start_convolutional(detector: Any, batched_inputs: list[dict]) -> StudentStep:
+    images = detector.preprocess_image(batched_inputs)
+    instances = [x["instances"].to(detector.device) for x in batched_inputs]
+    features = detector.backbone(images.tensor)
+    names = getattr(detector, "head_in_features", features)
+    height, width = images.tensor.shape[-2:]
+    return StudentStep(batched_inputs, {name: features[name] for name in names}, (height, width), (images, instances))
+
+
+@run_student.register
+def _run_dense(
+    detector: DenseDetector, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
+) -> StudentOutput:
+    images, instances = step.context
+    features = list(step.features.values())
+    losses = detector.forward_training(images, features, detector.head(features), instances)
+    return StudentOutput(step.features, finish=lambda pairs: losses)
+
+
+@run_student.register
+def _run_rcnn(
+    detector: GeneralizedRCNN, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
+) -> StudentOutput:
+    images, instances = step.context
+    if detector.proposal_generator is None:
+        proposals, losses = [x["proposals"].to(detector.device) for x in step.batched_inputs], {}
+    else:
+        proposals, losses = detector.proposal_generator(images, step.features, instances)
+    losses = {**detector.roi_heads(images, step.features, proposals, instances)[1], **losses}
+    return StudentOutput(step.features, finish=lambda pairs: losses)

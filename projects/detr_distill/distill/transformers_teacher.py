@@ -22,6 +22,7 @@ from ..registry import TEACHER_REGISTRY
 from ..structures import DecoderOutput, Knowledge
 from .classes import ClassMap, match_classes
 from .frozen import FrozenDetector
+from .students import StudentStep
 
 KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"
 # Model types, and how their logits become probabilities.
@@ -84,10 +85,10 @@ class TransformersDetector(FrozenDetector):
         }
 
     @torch.no_grad()
-    def forward(self, batched_inputs: list[dict], capture: frozenset[str]) -> Knowledge:
+    def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
         """Looks at the student's images; see :class:`FrozenDetector`."""
         with _every_layer(self.detector):
-            found = self.detector(**self._preprocess(batched_inputs))
+            found = self.detector(**self._preprocess(step.batched_inputs))
         logits, boxes = found.logits.unsqueeze(0), found.pred_boxes.unsqueeze(0)
         if getattr(found, "intermediate_logits", None) is not None:
             # D-FINE puts a prediction of no layer first.
