@@ -38,7 +38,7 @@ types: $(READY)
 	$(PY) -m mypy
 
 tests: $(READY)
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) output

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from detr_distill.checkpoint.torchvision_resnet import rename_resnet
+from detr_distill.detr.backbone import padding_multiple
 from detr_distill.errors import ConfigError
 
 import pytest
 import torch
 import torchvision
 from builders import randomise, small_cfg
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 
 
 def build(depth, dilation):
@@ -52,3 +53,21 @@ def test_dilated_basic_blocks_are_the_strided_ones_between_the_cells(depth):
 def test_other_dilations_are_refused():
     with pytest.raises(ConfigError, match="RES5_DILATION is 4"):
         build(50, 4)
+
+
+def test_an_unknown_backbone_is_named_with_those_that_are_known():
+    cfg = small_cfg()
+    cfg.MODEL.BACKBONE.NAME = "TimBackbone"
+    with pytest.raises(
+        ConfigError, match=r"MODEL.BACKBONE.NAME names 'TimBackbone'.*TimmBackbone.*build_conv_backbone"
+    ):
+        build_model(cfg)
+
+
+def test_images_are_padded_for_both_the_configuration_and_the_backbone():
+    backbone = build(18, 1)
+    assert (
+        backbone.size_divisibility == 0 and padding_multiple(1, backbone) == 1 and padding_multiple(24, backbone) == 24
+    )
+    backbone.__class__ = type("Padded", (type(backbone),), {"size_divisibility": 32})
+    assert padding_multiple(1, backbone) == 32 and padding_multiple(24, backbone) == 96

@@ -1,6 +1,8 @@
-"""Backbones: ResNets as the DETR family uses them, and a small one for small images."""
+"""Backbones: detectron2's ResNets as the DETR family uses them, a small one for small images; and how one is built."""
 
 from __future__ import annotations
+
+import math
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -8,6 +10,22 @@ from detectron2.modeling.backbone import Backbone, build_resnet_backbone
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..registry import look_up
+
+
+def build_backbone(cfg) -> Backbone:
+    """The backbone of ``MODEL.BACKBONE.NAME``, as detectron2's function of this name builds it.
+
+    Raises:
+        ConfigError: the name is unknown; lists those that are known.
+    """
+    builder = look_up(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    return builder(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+
+
+def padding_multiple(wanted: int, backbone: Backbone) -> int:
+    """Images are padded to a multiple of this, in pixels: of what the configuration wants and the backbone needs."""
+    return math.lcm(wanted, max(backbone.size_divisibility, 1))
 
 
 @BACKBONE_REGISTRY.register()
