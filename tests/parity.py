@@ -130,6 +130,23 @@ CONDITIONAL = [
     (r"self_attention\.", "self_attn."),
     (r"cross_attention\.", "cross_attn."),
 ]
+LEVELS = [
+    (r"^input_projection\.level_embedding", "transformer.level_embed"),
+    (r"^input_projection\.projections\.", "input_proj."),
+    (r"^decoder\.heads\.(\d)\.class_head", r"class_embed.\1"),
+    (r"^decoder\.heads\.(\d)\.box_head", r"bbox_embed.\1"),
+    (r"^queries\.output_norm", "transformer.enc_output_norm"),
+    (r"^queries\.output", "transformer.enc_output"),
+    (r"self_attention_norm", "norm2"),
+    (r"cross_attention_norm", "norm1"),
+    (r"self_attention\.", "self_attn."),
+    (r"cross_attention\.", "cross_attn."),
+]
+ANCHORS = [
+    (r"^queries\.position", "refpoint_embed"),
+    (r"position_head", "ref_point_head"),
+    (r"size_head", "ref_anchor_head"),
+]
 OFFICIAL_FAMILY = {
     "detr": [
         *ONE_LEVEL,
@@ -143,29 +160,23 @@ OFFICIAL_FAMILY = {
         (r"^queries\.position", "query_embed"),
         (r"reference_head", "ref_point_head"),
     ],
-    "dab_detr": [
-        *ONE_LEVEL,
-        *CONDITIONAL,
-        (r"^queries\.position", "refpoint_embed"),
-        (r"position_head", "ref_point_head"),
-        (r"size_head", "ref_anchor_head"),
-    ],
+    "dab_detr": [*ONE_LEVEL, *CONDITIONAL, *ANCHORS],
     "deformable_detr": [
-        (r"^input_projection\.level_embedding", "transformer.level_embed"),
-        (r"^input_projection\.projections\.", "input_proj."),
-        (r"^decoder\.heads\.(\d)\.class_head", r"class_embed.\1"),
-        (r"^decoder\.heads\.(\d)\.box_head", r"bbox_embed.\1"),
+        *LEVELS,
         (r"^decoder\.reference_points", "transformer.reference_points"),
         (r"^decoder\.start_norm", "transformer.pos_trans_norm"),
         (r"^decoder\.start_projection", "transformer.pos_trans"),
-        (r"^queries\.output_norm", "transformer.enc_output_norm"),
-        (r"^queries\.output", "transformer.enc_output"),
         (r"^queries\.heads\.class_head", "class_embed.3"),
         (r"^queries\.heads\.box_head", "bbox_embed.3"),
-        (r"self_attention_norm", "norm2"),
-        (r"cross_attention_norm", "norm1"),
-        (r"self_attention\.", "self_attn."),
-        (r"cross_attention\.", "cross_attn."),
+    ],
+    "dn_detr": [*ONE_LEVEL, *CONDITIONAL, *ANCHORS],
+    "dn_deformable_detr": [*LEVELS, *ANCHORS, (r"^queries\.content", "tgt_embed")],
+    "dino": [
+        *LEVELS,
+        *ANCHORS,
+        (r"^queries\.content", "transformer.tgt_embed"),
+        (r"^queries\.heads\.class_head", "transformer.enc_out_class_embed"),
+        (r"^queries\.heads\.box_head", "transformer.enc_out_bbox_embed"),
     ],
 }
 
@@ -183,16 +194,30 @@ def to_official(weights: dict, family: str) -> dict:
         parts = [official.pop(name.replace("query", part)) for part in ("query", "key", "value")]
         official[name.replace("query_projection.", "in_proj_")] = torch.cat(parts)
     official = {name.replace("value_projection", "value_proj"): value for name, value in official.items()}
-    if family != "deformable_detr":
+    official = label_book(official, weights, family)
+    if not any(name.startswith("transformer.level_embed") for name in official):
         return official
     official = {
         re.sub(r"(encoder.*self_attn|cross_attn)\.out_proj", r"\1.output_proj", n): v for n, v in official.items()
     }
-    if "queries.position.weight" in weights:
+    if family == "deformable_detr" and "queries.position.weight" in weights:
         halves = [weights["queries.position.weight"], weights["queries.content.weight"]]
         official = {name: value for name, value in official.items() if not name.startswith("queries")}
         official["query_embed.weight"] = torch.cat(halves, dim=1)
     heads = {name: value for name, value in official.items() if name.startswith(("class_embed", "bbox_embed"))}
     if not any(name.startswith("class_embed.1") for name in heads):  # one for all layers, listed for each
         heads = {name.replace("embed.0", f"embed.{layer}"): v for name, v in heads.items() for layer in range(3)}
-    return {**official, **heads, **{f"transformer.decoder.{n}": v for n, v in heads.items() if "bbox" in n}}
+    seen_by_the_decoder = ("class_embed", "bbox_embed") if family == "dino" else ("bbox_embed",)
+    tied = {f"transformer.decoder.{n}": v for n, v in heads.items() if n.startswith(seen_by_the_decoder)}
+    return {**official, **heads, **tied}
+
+
+def label_book(theirs: dict, weights: dict, family: str) -> dict:
+    """Adds the labels' embedding as the authors keep it: with rows behind those of the classes."""
+    book = next((value for name, value in weights.items() if name.endswith("label_embedding.weight")), None)
+    if book is None:
+        return theirs
+    unknown = weights["queries.content.weight"] if family == "dn_detr" else torch.randn(1, book.shape[1])
+    left_out = ("training_groups", "queries.content") if family == "dn_detr" else ("training_groups",)
+    theirs = {name: value for name, value in theirs.items() if not name.startswith(left_out)}
+    return {**theirs, "label_enc.weight": torch.cat([book, unknown])}

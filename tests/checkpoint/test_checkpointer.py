@@ -59,6 +59,43 @@ def test_student_state_dict():
     assert equal(student_state_dict(model.student), model.student.state_dict())
 
 
+class TestTrainingGroups:
+    """No detection depends on them: files and models with and without them go together, but to resume."""
+
+    @staticmethod
+    def grouped(seed=0):
+        torch.manual_seed(seed + 10)
+        groups = nn.ModuleDict({"GroupQueries": nn.Linear(2, 3)})
+        return nn.ModuleDict({**detector(seed), "training_groups": groups})
+
+    def test_what_is_exported_has_none(self):
+        model = Distilling()
+        model.student = self.grouped()
+        assert student_state_dict(model).keys() == detector().state_dict().keys()
+        assert student_state_dict(self.grouped()).keys() == detector().state_dict().keys()
+
+    @pytest.mark.parametrize("load", [load_strict, lambda model, file: SafeCheckpointer(model).load_complete(file)])
+    def test_detecting_models_accept_both(self, tmp_path, load):
+        files = [write(tmp_path / "a.pth", self.grouped(seed=2)), write(tmp_path / "b.pth", detector(seed=2))]
+        for file in files:
+            for model in (detector(seed=1), self.grouped(seed=1)):
+                load(model, file)
+                assert equal(detector(seed=2).state_dict(), model.state_dict())
+        with pytest.raises(CheckpointError, match=r"2 missing in the file: head.weight, head.bias\n"):
+            load(self.grouped(), write(tmp_path / "c.pth", nn.ModuleDict({"backbone": nn.Linear(3, 4)})))
+
+    def test_a_distilling_model_accepts_a_student_without(self, tmp_path):
+        model = Distilling(seed=1)
+        model.student = self.grouped(seed=1)
+        SafeCheckpointer(model).load_complete(write(tmp_path / "a.pth", detector(seed=2)))
+        assert equal(detector(seed=2).state_dict(), model.student.state_dict())
+
+    def test_resuming_does_not(self, tmp_path):
+        SafeCheckpointer(detector(), str(tmp_path)).save("model_1")
+        with pytest.raises(CheckpointError, match=r"2 missing in the file: training_groups.GroupQueries.weight"):
+            SafeCheckpointer(self.grouped(), str(tmp_path)).resume_or_load("", resume=True)
+
+
 def test_nothing_that_fits_is_an_error(tmp_path):
     path = write(tmp_path / "a.pth", nn.ModuleDict({"trunk": nn.Linear(2, 2)}))
     with pytest.raises(CheckpointError, match=r"(?s)trunk.weight.*backbone.weight.*MODEL.WEIGHTS"):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..matching import first_names
 from .deformable_heads import count_layers
+from .label_book import MAKERS
 from .settings import Settings
 
 # (blocks of the four stages, bottleneck blocks): detectron2's MODEL.RESNETS.DEPTH.
@@ -46,13 +47,36 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **FOCAL,
         "LOSS": {**FOCAL["LOSS"], "CLASS_WEIGHT": 1.0},
     },
+    "dn_detr": {
+        "DECODER": {"NAME": "DabDecoder"},
+        "ENCODER": {"NAME": "DabEncoder"},
+        "QUERIES": {"NAME": "UnknownLabelQueries"},
+        **FOCAL,
+        "LOSS": {**FOCAL["LOSS"], "CLASS_WEIGHT": 1.0},
+    },
     "deformable_detr": {
         "DECODER": {"NAME": "DeformableDecoder"},
         "ENCODER": {"NAME": "DeformableEncoder"},
         "QUERIES": {"NAME": "LearnedContentQueries"},
         **FOCAL,
     },
+    "dn_deformable_detr": {
+        "DECODER": {"NAME": "DabDeformableDecoder"},
+        "ENCODER": {"NAME": "DeformableEncoder"},
+        "QUERIES": {"NAME": "MarkedAnchorQueries"},
+        **FOCAL,
+        "LOSS": {**FOCAL["LOSS"], "CLASS_WEIGHT": 1.0},
+    },
+    "dino": {
+        "DECODER": {"NAME": "DinoDecoder"},
+        "ENCODER": {"NAME": "DeformableEncoder"},
+        "QUERIES": {"NAME": "MixedQueries"},
+        **FOCAL,
+        "LOSS": {**FOCAL["LOSS"], "CLASS_WEIGHT": 1.0},
+    },
 }
+# Families whose networks have several levels, and number their heads.
+DEFORMABLE = ("deformable_detr", "dn_deformable_detr", "dino")
 
 
 def describe(weights: Mapping[str, Tensor], family: str, settings: Settings) -> dict[str, Any]:
@@ -69,7 +93,7 @@ def describe(weights: Mapping[str, Tensor], family: str, settings: Settings) -> 
     detr["DECODER"]["NUM_LAYERS"] = count_layers(weights, "decoder.layers.")
     detr["DECODER"]["POINT_TEMPERATURE"] = 10000.0
     expand = _tensor(weights, "decoder.layers.0.feed_forward.expand.weight")
-    head = "decoder.heads.0" if family == "deformable_detr" else "decoder.heads"
+    head = "decoder.heads.0" if family in DEFORMABLE else "decoder.heads"
     # A softmax head has one more row, for "no object".
     num_classes = len(_tensor(weights, f"{head}.class_head.weight")) - (family == "detr")
     node: dict[str, Any] = {
@@ -81,10 +105,17 @@ def describe(weights: Mapping[str, Tensor], family: str, settings: Settings) -> 
         "IN_FEATURES": ["res5"],
         **detr,
     }
+    if family in DEFORMABLE:
+        _describe_levels(node, weights, settings)
     if family == "deformable_detr":
         _describe_deformable(node, weights, settings)
+    if family == "dino":
+        node["DECODER"]["SHARED_HEADS"] = count_layers(weights, "decoder.heads.") == 1
+        node["NUM_QUERIES"] = len(_tensor(weights, "queries.content.weight"))
     if "NUM_QUERIES" not in node:
         node["NUM_QUERIES"] = len(_tensor(weights, "queries.position.weight"))
+    if any(name.startswith("training_groups.") for name in weights):
+        node["TRAINING_GROUPS"] = [MAKERS[family]]
     return {
         "MODEL": {
             "META_ARCHITECTURE": "DetrDetector",
@@ -95,21 +126,25 @@ def describe(weights: Mapping[str, Tensor], family: str, settings: Settings) -> 
             "DETR": node,
         },
         "INPUT": {"FORMAT": "RGB"},
+        "TEST": {"DETECTIONS_PER_IMAGE": 300 if family in MAKERS else 100},
         "VERSION": 2,
     }
 
 
-def _describe_deformable(node: dict[str, Any], weights: Mapping[str, Tensor], settings: Settings) -> None:
+def _describe_levels(node: dict[str, Any], weights: Mapping[str, Tensor], settings: Settings) -> None:
     levels = count_layers(weights, "input_projection.projections.")
     kernels = [_tensor(weights, f"input_projection.projections.{level}.0.weight").shape[-1] for level in range(levels)]
     # Levels beyond the backbone's features are made by 3x3 convolutions.
     used = max(kernels.count(1), 1)
     node["IN_FEATURES"] = ["res2", "res3", "res4", "res5"][-used:]
     node["NUM_LEVELS"] = levels
-    node["NECK"] = {"NAME": "MultiLevelNeck"}
+    node["NECK"] = {"NAME": "MultiLevelNeck", "POSITION_OFFSET": settings.position_offset}
     samples = settings.num_heads * max(levels, 1)
     for part, attention in (("ENCODER", "encoder.layers.0.attention"), ("DECODER", "decoder.layers.0.cross_attention")):
         node[part]["NUM_POINTS"] = len(_tensor(weights, f"{attention}.attention_weights.weight")) // samples
+
+
+def _describe_deformable(node: dict[str, Any], weights: Mapping[str, Tensor], settings: Settings) -> None:
     node["DECODER"]["BOX_REFINEMENT"] = count_layers(weights, "decoder.heads.") > 1 or bool(settings.refinement)
     if "queries.output.weight" in weights:
         node["DECODER"].update(NAME="DeformableBoxDecoder", BOX_REFINEMENT=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,19 +19,22 @@ from ...errors import CheckpointError
 from ..files import read_checkpoint
 from ..matching import compare
 from .describe import describe
+from .names_detrex import detrex_family, rename_detrex
 from .names_official import recognise, rename_official
 from .names_transformers import rename_transformers
 from .settings import (
     Settings,
     coco_names_by_id,
+    detrex_settings,
     official_settings,
     read_config,
     transformers_family,
     transformers_settings,
 )
 
-OFFICIAL = ("detr", "conditional_detr", "dab_detr", "deformable_detr")
-SOURCES = ("transformers", *OFFICIAL)
+OFFICIAL = ("detr", "conditional_detr", "dab_detr", "dn_detr", "deformable_detr", "dn_deformable_detr", "dino")
+NUM_HEADS = "MODEL.DETR.NUM_HEADS"
+SOURCES = ("transformers", "detrex", *OFFICIAL)
 
 
 @dataclass
@@ -55,7 +59,7 @@ def import_checkpoint(source: str, path: str | os.PathLike, overrides: list[str]
     """Reads a checkpoint and proves that it fits the detector that its configuration describes.
 
     Args:
-        source: one of ``SOURCES``: a folder of transformers, or a file of the authors' code.
+        source: one of ``SOURCES``: a folder of transformers, a file of detrex, or one of the authors' code.
         path: of the folder or file. overrides: KEY VALUE pairs for what the checkpoint does not tell, such as
             ``MODEL.DETR.NUM_HEADS 4``.
 
@@ -64,9 +68,12 @@ def import_checkpoint(source: str, path: str | os.PathLike, overrides: list[str]
     """
     if source not in SOURCES:
         raise CheckpointError(f"source {source!r}: known are {', '.join(SOURCES)}.")
-    reader = _read_transformers if source == "transformers" else _read_official
-    weights, family, settings = reader(source, Path(path))
-    config = _override(describe(weights, family, settings), overrides or [])
+    readers = {"transformers": _read_transformers, "detrex": _read_detrex}
+    weights, family, settings = readers.get(source, _read_official)(source, Path(path))
+    overrides = overrides or []
+    if NUM_HEADS in overrides[::2]:  # others are counted from it
+        settings = dataclasses.replace(settings, num_heads=_read_overrides(overrides).MODEL.DETR.NUM_HEADS)
+    config = _override(describe(weights, family, settings), overrides)
     _check_fit(weights, config, path, family)
     classes = config["MODEL"]["DETR"]["NUM_CLASSES"]
     names = settings.class_names or (coco_names_by_id() if classes == 91 else ())
@@ -83,10 +90,20 @@ def _read_transformers(source: str, folder: Path) -> tuple[dict[str, Tensor], st
     return rename_transformers(weights, family, settings.refinement), family, settings
 
 
-def _read_official(source: str, file: Path) -> tuple[dict[str, Tensor], str, Settings]:
+def _read_detrex(source: str, file: Path) -> tuple[dict[str, Tensor], str, Settings]:
+    weights = _read_file(source, file)["model"]
+    family = detrex_family(weights)
+    return rename_detrex(weights, family), family, detrex_settings(family)
+
+
+def _read_file(source: str, file: Path) -> dict[str, Any]:
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder; --source {source} reads one file. For a folder: transformers.")
-    checkpoint = read_checkpoint(file)
+    return read_checkpoint(file)
+
+
+def _read_official(source: str, file: Path) -> tuple[dict[str, Tensor], str, Settings]:
+    checkpoint = _read_file(source, file)
     weights, arguments = checkpoint["model"], checkpoint.get("args") or {}
     found = recognise(weights)
     if found is not None and found != source:
@@ -97,10 +114,7 @@ def _read_official(source: str, file: Path) -> tuple[dict[str, Tensor], str, Set
 
 def _override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Writes KEY VALUE pairs into nested dictionaries; their names and types are those of the configuration's keys."""
-    # Here, because the engine's package itself reads and writes checkpoints.
-    from ...engine.configuration import build_config
-
-    known = build_config("", overrides)
+    known = _read_overrides(overrides)
     for key in overrides[::2]:
         *parents, last = key.split(".")
         node, value = config, known
@@ -108,6 +122,14 @@ def _override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
             node, value = node.setdefault(parent, {}), value[parent]
         node[last] = value[last]
     return config
+
+
+def _read_overrides(overrides: list[str]) -> CfgNode:
+    """The default configuration with KEY VALUE pairs."""
+    # Here, because the engine's package itself reads and writes checkpoints.
+    from ...engine.configuration import build_config
+
+    return build_config("", overrides)
 
 
 def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], path: str | os.PathLike, family: str) -> None:

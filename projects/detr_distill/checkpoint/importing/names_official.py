@@ -1,4 +1,4 @@
-"""Parameter names of the authors' own code: DETR, Conditional DETR, DAB-DETR and Deformable DETR [C]."""
+"""Parameter names of the authors' own code: DETR, Conditional, DAB, DN and Deformable DETR, DINO [C]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from .deformable_heads import arrange_heads
+from .deformable_heads import arrange_deformable, arrange_heads
+from .label_book import divide_label_book
 from .renaming import (
     FEED_FORWARD,
     PROJECTIONS,
@@ -49,6 +50,22 @@ DEFORMABLE: Sequence[Rule] = (
     (r"^decoder(.*)\.norm1\.", r"decoder\1.cross_attention_norm."),
     (r"^decoder(.*)\.norm2\.", r"decoder\1.self_attention_norm."),
 )
+ANCHORS: Sequence[Rule] = (
+    (r"^transformer\.tgt_embed\.", "queries.content."),
+    (r"^tgt_embed\.", "queries.content."),
+    (r"^transformer\.enc_out_class_embed\.", "queries.heads.class_head."),
+    (r"^transformer\.enc_out_bbox_embed\.", "queries.heads.box_head."),
+    (r"\.ref_point_head", ".position_head"),
+    (r"\.query_scale\.", ".scale_head."),
+)
+DAB: Sequence[Rule] = (
+    *SHARED,
+    *ONE_LEVEL,
+    *SEPARATE_PROJECTIONS,
+    *PROJECTIONS,
+    (r"\.ref_point_head", ".position_head"),
+    (r"\.ref_anchor_head", ".size_head"),
+)
 RULES: dict[str, Sequence[Rule]] = {
     "detr": (*SHARED, *ONE_LEVEL, *PROJECTIONS),
     "conditional_detr": (
@@ -58,15 +75,11 @@ RULES: dict[str, Sequence[Rule]] = {
         *PROJECTIONS,
         (r"\.ref_point_head", ".reference_head"),
     ),
-    "dab_detr": (
-        *SHARED,
-        *ONE_LEVEL,
-        *SEPARATE_PROJECTIONS,
-        *PROJECTIONS,
-        (r"\.ref_point_head", ".position_head"),
-        (r"\.ref_anchor_head", ".size_head"),
-    ),
+    "dab_detr": DAB,
+    "dn_detr": DAB,
     "deformable_detr": (*SHARED, *DEFORMABLE, *PROJECTIONS),
+    "dn_deformable_detr": (*SHARED, *ANCHORS, *DEFORMABLE, *PROJECTIONS),
+    "dino": (*SHARED, *ANCHORS, *DEFORMABLE, *PROJECTIONS),
 }
 
 
@@ -74,16 +87,23 @@ def rename_official(weights: Mapping[str, Tensor], family: str, refinement: bool
     """The state of the authors' detector under our names.
 
     Args:
-        family: a key of ``RULES``. refinement: see :func:`arrange_heads`.
+        family: a key of ``RULES``. refinement: of Deformable DETR, see :func:`arrange_deformable`.
     """
     renamed = rename_all(split_packed(weights), RULES[family], TORCHVISION_BACKBONE)
-    return arrange_heads(renamed, refinement) if family == "deformable_detr" else renamed
+    if family == "deformable_detr":
+        return arrange_deformable(renamed, refinement)
+    if family in ("dn_deformable_detr", "dino"):
+        renamed = arrange_heads(renamed, own_heads=True if family == "dn_deformable_detr" else None)
+    return divide_label_book(renamed, family)
 
 
 def recognise(names) -> str | None:
     """The family that an authors' checkpoint belongs to by its parameter names; None where none is certain."""
     signs = {
+        "dino": "transformer.enc_out_class_embed.weight",
+        "dn_deformable_detr": "tgt_embed.weight",
         "deformable_detr": "transformer.level_embed",
+        "dn_detr": "label_enc.weight",
         "dab_detr": "refpoint_embed.weight",
         "conditional_detr": "transformer.decoder.layers.0.ca_qcontent_proj.weight",
         "detr": "transformer.decoder.layers.0.multihead_attn.in_proj_weight",

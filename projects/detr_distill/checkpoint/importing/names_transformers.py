@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from .deformable_heads import arrange_heads
+from .deformable_heads import arrange_deformable
 from .renaming import FEED_FORWARD, PROJECTIONS, SEPARATE_PROJECTIONS, TRANSFORMERS_BACKBONE, Rule, rename_all
 
 SHARED: Sequence[Rule] = (
@@ -72,7 +72,7 @@ def rename_transformers(
     """The state of a transformers detector, or the content of its file, under our names.
 
     Args:
-        family: a key of ``RULES``. refinement: see :func:`arrange_heads`.
+        family: a key of ``RULES``. refinement: see :func:`arrange_deformable`.
     """
     renamed = rename_all(weights, RULES[family], TRANSFORMERS_BACKBONE)
-    return arrange_heads(renamed, refinement) if family == "deformable_detr" else renamed
+    return arrange_deformable(renamed, refinement) if family == "deformable_detr" else renamed

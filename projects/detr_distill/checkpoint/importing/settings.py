@@ -25,6 +25,7 @@ class Settings:
         num_heads: of every attention. dilation: the backbone's last stage is dilated instead of strided (DC5).
         num_queries: of two-stage networks, which have none in their weights. refinement: Deformable DETR refines boxes
             from layer to layer; None: to be read from the weights. temperature: of the image cells' sine embedding.
+        position_offset: of the cells in the sine embedding of networks with levels.
         image_mean, image_std: in the range 0 to 1, RGB. class_names: empty where unknown.
     """
 
@@ -33,6 +34,7 @@ class Settings:
     num_queries: int = 300
     refinement: bool | None = None
     temperature: float = 10000.0
+    position_offset: float = -0.5
     image_mean: tuple[float, ...] = IMAGE_MEAN
     image_std: tuple[float, ...] = IMAGE_STD
     class_names: tuple[str, ...] = ()
@@ -94,22 +96,37 @@ def official_settings(arguments: Mapping[str, Any], family: str) -> Settings:
     Raises:
         CheckpointError: the network has a part that ours has not; names it.
     """
-    temperature = float(arguments.get("pe_temperatureH", 20)) if family == "dab_detr" else 10000.0
+    one_temperature = family in ("dab_detr", "dn_detr", "dino")
     expected = {
         "pre_norm": False,
         "position_embedding": "sine",
         "num_patterns": 0,
         "pe_temperatureW": arguments.get("pe_temperatureH", 20),
-        "transformer_activation": "prelu",
+        "two_stage_add_query_num": 0,
+        "two_stage_pat_embed": 0,
+        "two_stage_learn_wh": False,
+        "embed_init_tgt": True,
+        "decoder_sa_type": "sa",
     }
+    if one_temperature:
+        expected["transformer_activation"] = "relu" if family == "dino" else "prelu"
     _check(expected, arguments, "The command line stored in the checkpoint")
     return Settings(
         num_heads=arguments.get("nheads", 8),
         dilation=bool(arguments.get("dilation", False)),
         num_queries=arguments.get("num_queries", 300),
         refinement=arguments.get("with_box_refine"),
-        temperature=temperature,
+        temperature=float(arguments.get("pe_temperatureH", 20)) if one_temperature else 10000.0,
+        position_offset=0.0 if family == "dino" else -0.5,
     )
+
+
+def detrex_settings(family: str) -> Settings:
+    """What detrex builds a family with; its checkpoints do not tell.
+
+    DINO's image cells are those of the 12-epoch settings; other settings have temperature 20 and offset 0 [C].
+    """
+    return Settings(temperature=20.0 if family in ("dab_detr", "dn_detr") else 10000.0)
 
 
 def coco_names_by_id() -> tuple[str, ...]:

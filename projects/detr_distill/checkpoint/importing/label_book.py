@@ -1,0 +1,34 @@
+"""The embedding of class labels that DN-DETR and DINO keep: for denoising queries, and one for unknown labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+# Where the labels' embedding stands, by family.
+MAKERS = {
+    "dn_detr": "DenoisingQueries",
+    "dn_deformable_detr": "DenoisingQueries",
+    "dino": "ContrastiveDenoisingQueries",
+}
+
+
+def divide_label_book(weights: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Gives a label book to the training group, and DN-DETR's row of unknown labels to the detector's own queries.
+
+    A book may have more rows than the detector has classes: DINO's is as long as its settings say, and the last row of
+    DN-DETR's is content of the detector's own queries, or of nothing where these have learned contents [C].
+
+    Args:
+        weights: under our names, the book as ``label_enc.weight``. family: without a book nothing changes.
+    """
+    divided = {name: value for name, value in weights.items() if name != "label_enc.weight"}
+    book = weights.get("label_enc.weight")
+    head = next((value for name, value in weights.items() if name.endswith("class_head.bias")), None)
+    if book is None or head is None or family not in MAKERS:
+        return dict(weights)
+    divided[f"training_groups.{MAKERS[family]}.label_embedding.weight"] = book[: len(head)]
+    if family == "dn_detr":
+        divided["queries.content.weight"] = book[len(head) :]
+    return divided
