@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from detr_distill.checkpoint.export import save_weights, student_weights
+from detr_distill.checkpoint.export import detecting_weights, save_weights
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.engine.report import report_user_errors
 
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="file to write; its suffix decides: .pth or .safetensors")
     arguments = parser.parse_args(argv)
     with report_user_errors():
-        weights = student_weights(read_checkpoint(arguments.weights)["model"])
+        weights = detecting_weights(read_checkpoint(arguments.weights)["model"])
         save_weights(weights, arguments.output)
         print(f"{arguments.output}: {len(weights)} tensors")
 

@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import CheckpointError
-from .export import STUDENT, fit_to_model, is_distilling
+from .export import STUDENT, fit_to_model, is_distilling, is_training_only
 from .files import read_checkpoint, write_atomically
 from .locate import local_file
 from .matching import Fit, compare, first_names, match_suffixes
@@ -82,9 +82,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not path:
             raise CheckpointError("--eval-only needs trained weights: set MODEL.WEIGHTS to a checkpoint.")
         _, fit = self._read(path)
-        # Inference uses the student alone: the trainable parts around it may be absent.
+        # Inference uses the student alone: the trainable parts around it may be absent, and its training groups.
         if is_distilling(self.model.state_dict()):
-            fit.missing = [name for name in fit.missing if name.startswith(STUDENT)]
+            fit = fit.without(lambda name: not name.startswith(STUDENT))
+        fit = fit.without(is_training_only)
         if fit.missing or fit.misshaped:
             raise CheckpointError(
                 f"{path} does not fit this model:\n{fit.problems()}\nUse the configuration that it was trained with."

@@ -13,6 +13,8 @@ from ..errors import CheckpointError
 from .files import write_atomically
 
 STUDENT = "student."
+# Query groups of the training step; no detection depends on them.
+TRAINING_ONLY = "training_groups."
 
 
 def is_distilling(names) -> bool:
@@ -40,10 +42,20 @@ def fit_to_model(weights: Mapping[str, Tensor], model_names) -> dict[str, Tensor
     return dict(weights)
 
 
+def is_training_only(name: str) -> bool:
+    """True for a parameter that no detection depends on, of the plain detector or of a student."""
+    return name.removeprefix(STUDENT).startswith(TRAINING_ONLY)
+
+
+def detecting_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the plain detector needs of some weights to detect, under its own names."""
+    return {name: value for name, value in student_weights(weights).items() if not is_training_only(name)}
+
+
 def student_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Weights that the plain detector loads: of a distilling model its student, of any other model all of it."""
+    """Weights that the plain detector detects with: of a distilling model its student's, of any other model its own."""
     model = getattr(model, "module", model) if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return student_weights(model.state_dict())
+    return detecting_weights(model.state_dict())
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -30,6 +30,15 @@ class Fit:
     @property
     def is_complete(self) -> bool:
         return not (self.missing or self.unexpected or self.misshaped)
+
+    def without(self, unneeded: Callable[[str], bool]) -> Fit:
+        """The same but for mismatches of names that are not needed."""
+        return Fit(
+            matched=self.matched,
+            missing=[name for name in self.missing if not unneeded(name)],
+            unexpected=[name for name in self.unexpected if not unneeded(name)],
+            misshaped={name: shapes for name, shapes in self.misshaped.items() if not unneeded(name)},
+        )
 
     def problems(self) -> str:
         """The first names of every kind of mismatch, one line each."""

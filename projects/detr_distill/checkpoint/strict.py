@@ -7,14 +7,14 @@ import os
 from torch import nn
 
 from ..errors import CheckpointError
-from .export import fit_to_model
+from .export import fit_to_model, is_training_only
 from .files import read_checkpoint
 from .locate import local_file
 from .matching import compare
 
 
 def load_strict(model: nn.Module, file: str | os.PathLike, key: str = "MODEL.DISTILL.TEACHER.WEIGHTS") -> None:
-    """Loads weights into a module and accepts no difference in names or shapes.
+    """Loads weights into a module and accepts no difference in names or shapes, but for what training alone needs.
 
     Args:
         model: receives the weights, in place; a frozen teacher in the usual case.
@@ -30,7 +30,7 @@ def load_strict(model: nn.Module, file: str | os.PathLike, key: str = "MODEL.DIS
             f"{key} is empty: without trained weights a frozen network would teach noise. Set it to a checkpoint."
         )
     weights = read_checkpoint(local_file(str(file), key))["model"]
-    fit = compare(fit_to_model(weights, model.state_dict()), model)
+    fit = compare(fit_to_model(weights, model.state_dict()), model).without(is_training_only)
     if not fit.is_complete:
         raise CheckpointError(
             f"{key} {file} does not fit {type(model).__name__}:\n{fit.problems()}\n"
