@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 
 from ..checkpoint import SafeCheckpointer
+from ..config import count_classes
 from ..data import check_num_classes, class_names, register_datasets
 from ..errors import DataError
 from .configuration import build_config, choose_device
@@ -94,12 +95,8 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 def prepare_datasets(cfg: CfgNode) -> None:
     """Registers the datasets and checks the detector's number of classes against them."""
     register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture == "DistillDetector":
-        architecture = cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE
-    if architecture == "DetrDetector":
-        names = tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
-        check_num_classes(names, cfg.MODEL.DETR.NUM_CLASSES, "MODEL.DETR.NUM_CLASSES")
+    key, count = count_classes(cfg)
+    check_num_classes(tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])), count, key)
     check_same_classes(cfg)
 
 

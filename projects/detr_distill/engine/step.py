@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteError
 from .finite import describe_non_finite, name_images
+from .freezing import ParameterFreeze
 from .metrics import StepMetrics, gather_metrics
 from .precision import GradientClipper, Precision
 from .randomness import seed_step
@@ -32,6 +33,7 @@ class StepTrainer(SimpleTrainer):
         precision: autocast and loss scaling; None: float32.
         clipper: gradient clipping; None: only measures the norm.
         seed: of the run, see ``seed_step``.
+        freeze: drops gradients that must not be applied yet.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class StepTrainer(SimpleTrainer):
         precision: Precision | None = None,
         clipper: GradientClipper | None = None,
         seed: int = 0,
+        freeze: ParameterFreeze | None = None,
     ):
         # The base class may start the loader at once; ours must wait until a resumed run has moved its start.
         super().__init__(model, [], optimizer)
@@ -52,6 +55,7 @@ class StepTrainer(SimpleTrainer):
         self.precision = precision or Precision("cpu")
         self.clipper = clipper or GradientClipper()
         self.seed = seed
+        self.freeze = freeze or ParameterFreeze([])
         self._batches: Iterator | None = None
         self._last_losses: dict[str, float] = {}
 
@@ -67,6 +71,7 @@ class StepTrainer(SimpleTrainer):
         micro_batches, data_seconds = self._load()
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(micro_batches)
+        self.freeze(self.iter)
         self.precision.scaler.unscale_(self.optimizer)
         norm = self.clipper(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         metrics = gather_metrics({**losses, GRADIENT_NORM: norm}, data_seconds)

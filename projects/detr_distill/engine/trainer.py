@@ -25,6 +25,7 @@ from ..data import build_test_loader, build_train_loader
 from ..errors import CheckpointError, ConfigError, DetrDistillError
 from .configuration import suggest
 from .evaluation import build_evaluator
+from .freezing import ParameterFreeze
 from .hooks import BestCheckpoint, EvaluationHook
 from .precision import GradientClipper, Precision
 from .progress import ProgressPrinter
@@ -65,6 +66,7 @@ class DistillTrainer(DefaultTrainer):
             accumulate=cfg.SOLVER.ACCUMULATE,
             precision=Precision.from_config(cfg),
             clipper=GradientClipper.from_config(cfg),
+            freeze=ParameterFreeze.from_config(cfg, model),
         )
         self._set_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

@@ -1,0 +1,170 @@
+"""A teacher that is made from the labels and from the student's own maps, and is trained with the student.
+
+Letters: B images, N labels an image, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from ..config import count_classes
+from ..errors import ConfigError
+from ..iteration import current_iteration
+from ..registry import TEACHER_REGISTRY
+from ..structures import Knowledge
+from .classes import ClassMap
+from .label_descriptor import LabelDescriptor, Labels
+from .label_points import OUTPUT_WIDTH, NormalisedLinear, PointEncoder
+from .label_regions import BoxRegions, MaskRegions, find_regions
+from .students import StudentStep, feature_channels
+
+GUIDES = ("student", "label")
+
+
+@TEACHER_REGISTRY.register()
+class LabelEncoder(nn.Module):
+    """Labels and appearances become maps like the student's, on which the student's own head detects.
+
+    The labels are embedded (:class:`PointEncoder`), each object's appearance is read from the student's maps, attention
+    relates the two within an image, and what comes out is written back to the objects' places and refined. One set of
+    weights serves all levels. Source: LGD (2109.11496) [C]; SSSD (2303.05015) keeps it. No gradient of the distillation
+    loss enters it: it learns from the detection loss of the student's head on its maps.
+
+    Args:
+        in_features: the student's maps that are encoded; the head reads its own maps on others. channels: C.
+        descriptor: of the labels. num_heads: of the attention. guide: "student": appearances ask and labels answer;
+            "label": the reverse.
+        detach_appearance: keep this teacher's gradient from the student's maps. refinement_layers, refinement_kernel:
+            convolutions behind the written map. head_share: part of the batch's images, at least one, on which the
+            student's head reads these maps; they take turns.
+    """
+
+    classes: ClassMap | None = None
+    detector: nn.Module | None = None
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        channels: int,
+        descriptor: LabelDescriptor,
+        num_heads: int = 8,
+        guide: str = "student",
+        detach_appearance: bool = False,
+        refinement_layers: int = 3,
+        refinement_kernel: int = 3,
+        head_share: float = 1.0,
+    ):
+        super().__init__()
+        if guide not in GUIDES:
+            raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.GUIDE is '{guide}'. Known: {', '.join(GUIDES)}.")
+        if not 0 < head_share <= 1:
+            raise ConfigError(
+                f"MODEL.DISTILL.LABEL_ENCODER.HEAD_SHARE is {head_share}, a part of the images. Give a number "
+                "above 0 and up to 1."
+            )
+        if channels % num_heads:
+            raise ConfigError(
+                f"MODEL.DISTILL.LABEL_ENCODER.NUM_HEADS is {num_heads}, which does not divide the {channels} channels "
+                "of the student's maps. Choose a divisor."
+            )
+        self.in_features, self.guide, self.detach_appearance = in_features, guide, detach_appearance
+        self.head_share = head_share
+        self.feature_channels = dict.fromkeys(in_features, channels)
+        self.descriptor = descriptor
+        self.points = PointEncoder(descriptor.width)
+        self.label_projection = NormalisedLinear(OUTPUT_WIDTH, channels)
+        self.appearance = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relation = nn.MultiheadAttention(channels, num_heads, batch_first=True)
+        self.object_projection = nn.Linear(channels, channels)
+        self.context_projection = nn.Linear(channels, channels) if descriptor.context else None
+        self.write_convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.refinement = nn.ModuleList(
+            nn.Conv2d(channels, channels, refinement_kernel, padding=refinement_kernel // 2)
+            for _ in range(refinement_layers)
+        )
+
+    @classmethod
+    def from_config(cls, cfg, student):
+        node = cfg.MODEL.DISTILL.LABEL_ENCODER
+        channels = feature_channels(student)
+        in_features = list(node.IN_FEATURES) or list(channels)
+        unknown = [name for name in in_features if name not in channels]
+        if unknown:
+            raise ConfigError(
+                f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES names {unknown}; the student's head reads {list(channels)}."
+            )
+        widths = {channels[name] for name in in_features}
+        if len(widths) > 1:
+            raise ConfigError(
+                f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES: the maps have {channels} channels; one encoder serves maps "
+                "of one width. Name maps of equal width."
+            )
+        return {
+            "in_features": in_features,
+            "channels": widths.pop(),
+            "descriptor": LabelDescriptor(count_classes(cfg)[1], node.CONTEXT, node.CLASS_EMBEDDING, node.USE_MASKS),
+            "num_heads": node.NUM_HEADS,
+            "guide": node.GUIDE,
+            "detach_appearance": node.DETACH_APPEARANCE,
+            "refinement_layers": node.REFINEMENT_LAYERS,
+            "refinement_kernel": node.REFINEMENT_KERNEL,
+            "head_share": node.HEAD_SHARE,
+        }
+
+    def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
+        """The teacher's maps for a training step; they have the student's names, widths and sizes."""
+        maps = [step.features[name] for name in self.in_features]
+        if self.detach_appearance:
+            maps = [values.detach() for values in maps]
+        labels = self.descriptor(step, maps[0].device)
+        embedding = self.label_projection(self.points(labels.rows.to(maps[0].dtype), labels.valid))
+        regions = [find_regions(labels, step.image_size, (x.shape[-2], x.shape[-1])) for x in maps]
+        seen = [region.read(_norm(self.appearance(x)).relu()) for region, x in zip(regions, maps, strict=True)]
+        related = self._relate(torch.stack(seen), embedding, labels)
+        taught = {
+            name: self._render(values, region, labels)
+            for name, values, region in zip(self.in_features, related, regions, strict=True)
+        }
+        return Knowledge(
+            features=taught, head_features={**step.features, **taught}, head_images=self._head_images(len(maps[0]))
+        )
+
+    def _head_images(self, images: int) -> slice:
+        count = max(1, round(self.head_share * images))
+        turns = images // count
+        start = current_iteration() % turns * count
+        return slice(start, start + count)
+
+    def _relate(self, appearance: Tensor, embedding: Tensor, labels: Labels) -> Tensor:
+        """Appearances (levels, B, N, C) and embeddings (B, N, C) to (levels, B, N, C)."""
+        levels = len(appearance)
+        hidden = ~labels.valid
+        # An image without labels looks at a padded row, whose answer is written nowhere: softmax wants one.
+        hidden[:, 0] = False
+        appearance = appearance.flatten(0, 1)
+        embedding, hidden = embedding.repeat(levels, 1, 1), hidden.repeat(levels, 1)
+        asking, answering = (appearance, embedding) if self.guide == "student" else (embedding, appearance)
+        related, _ = self.relation(asking, answering, answering, key_padding_mask=hidden, need_weights=False)
+        return related.unflatten(0, (levels, -1))
+
+    def _render(self, related: Tensor, regions: BoxRegions | MaskRegions, labels: Labels) -> Tensor:
+        """Objects (B, N, C) to a refined map (B, C, height, width)."""
+        context = labels.is_context.unsqueeze(-1)
+        objects = self.object_projection(related).masked_fill(context, 0)
+        written = regions.write_through(objects, self.write_convolution)
+        if self.context_projection is not None:
+            written = written + self.context_projection((related * context).sum(1))[..., None, None]
+        values = written.relu()
+        for index, convolution in enumerate(self.refinement):
+            values = _norm(convolution(values.relu() if index else values))
+        return values
+
+
+def _norm(values: Tensor) -> Tensor:
+    """Group normalisation with one group and no parameters; a single cell has its channels to normalise over."""
+    return F.group_norm(values, 1)

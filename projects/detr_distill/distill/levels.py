@@ -1,0 +1,43 @@
+"""The levels of a DETR's memory as feature maps, and the part of a batch that belongs to some images.
+
+Letters: B images, C width, S memory tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..structures import Memory, Targets
+
+_Batch = TypeVar("_Batch", Memory, Targets)
+
+
+def to_maps(memory: Memory) -> dict[str, Tensor]:
+    """The levels of a memory as maps ``level0``, ``level1``, ... (B, C, height, width), which share its storage."""
+    levels = memory.tokens.split([height * width for height, width in memory.shapes], dim=1)
+    return {
+        f"level{index}": tokens.transpose(1, 2).unflatten(-1, shape)
+        for index, (tokens, shape) in enumerate(zip(levels, memory.shapes, strict=True))
+    }
+
+
+def from_maps(maps: dict[str, Tensor]) -> Tensor:
+    """The maps of all levels, in order, as the tokens (B, S, C) of a memory."""
+    tokens = [values.flatten(2).transpose(1, 2) for values in maps.values()]
+    return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
+
+
+def select_rows(values: _Batch, images: slice) -> _Batch:
+    """A memory or targets of some images of the batch; what all images share (a first axis of 1) stays."""
+    chosen: dict[str, Any] = {
+        field.name: value[images]
+        for field in dataclasses.fields(values)
+        if isinstance(value := getattr(values, field.name), Tensor) and field.name != "level_sizes" and len(value) > 1
+    }
+    if isinstance(values, Targets):
+        chosen["counts"] = values.counts[images]
+    return dataclasses.replace(values, **chosen)

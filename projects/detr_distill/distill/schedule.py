@@ -1,0 +1,128 @@
+"""The course of the distillation loss over a run: its factor, and the share of its gradient that the student feels.
+
+Both multiply and nothing is skipped, so that every parameter has a gradient in every step and all processes agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..iteration import resolve_iteration
+from ..structures import DecoderOutput
+from .students import StudentOutput
+
+LEARNING_RATE_DROP = "lr_drop"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Iterations count from 0.
+
+    Attributes:
+        student_from: before this iteration the loss trains adapters alone (LGD, 2109.11496) [P].
+        stop_at: from this iteration on the loss counts nothing; None: it counts to the end.
+        steps, factors: from iteration ``steps[i]`` on the loss counts ``factors[i]`` times (SSSD, 2303.05015) [P].
+    """
+
+    student_from: int = 0
+    stop_at: int | None = None
+    steps: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Schedule:
+        """Reads ``MODEL.DISTILL.SCHEDULE``; see docs/configs.md for the forms of an iteration.
+
+        Raises:
+            ConfigError: a step that is no iteration, steps out of order, or as many factors as steps are not given.
+        """
+        node = cfg.MODEL.DISTILL.SCHEDULE
+        steps = tuple(_iteration(value, "STEPS", cfg) for value in node.STEPS)
+        if len(steps) != len(node.FACTORS):
+            raise ConfigError(
+                f"MODEL.DISTILL.SCHEDULE.STEPS is {list(node.STEPS)} and FACTORS is {list(node.FACTORS)}. "
+                "Give one factor for each step."
+            )
+        if list(steps) != sorted(steps):
+            raise ConfigError(f"MODEL.DISTILL.SCHEDULE.STEPS are iterations {list(steps)}. Give them in order.")
+        return cls(
+            student_from=_iteration(node.STUDENT_FROM, "STUDENT_FROM", cfg),
+            stop_at=_iteration(node.STOP_AT, "STOP_AT", cfg) or None,
+            steps=steps,
+            factors=tuple(float(value) for value in node.FACTORS),
+        )
+
+    def factor(self, iteration: int) -> float:
+        """What multiplies the loss."""
+        if self.stop_at is not None and iteration >= self.stop_at:
+            return 0.0
+        passed = sum(iteration >= step for step in self.steps)
+        return self.factors[passed - 1] if passed else 1.0
+
+    def student_share(self, iteration: int) -> float:
+        """What multiplies the loss's gradient with respect to the student."""
+        return float(iteration >= self.student_from)
+
+
+def _iteration(value: float | str, key: str, cfg: CfgNode) -> int:
+    if value == LEARNING_RATE_DROP:
+        if not cfg.SOLVER.STEPS:
+            raise ConfigError(
+                f"MODEL.DISTILL.SCHEDULE.{key} names '{LEARNING_RATE_DROP}', but SOLVER.STEPS is empty. "
+                "Give an iteration, or a fraction of the run below 1."
+            )
+        return cfg.SOLVER.STEPS[0]
+    if isinstance(value, str) or value < 0:
+        raise ConfigError(
+            f"MODEL.DISTILL.SCHEDULE.{key} holds {value!r}. Give an iteration, a fraction of the run below 1, "
+            f"or '{LEARNING_RATE_DROP}' (SOLVER.STEPS[0])."
+        )
+    return resolve_iteration(value, cfg.SOLVER.MAX_ITER)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient * ctx.share, None
+
+
+def scale_gradient(values: Tensor, share: float) -> Tensor:
+    """The values themselves, whose gradient is multiplied by ``share``."""
+    return values if share == 1 else _ScaleGradient.apply(values, share)
+
+
+def scale_student(student: StudentOutput, share: float) -> StudentOutput:
+    """What a student gave, feeling ``share`` of the gradient that comes back."""
+    if share == 1:
+        return student
+    return dataclasses.replace(
+        student,
+        features={name: scale_gradient(values, share) for name, values in student.features.items()},
+        outputs={name: _scale_output(output, share) for name, output in student.outputs.items()},
+    )
+
+
+def _scale_output(output: DecoderOutput, share: float) -> DecoderOutput:
+    def scale(values):
+        if isinstance(values, Tensor):
+            return scale_gradient(values, share)
+        if isinstance(values, tuple):
+            return tuple(scale(entry) for entry in values)
+        if dataclasses.is_dataclass(values) and not isinstance(values, type):
+            return dataclasses.replace(
+                values, **{field.name: scale(getattr(values, field.name)) for field in dataclasses.fields(values)}
+            )
+        return values
+
+    return scale(output)

@@ -1,0 +1,62 @@
+"""Matched indices of two sets, for every decoder layer and image.
+
+Letters: L decoder layers, B images, M pairs (padded).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Pairs:
+    """Matched indices, padded with weight 0.
+
+    Attributes:
+        query: (L, B, M) long, index of the query. target: (L, B, M) long, index of what it is matched with.
+        weight: (L, B, M) float, 1 for a pair and 0 for padding.
+        query_in_order, target_in_order: the index is 0, 1, ... M - 1 everywhere and M is the whole axis, so that
+            nothing has to be gathered; known on the host.
+    """
+
+    query: Tensor
+    target: Tensor
+    weight: Tensor
+    query_in_order: bool = False
+    target_in_order: bool = False
+
+    def slice_layers(self, layers: slice) -> Pairs:
+        return dataclasses.replace(
+            self, query=self.query[layers], target=self.target[layers], weight=self.weight[layers]
+        )
+
+    def expand_layers(self, layers: int) -> Pairs:
+        """The pairs of one layer (1, B, M) for each of many."""
+        query, target, weight = (values.expand(layers, -1, -1) for values in (self.query, self.target, self.weight))
+        return dataclasses.replace(self, query=query, target=target, weight=weight)
+
+    def layer(self, layer: int) -> Pairs:
+        """The pairs of one layer, (B, M) each."""
+        return dataclasses.replace(self, query=self.query[layer], target=self.target[layer], weight=self.weight[layer])
+
+    def take_query(self, values: Tensor) -> Tensor:
+        """(L, B, Q, D) to the queries' rows (L, B, M, D)."""
+        return values if self.query_in_order else _gather_rows(values, self.query)
+
+    def take_target(self, values: Tensor) -> Tensor:
+        """(L, B, T, D) to the targets' rows (L, B, M, D)."""
+        return values if self.target_in_order else _gather_rows(values, self.target)
+
+
+def no_pairs(reference: Tensor, layers: int, images: int) -> Pairs:
+    """The pairs of a batch in which nothing can be matched, on the device of ``reference``."""
+    empty = torch.zeros(layers, images, 0, dtype=torch.long, device=reference.device)
+    return Pairs(empty, empty, empty.float())
+
+
+def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
+    return values.gather(2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))

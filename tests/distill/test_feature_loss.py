@@ -1,0 +1,217 @@
+"""The feature loss against closed forms, its bounds, and the course of distillation over a run."""
+
+from __future__ import annotations
+
+import math
+
+from detr_distill.distill.balance import ShareBalance
+from detr_distill.distill.divergence import jensen_shannon
+from detr_distill.distill.loss_feature import FeatureLoss
+from detr_distill.distill.schedule import Schedule, scale_gradient, scale_student
+from detr_distill.distill.students import StudentOutput, StudentStep
+from detr_distill.errors import ConfigError
+from detr_distill.structures import DecoderOutput, Knowledge
+
+import pytest
+import torch
+from builders import make_inputs, small_cfg
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+OPTIONS = {
+    "weight": 1.0,
+    "in_features": ["a"],
+    "channels": 3,
+    "teacher_channels": 3,
+    "adapter_layers": 0,
+    "norm": "none",
+}
+
+
+def compare(loss: FeatureLoss, own: dict, target: dict, step=None) -> torch.Tensor:
+    return loss(StudentOutput(own, step=step), Knowledge(features=target), [])["loss_distill_feature"]
+
+
+def maps(seed: int, channels=3, size=(2, 2)) -> torch.Tensor:
+    return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_jensen_shannon_by_hand_and_its_bounds():
+    same = torch.tensor([[1.0, 2, 3]])
+    assert jensen_shannon(same, same + 5).item() == pytest.approx(0, abs=1e-6)
+    apart = jensen_shannon(torch.tensor([[50.0, 0]]), torch.tensor([[0.0, 50]]))
+    assert apart.item() == pytest.approx(1, abs=1e-6), "in bits, 1 is the most"
+    a, b = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+    m = (a + b) / 2
+    expected = ((a * (a / m).log2()).sum() + (b * (b / m).log2()).sum()) / 2
+    assert jensen_shannon(a.log(), b.log()).item() == pytest.approx(expected.item(), abs=1e-6)
+    first, second = torch.randn(50, 7) * 5, torch.randn(50, 7) * 5
+    values = jensen_shannon(first, second)
+    assert (values >= -1e-6).all() and (values <= 1 + 1e-6).all()
+    assert torch.allclose(values, jensen_shannon(second, first), atol=1e-6)
+    assert (jensen_shannon(first, second, 4.0) < values).float().mean() > 0.9, "softer maps are nearer"
+
+
+@pytest.mark.parametrize("kind", ["mse", "cosine", "kl", "js", "js_distance"])
+@pytest.mark.parametrize("softmax", ["channels", "space"])
+def test_each_divergence_against_its_closed_form(kind, softmax):
+    own, target = maps(0), maps(1)
+    loss = FeatureLoss(**{**OPTIONS, "weight": 3.0, "kind": kind, "softmax": softmax, "temperature": 2.0})
+    axis = 1 if softmax == "channels" else 2
+    p, q = ((x.flatten(2) / 2.0).softmax(axis) for x in (target, own))
+    m, length = (p + q) / 2, p.shape[axis]
+    js = ((p * (p / m).log2() + q * (q / m).log2()).sum(axis) / 2).mean()
+    expected = {
+        "mse": (own - target).square().mean(),
+        "cosine": 1 - nn.CosineSimilarity(dim=1)(own, target).mean(),
+        "kl": 4 * (p * (p / q).log()).sum(axis).mean(),
+        "js": js,
+        "js_distance": (js / length + 1e-8).sqrt(),
+    }[kind]
+    assert compare(loss, {"a": own}, {"a": target}).item() == pytest.approx(3 * expected.item(), rel=1e-4)
+
+
+def test_levels_are_joined_by_cells_or_by_means():
+    own = {"a": maps(0, size=(4, 4)), "b": maps(1, size=(2, 2))}
+    target = {"a": maps(2, size=(4, 4)), "b": maps(3, size=(2, 2))}
+    fine, coarse = ((own[name] - target[name]).square() for name in "ab")
+    options = {**OPTIONS, "in_features": ["a", "b"]}
+    cells = compare(FeatureLoss(**options, mean="cells"), own, target)
+    assert cells.item() == pytest.approx(torch.cat([fine.flatten(), coarse.flatten()]).mean().item(), rel=1e-5)
+    levels = compare(FeatureLoss(**options, mean="levels"), own, target)
+    assert levels.item() == pytest.approx(((fine.mean() + coarse.mean()) / 2).item(), rel=1e-5)
+    weighted = compare(FeatureLoss(**options, mean="levels", level_weights=(3.0, 1.0)), own, target)
+    assert weighted.item() == pytest.approx(((3 * fine.mean() + coarse.mean()) / 4).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["instance", "group"])
+def test_norms_are_torchs_own(norm):
+    own, target = maps(0, size=(3, 4)), maps(1, size=(3, 4))
+    normalise = nn.InstanceNorm2d(3) if norm == "instance" else nn.GroupNorm(1, 3, affine=False)
+    expected = (normalise(own) - normalise(target)).square().mean()
+    found = compare(FeatureLoss(**{**OPTIONS, "norm": norm}), {"a": own}, {"a": target})
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    single = compare(FeatureLoss(**{**OPTIONS, "norm": norm}), {"a": own[..., :1, :1]}, {"a": target[..., :1, :1]})
+    assert single.isfinite()
+
+
+def test_foreground_counts_cells_of_objects_alone():
+    inputs = make_inputs(sizes=((32, 32), (32, 32)), counts=(1, 0))
+    inputs[0]["instances"].gt_boxes.tensor[:] = torch.tensor([0.0, 0, 15, 15])
+    own, target = maps(0), maps(1)
+    found = compare(
+        FeatureLoss(**OPTIONS, foreground=True), {"a": own}, {"a": target}, StudentStep(inputs, {}, (32, 32))
+    )
+    assert found.item() == pytest.approx((own - target)[0, :, 0, 0].square().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_adapters_have_the_layers_asked_for(layers):
+    loss = FeatureLoss(**{**OPTIONS, "adapter_layers": layers, "teacher_channels": 3 if layers == 0 else 5})
+    assert sum(isinstance(layer, nn.Conv2d) for layer in loss.adapter) == layers
+    target = maps(1, channels=3 if layers == 0 else 5, size=(4, 4))
+    assert compare(loss, {"a": maps(0)}, {"a": target}).isfinite(), "a map of another size is resized"
+
+
+@pytest.mark.parametrize("kind", ["mse", "js_distance"])
+def test_gradient_reaches_the_student_and_not_the_teacher(kind):
+    own, target = maps(0).requires_grad_(), maps(1).requires_grad_()
+    compare(FeatureLoss(**{**OPTIONS, "kind": kind}), {"a": own}, {"a": target}).backward()
+    assert own.grad.abs().sum() > 0 and target.grad is None
+    equal = maps(0).requires_grad_()
+    compare(FeatureLoss(**{**OPTIONS, "kind": kind}), {"a": equal}, {"a": maps(0)}).backward()
+    assert equal.grad.isfinite().all(), "equal maps have a finite gradient, under the root too"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "l7"}, "js_distance"),
+        ({"norm": "batch"}, "FEATURE_LOSS.NORM"),
+        ({"softmax": "time"}, "FEATURE_LOSS.SOFTMAX"),
+        ({"adapter_layers": 4}, "ADAPTER_LAYERS is 4"),
+        ({"teacher_channels": 4}, "3 channels and the teacher's 4"),
+        ({"level_weights": (1.0,)}, "LEVEL_WEIGHTS"),
+        ({"foreground": True, "softmax": "space", "kind": "kl"}, "FOREGROUND"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        FeatureLoss(**{**OPTIONS, **options})
+
+
+def schedule(**keys) -> Schedule:
+    cfg = small_cfg()
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 1800, (1200, 1600)
+    for key, value in keys.items():
+        cfg.MODEL.DISTILL.SCHEDULE[key] = value
+    return Schedule.from_config(cfg)
+
+
+def test_schedule_of_lgd_and_sssd():
+    course = schedule(STUDENT_FROM=1 / 6, STOP_AT=1700.0, STEPS=["lr_drop"], FACTORS=[4 / 3])
+    assert [course.student_share(i) for i in (0, 299, 300, 1799)] == [0, 0, 1, 1]
+    assert [course.factor(i) for i in (0, 1199, 1200, 1699, 1700)] == [1, 1, 4 / 3, 4 / 3, 0]
+    assert schedule() == Schedule(), "by default nothing changes over the run"
+    assert schedule(STEPS=[0.25, 900.0], FACTORS=[2.0, 3.0]).steps == (450, 900)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"STEPS": [5], "FACTORS": []}, "one factor"),
+        ({"STEPS": [0.9, 5], "FACTORS": [1.0, 2.0]}, "in order"),
+        ({"STEPS": ["never"], "FACTORS": [1.0]}, "'never'"),
+        ({"STOP_AT": -1.0}, "STOP_AT"),
+    ],
+)
+def test_bad_schedules_are_named(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        schedule(**keys)
+
+
+def test_scaled_gradient_is_the_value_forward():
+    values = torch.randn(3, requires_grad=True)
+    scaled = scale_gradient(values, 0.25)
+    assert torch.equal(scaled, values)
+    scaled.sum().backward()
+    assert torch.equal(values.grad, torch.full((3,), 0.25))
+    output = DecoderOutput(values, values, values, "sigmoid", self_attention=(values,))
+    student = scale_student(StudentOutput({"a": values}, {"own": output}), 0.0)
+    total = student.features["a"] + student.outputs["own"].logits + student.outputs["own"].self_attention[0]
+    assert not torch.autograd.grad(total.sum(), values)[0].any()
+
+
+def test_adapters_train_while_the_student_waits():
+    own, target = maps(0).requires_grad_(), maps(1)
+    loss = FeatureLoss(**{**OPTIONS, "adapter_layers": 1})
+    student = scale_student(StudentOutput({"a": own}), 0.0)
+    loss(student, Knowledge(features={"a": target}), [])["loss_distill_feature"].backward()
+    assert not own.grad.any() and all(p.grad.abs().sum() > 0 for p in loss.parameters())
+
+
+def test_balance_reaches_its_share_and_keeps_it():
+    balance = ShareBalance(0.45, iterations=3, lowest=1e-3, highest=1e3)
+    shares = []
+    for iteration, (distilled, other) in enumerate([(2.0, 1.0), (1.0, 3.0), (0.5, 2.0), (9.0, 9.0)]):
+        found = balance({"loss_distill": torch.tensor(distilled)}, {"loss": torch.tensor(other)}, iteration)
+        shares.append(found["loss_distill"].item() / distilled)
+    ratio = 0.45 / 0.55
+    assert shares[0] == pytest.approx(ratio * 1 / 2) and shares[1] == pytest.approx(ratio * 4 / 3)
+    assert shares[2] == shares[3] == pytest.approx(ratio * 6 / 3.5)
+    again = ShareBalance(0.45, iterations=3, lowest=1e-3, highest=1e3)
+    again.load_state_dict(balance.state_dict())
+    assert again({"x": torch.ones(())}, {"y": torch.ones(())}, 10)["x"].item() == pytest.approx(shares[3])
+    bounded = ShareBalance(0.45, 3, lowest=1.0, highest=100.0)
+    assert bounded({"x": torch.tensor(1e-9)}, {"y": torch.ones(())}, 0)["x"].item() == pytest.approx(1e-7)
+    with pytest.raises(ConfigError, match="TARGET_SHARE is 1"):
+        ShareBalance(1.0, 1, 1.0, 2.0)
+
+
+def test_iterations_come_from_the_training_under_way():
+    from detr_distill.iteration import current_iteration
+
+    assert current_iteration() == 0
+    with EventStorage(17):
+        assert current_iteration() == 17
+    assert math.isclose(Schedule(steps=(5,), factors=(2.0,)).factor(17), 2)

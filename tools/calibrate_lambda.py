@@ -1,0 +1,64 @@
+"""Finds the weight of the distillation loss that gives it a wanted share of the total loss.
+
+    python tools/calibrate_lambda.py --config-file configs/sssd/faster_rcnn_r50.yaml --target-share 0.45 --iterations 1000
+
+Each trial trains the run's first iterations from the same start, in one process and without leaving anything behind.
+The last line is the key to put into the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from detr_distill.engine.calibration import KEY, calibrate, measure_share
+from detr_distill.engine.configuration import build_config
+from detr_distill.engine.launch import choose_device, prepare_datasets
+from detr_distill.engine.report import report_user_errors
+from detr_distill.errors import ConfigError
+
+import rich.progress
+from rich.console import Console
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, help="a distilling configuration with FeatureLoss")
+    parser.add_argument("--target-share", type=float, default=0.45, help="distillation losses / total loss")
+    parser.add_argument("--iterations", type=int, default=1000, help="of each trial")
+    parser.add_argument("--low", type=float, default=1.0, help="least weight")
+    parser.add_argument("--high", type=float, default=100.0, help="largest weight")
+    parser.add_argument("--tolerance", type=float, default=0.005, help="a share this near to the target ends the search")
+    parser.add_argument("--probes", type=int, default=8, help="trials at most")
+    parser.add_argument("--num-gpus", type=int, choices=(0, 1), default=1, help="0: on the CPU")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the configuration")
+    arguments = parser.parse_args(argv)
+    arguments.num_machines = 1
+    console = Console(stderr=True)
+    with report_user_errors():
+        cfg = build_config(arguments.config_file, arguments.opts)
+        choose_device(cfg, arguments)
+        if cfg.SEED < 0:
+            raise ConfigError("SEED is negative, so no two trials would start alike. Give a seed: SEED 1")
+        if cfg.MODEL.META_ARCHITECTURE != "DistillDetector" or "FeatureLoss" not in cfg.MODEL.DISTILL.LOSSES:
+            raise ConfigError(f"--config-file {arguments.config_file} does not distil with FeatureLoss.")
+        prepare_datasets(cfg)
+
+        def measure(weight: float) -> float:
+            cfg.merge_from_list([KEY, weight])
+            with rich.progress.Progress(console=console, transient=True) as progress:
+                task = progress.add_task(f"weight {weight:.3g}", total=arguments.iterations)
+                share = measure_share(cfg, arguments.iterations, lambda _: progress.advance(task))
+            console.print(f"weight {weight:8.3f}   share {share:.3f}")
+            return share
+
+        weight, probes = calibrate(
+            measure, arguments.target_share, arguments.low, arguments.high, arguments.tolerance, arguments.probes
+        )
+        if abs(min(abs(probe.share - arguments.target_share) for probe in probes)) > 0.1:
+            console.print(f"No weight in [{arguments.low}, {arguments.high}] comes near the target; widen the range.")
+        node, name = KEY.removeprefix("MODEL.DISTILL.").split(".")
+        print(f"MODEL: {{DISTILL: {{{node}: {{{name}: {weight:.4g}}}}}}}")
+
+
+if __name__ == "__main__":
+    main()
