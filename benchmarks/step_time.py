@@ -1,8 +1,8 @@
-"""Time of a distilled training step against the plain student's step plus the teacher's forward.
+"""Time of a distilled training step against the plain student's step plus a frozen teacher's forward, if it has one.
 
     python benchmarks/step_time.py --method d3etr --json step_time.json
 
-The three are timed in turn, round after round, in one process, so that other work on the machine meets all alike; the
+They are timed in turn, round after round, in one process, so that other work on the machine meets all alike; the
 medians are reported. Weights are random: a step costs the same whatever they are. Keys of the JSON: ratio
 (distilled / (plain + teacher)), plain_seconds, teacher_seconds, distilled_seconds, peak_memory_ratio (distilled /
 plain, of the bytes that one step's tensors take at most beyond the weights), and the setting.
@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from detr_distill.distill.students import StudentStep
@@ -22,19 +23,38 @@ from detr_distill.engine.configuration import build_config
 import torch
 from common import device_name, peak_bytes, random_inputs, time_in_turn, training_step
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 ROOT = Path(__file__).parent.parent
-METHODS = {"d3etr": "configs/d3etr/conditional_r101_r50.yaml"}
 
 
-def build(method: str, device: str, folder: Path):
-    """The distilling model of a method, and its plain student, with random weights."""
-    config = str(ROOT / METHODS[method])
-    cfg = build_config(config, ["MODEL.DEVICE", device])
-    teacher_cfg = build_config(str(ROOT / cfg.MODEL.DISTILL.TEACHER.CONFIG_FILE), ["MODEL.DEVICE", device])
-    weights = folder / "teacher.pth"
-    torch.save({"model": build_model(teacher_cfg).state_dict()}, weights)
-    cfg.MODEL.DISTILL.TEACHER.WEIGHTS = str(weights)
+@dataclass(frozen=True)
+class Method:
+    """What is timed by default: a configuration, the side of its square images in pixels, and threads (0: torch's)."""
+
+    config: str
+    size: int
+    threads: int = 0
+
+
+METHODS = {
+    "d3etr": Method("d3etr/conditional_r101_r50", 640),
+    "lgd_retinanet": Method("lgd/retinanet_r50", 256, threads=1),
+    "lgd_retinanet_light": Method("lgd/retinanet_r50_light", 256, threads=1),
+    "lgd_faster_rcnn": Method("lgd/faster_rcnn_r50", 256, threads=1),
+    "lgd_faster_rcnn_light": Method("lgd/faster_rcnn_r50_light", 256, threads=1),
+}
+
+
+def build(config: str, device: str, folder: Path):
+    """The distilling model of a configuration, and its plain student, with random weights."""
+    cfg = build_config(str(ROOT / f"configs/{config}.yaml"), ["MODEL.DEVICE", device])
+    teacher = cfg.MODEL.DISTILL.TEACHER
+    if teacher.CONFIG_FILE:
+        teacher_cfg = build_config(str(ROOT / teacher.CONFIG_FILE), ["MODEL.DEVICE", device])
+        weights = folder / "teacher.pth"
+        torch.save({"model": build_model(teacher_cfg).state_dict()}, weights)
+        teacher.WEIGHTS = str(weights)
     distilled = build_model(cfg).train()
     cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE
     return distilled, build_model(cfg).train()
@@ -45,33 +65,40 @@ def main() -> None:
     parser.add_argument("--method", choices=sorted(METHODS), required=True)
     parser.add_argument("--json", type=Path, required=True, help="file for the result")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one to warm up")
-    parser.add_argument("--size", type=int, default=640, help="side of the square images, pixels")
+    parser.add_argument("--size", type=int, help="side of the square images, pixels; default: the method's")
+    parser.add_argument("--threads", type=int, help="default: the method's")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
 
+    method = METHODS[arguments.method]
+    size, threads = arguments.size or method.size, arguments.threads or method.threads
+    if threads:
+        torch.set_num_threads(threads)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        distilled, plain = build(arguments.method, arguments.device, Path(folder))
-    inputs = random_inputs([(arguments.size, arguments.size)] * arguments.batch, num_classes=80)
+        distilled, plain = build(method.config, arguments.device, Path(folder))
+    inputs = random_inputs([(size, size)] * arguments.batch, num_classes=80)
     capture = distilled.capture
     steps = {
         "plain": lambda: training_step(plain, inputs),
-        "teacher": lambda: distilled.teacher(StudentStep(inputs), frozenset()),
         "distilled": lambda: training_step(distilled, inputs),
     }
-    seconds = time_in_turn(steps, arguments.rounds, arguments.device)
+    if distilled.teacher.detector is not None:
+        steps["teacher"] = lambda: distilled.teacher(StudentStep(inputs), frozenset())
+    with EventStorage():  # detectron2's own heads write to it
+        seconds = time_in_turn(steps, arguments.rounds, arguments.device)
+        peaks = {name: peak_bytes(steps[name], arguments.device) for name in ("plain", "distilled")}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    peaks = {name: peak_bytes(steps[name], arguments.device) for name in ("plain", "distilled")}
     result = {
         "method": arguments.method,
-        "ratio": medians["distilled"] / (medians["plain"] + medians["teacher"]),
+        "ratio": medians["distilled"] / (medians["plain"] + medians.get("teacher", 0.0)),
         **{f"{name}_seconds": value for name, value in medians.items()},
         "peak_memory_ratio": peaks["distilled"] / peaks["plain"],
         "peak_memory_bytes": peaks,
         "all_seconds": seconds,
         "captures": sorted(capture),
-        "size": arguments.size,
+        "size": size,
         "batch": arguments.batch,
         "device": device_name(arguments.device),
         "threads": torch.get_num_threads(),

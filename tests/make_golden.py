@@ -20,8 +20,18 @@ from builders import ROOT, make_inputs, randomise
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+NO_DOWNLOAD = ["MODEL.TIMM.PRETRAINED", "", "MODEL.TORCHVISION.PRETRAINED", ""]
 GOLDEN = Path(__file__).parent / "golden"
-SMALL = ("conditional_student", "conditional_teacher", "d3etr_conditional")
+SMALL = (
+    "adamixer_student",
+    "conditional_student",
+    "conditional_teacher",
+    "d3etr_conditional",
+    "dab_student",
+    "deformable_plain_student",
+    "deformable_student",
+    "detr_student",
+)
 # One wide and one high, so that both are padded.
 SIZES = ((64, 96), (96, 64))
 
@@ -36,9 +46,9 @@ def teachers_without_weights():
         yield
 
 
-def build_untrained(config_file: Path) -> tuple[CfgNode, torch.nn.Module]:
+def build_untrained(config_file: Path, overrides: tuple[str, ...] = ()) -> tuple[CfgNode, torch.nn.Module]:
     """A configuration and its model in training mode, on the CPU, random from seed 0."""
-    cfg = build_config(str(config_file), ["MODEL.DEVICE", "cpu"])
+    cfg = build_config(str(config_file), ["MODEL.DEVICE", "cpu", *NO_DOWNLOAD, *overrides])
     torch.manual_seed(0)
     with teachers_without_weights():
         return cfg, build_model(cfg).train()

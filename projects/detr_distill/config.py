@@ -17,6 +17,19 @@ def add_detr_distill_config(cfg: CfgNode) -> None:
     _add_distill_config(cfg)
 
 
+def count_classes(cfg: CfgNode) -> tuple[str, int]:
+    """The key that holds the number of classes of the detector, or of the student, and its value.
+
+    A detector of another kind is taken to keep it where R-CNNs do.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name == "DistillDetector":
+        name = cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE
+    nodes = {"DetrDetector": "DETR", "RetinaNet": "RETINANET", "FCOS": "RETINANET"}
+    node = nodes.get(name, "ROI_HEADS")
+    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES
+
+
 def _add_data_config(cfg: CfgNode) -> None:
     # (name, annotation file, image folder) of each COCO-format set to register, so that no Python is needed.
     cfg.DATASETS.REGISTER = []
@@ -34,6 +47,8 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
     # (regular expression, factor): the first expression found in a parameter's name scales its learning rate.
     cfg.SOLVER.LR_FACTORS = []
+    # (regular expression, iteration): the parameters found train from that iteration on; below 1 a fraction of MAX_ITER.
+    cfg.SOLVER.FREEZE = []
     # Forward-backward passes that share one optimiser step; IMS_PER_BATCH counts the images of one pass.
     cfg.SOLVER.ACCUMULATE = 1
     # Checkpoints model_<iteration>.pth that stay on disk, the newest; 0 keeps all.
@@ -48,6 +63,7 @@ def _add_detr_config(cfg: CfgNode) -> None:
     # build_conv_backbone: channels of its stages, each of which halves the resolution.
     cfg.MODEL.CONV_BACKBONE = CfgNode()
     cfg.MODEL.CONV_BACKBONE.CHANNELS = [16, 32, 64]
+    _add_library_backbones_config(cfg)
 
     cfg.MODEL.DETR = CfgNode()
     node = cfg.MODEL.DETR
@@ -59,6 +75,8 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.DROPOUT = 0.1
     node.IN_FEATURES = ["res5"]  # fine to coarse
     node.NUM_LEVELS = 4  # MultiLevelNeck: levels in all, the features' and further ones of half the size each
+    # Of deformable attention: "triton" on CUDA, "pytorch", or "auto", which takes Triton where it works.
+    node.DEFORMABLE_KERNEL = "auto"
     node.POSITION_TEMPERATURE = 10000.0  # of the sine embedding of image cells
     # Images are padded to a multiple of this, in pixels.
     node.SIZE_DIVISIBILITY = 1
@@ -66,6 +84,8 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.NECK = CfgNode()
     # Or "MultiLevelNeck", which deformable attention needs, "AdaMixerNeck" (AdaMixer).
     node.NECK.NAME = "SingleLevelNeck"
+    # MultiLevelNeck: added to the cells' numbers in the sine embedding; -0.5 is a cell's centre, DINO has 0.
+    node.NECK.POSITION_OFFSET = -0.5
 
     node.ENCODER = CfgNode()
     node.ENCODER.NAME = "TransformerEncoder"  # or "DeformableEncoder"
@@ -76,16 +96,28 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.DECODER.NAME = "DetrDecoder"  # or "ConditionalDecoder"
     node.DECODER.NUM_LAYERS = 6
     node.DECODER.POINT_TEMPERATURE = 10000.0  # of the sine embedding of reference points (Conditional, DAB)
-    # ConditionalDecoder: above 0, attention starts around the reference points; 0 is the paper's start.
+    # ConditionalDecoder, AnchorDecoder: above 0, attention starts around the reference points; 0 is the paper's start.
     node.DECODER.POSITION_GAIN = 0.0
     # DeformableDecoder, DeformableBoxDecoder (two-stage):
     node.DECODER.NUM_POINTS = 4  # points that a head samples on a level
     node.DECODER.BOX_REFINEMENT = False  # a layer's boxes are the next layer's references; heads of its own a layer
+    # DinoDecoder:
+    node.DECODER.SHARED_HEADS = True  # one class and box head for all layers
+    node.DECODER.LOOK_FORWARD_TWICE = True  # a layer's boxes teach the layer before as well
 
     node.ADAMIXER = CfgNode()  # AdaMixerDecoder
     node.ADAMIXER.NUM_GROUPS = 4  # of channels, each with points and mixing matrices of its own
     node.ADAMIXER.IN_POINTS = 32  # points that a group samples
     node.ADAMIXER.OUT_POINTS = 128  # points after mixing
+
+    node.SMCA = CfgNode()
+    node.SMCA.SMOOTHNESS = 8.0  # SmcaDecoder: of the Gaussians around the queries' centres, the larger the wider
+    node.SMCA.MULTI_SCALE_LAYERS = [2]  # SmcaEncoder: layers that see all levels; the others see one at a time
+
+    node.ANCHOR = CfgNode()
+    node.ANCHOR.ATTENTION = "row_column"  # AnchorEncoder, AnchorDecoder; or "standard"
+    node.ANCHOR.NUM_PATTERNS = 3  # AnchorPointQueries: queries at each anchor point; must divide NUM_QUERIES
+    node.ANCHOR.POINTS = "learned"  # or on a "grid"
 
     node.QUERIES = CfgNode()
     # Or "LearnedContentQueries", "TwoStageQueries" (deformable), "AdaMixerQueries".
@@ -93,6 +125,22 @@ def _add_detr_config(cfg: CfgNode) -> None:
 
     # Query groups of the training step beside the detector's own, such as denoising queries.
     node.TRAINING_GROUPS = []
+    node.DENOISING = CfgNode()  # DenoisingQueries (DN-DETR)
+    node.DENOISING.NUM_GROUPS = 5
+    node.DENOISING.LABEL_NOISE = 0.2  # probability that an object's class is drawn anew
+    node.DENOISING.BOX_NOISE = 0.4  # most that a box moves and grows, in parts of its half size and its size
+    node.CONTRASTIVE_DENOISING = CfgNode()  # ContrastiveDenoisingQueries (DINO)
+    node.CONTRASTIVE_DENOISING.NUM_PAIRS = 100  # of a positive and a negative query, about, in all groups together
+    node.CONTRASTIVE_DENOISING.LABEL_NOISE = 0.5  # half of it is the probability that a class is drawn anew
+    node.CONTRASTIVE_DENOISING.BOX_NOISE = 1.0  # most that a positive box's corners move, in parts of its half size
+    node.GROUP_QUERIES = CfgNode()  # GroupQueries (Group DETR)
+    node.GROUP_QUERIES.NUM_GROUPS = 11  # groups of queries in all, the detector's own included
+    node.GROUP_QUERIES.LOSS_WEIGHT = 1.0  # of each further group
+    node.GROUP_QUERIES.COMBINE = "mean"  # of the losses of all groups; or "sum"
+    node.HYBRID_QUERIES = CfgNode()  # HybridQueries (H-DETR)
+    node.HYBRID_QUERIES.NUM_QUERIES = 1500  # of the one-to-many branch
+    node.HYBRID_QUERIES.REPEATS = 6  # how often every object stands in the branch's targets
+    node.HYBRID_QUERIES.LOSS_WEIGHT = 1.0  # of the branch
 
     node.MATCHER = CfgNode()
     node.MATCHER.COST_CLASS = 1.0
@@ -110,6 +158,21 @@ def _add_detr_config(cfg: CfgNode) -> None:
     node.LOSS.DEEP_SUPERVISION = True  # a loss on every decoder layer, not on the last alone
 
 
+def _add_library_backbones_config(cfg: CfgNode) -> None:
+    # TimmBackbone and TorchvisionBackbone; MODEL.BACKBONE.FREEZE_AT freezes: 1 the stem, 2 its first stage too, ...
+    for name in ("TIMM", "TORCHVISION"):
+        node = cfg.MODEL[name] = CfgNode()
+        node.NAME = "resnet50"  # of the model in that library
+        node.OUT_FEATURES = ["stage4"]  # stage1 has stride 4
+        node.OUTPUT_STRIDE = 32  # 16 (DC5) or 8: dilated last stages
+        node.FROZEN_NORM = True  # fixed batch normalisation
+        # Weights of the classifier: a file or an address, or "download"; not read where MODEL.WEIGHTS is set.
+        node.PRETRAINED = ""
+    cfg.MODEL.TIMM.OUTPUT_NORM = False  # a layer normalisation on each feature
+    cfg.MODEL.TIMM.DROP_PATH = 0.0  # highest rate of stochastic depth
+    cfg.MODEL.TIMM.GRADIENT_CHECKPOINTING = False
+
+
 def _add_distill_config(cfg: CfgNode) -> None:
     cfg.MODEL.DISTILL = CfgNode()
     node = cfg.MODEL.DISTILL
@@ -117,13 +180,36 @@ def _add_distill_config(cfg: CfgNode) -> None:
     node.STUDENT_ARCHITECTURE = "DetrDetector"
 
     node.TEACHER = CfgNode()
-    node.TEACHER.NAME = "FrozenDetector"  # "" trains the extra groups without a teacher (a control)
+    node.TEACHER.NAME = "FrozenDetector"  # "" for none (a control)
     node.TEACHER.CONFIG_FILE = ""  # the teacher's own complete configuration
     node.TEACHER.WEIGHTS = ""
     node.TEACHER.OPTS = []  # KEY VALUE overrides of the teacher's configuration
     node.TEACHER.CLASS_NAMES = []  # empty: the names of the teacher's own training set
     # "aligned": layer k learns from the teacher's layer k, ends joined when counts differ; "last": from its last.
     node.TEACHER_LAYER = "aligned"
+
+    node.LABEL_ENCODER = CfgNode()
+    node.LABEL_ENCODER.IN_FEATURES = []  # the student's maps that are encoded; empty: all that its head reads
+    node.LABEL_ENCODER.CONTEXT = True  # a row of the whole image behind each image's objects
+    node.LABEL_ENCODER.USE_MASKS = False  # objects are their masks instead of their boxes
+    node.LABEL_ENCODER.CLASS_EMBEDDING = 0  # width of a learned vector a class; 0: one-hot
+    node.LABEL_ENCODER.NUM_HEADS = 8
+    node.LABEL_ENCODER.GUIDE = "student"  # appearances ask and labels answer; "label": the reverse
+    node.LABEL_ENCODER.DETACH_APPEARANCE = False  # keep the encoder's gradient from the student's maps
+    node.LABEL_ENCODER.REFINEMENT_LAYERS = 3
+    node.LABEL_ENCODER.REFINEMENT_KERNEL = 3
+    node.LABEL_ENCODER.HEAD_SHARE = 1.0  # part of the batch's images on which the student's head reads the maps
+
+    # Iterations from 1 on are counted as such; below 1 they are fractions of SOLVER.MAX_ITER.
+    node.SCHEDULE = CfgNode()
+    node.SCHEDULE.STUDENT_FROM = 0.0  # before it the distillation losses train adapters alone
+    node.SCHEDULE.STOP_AT = 0.0  # from it on they count nothing; 0: never
+    node.SCHEDULE.STEPS = []  # iterations, fractions, or "lr_drop" (SOLVER.STEPS[0])
+    node.SCHEDULE.FACTORS = []  # what multiplies the distillation losses from each step on
+    node.BALANCE = CfgNode()
+    node.BALANCE.TARGET_SHARE = 0.0  # of the distillation losses in the total, steered; 0: weights stay as configured
+    node.BALANCE.ITERATIONS = 1000
+    node.BALANCE.RANGE = [1.0, 100.0]  # of the common factor
 
     node.MATCHERS = ["AdaptiveMatcher", "FixedMatcher"]
     node.ADAPTIVE_MATCHER = CfgNode()
@@ -135,8 +221,6 @@ def _add_distill_config(cfg: CfgNode) -> None:
     node.FIXED_MATCHER.TEACHER_ASSIGNMENT = "last"
     # Weight of the auxiliary group's detection loss.
     node.FIXED_MATCHER.LOSS_WEIGHT = 1.0
-    node.EXTRA_GROUP_MATCHER = CfgNode()
-    node.EXTRA_GROUP_MATCHER.LOSS_WEIGHT = 1.0
 
     node.LOSSES = ["PredictionLoss", "AttentionLoss"]
     node.PREDICTION_LOSS = CfgNode()
@@ -153,6 +237,19 @@ def _add_distill_config(cfg: CfgNode) -> None:
     # Divisor of every term: "teacher_score" (sum of the teacher's scores) or "pairs" (number of pairs).
     node.PREDICTION_LOSS.NORMALIZER = "teacher_score"
 
+    node.FEATURE_LOSS = CfgNode()
+    node.FEATURE_LOSS.WEIGHT = 1.0
+    node.FEATURE_LOSS.IN_FEATURES = []  # maps that are compared; empty: all of the teacher's
+    node.FEATURE_LOSS.DIVERGENCE = "mse"  # "mse", "js", "js_distance", "kl" or "cosine"
+    node.FEATURE_LOSS.SOFTMAX = "channels"  # axis of the distributions of js, js_distance and kl; or "space"
+    node.FEATURE_LOSS.TEMPERATURE = 1.0  # of that softmax
+    node.FEATURE_LOSS.NORM = "instance"  # or "group", "none"
+    node.FEATURE_LOSS.ADAPTER_LAYERS = 3  # convolutions on the student's maps, 0 to 3
+    node.FEATURE_LOSS.ADAPTER_KERNEL = 3
+    node.FEATURE_LOSS.MEAN = "cells"  # over the cells of all levels; "levels": over the levels' own means
+    node.FEATURE_LOSS.LEVEL_WEIGHTS = []  # with MEAN "levels"; empty: equal
+    node.FEATURE_LOSS.FOREGROUND = False  # cells inside objects alone
+
     node.ATTENTION_LOSS = CfgNode()
     node.ATTENTION_LOSS.WEIGHT = 1.0
     node.ATTENTION_LOSS.GROUPS = []
@@ -160,3 +257,12 @@ def _add_distill_config(cfg: CfgNode) -> None:
     node.ATTENTION_LOSS.DIVERGENCE = "kl"  # or "mse"
     node.ATTENTION_LOSS.SELF_WEIGHT = 1.0
     node.ATTENTION_LOSS.CROSS_WEIGHT = 1.0
+
+    node.SAMPLED_ATTENTION_LOSS = CfgNode()  # in place of the cross-attention loss between deformable decoders
+    node.SAMPLED_ATTENTION_LOSS.WEIGHT = 1.0
+    node.SAMPLED_ATTENTION_LOSS.GROUPS = []
+    node.SAMPLED_ATTENTION_LOSS.LAYERS = "all"
+    node.SAMPLED_ATTENTION_LOSS.DISTANCE = "energy"  # or "js", on a grid
+    node.SAMPLED_ATTENTION_LOSS.HEADS = "mean"  # or "each", where both sides have as many
+    node.SAMPLED_ATTENTION_LOSS.DIRECTIONS = 4  # energy only: lines that the points are projected on
+    node.SAMPLED_ATTENTION_LOSS.GRID_SIZE = 16  # js only: nodes along a side of the image

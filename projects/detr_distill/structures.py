@@ -7,11 +7,11 @@ Boxes are normalised (centre x, centre y, width, height) in [0, 1] unless a name
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
+
+from .pairs import Pairs
 
 # What a loss may ask the decoder to keep beside boxes, logits and hidden states.
 SELF_ATTENTION = "self_attention"
@@ -47,6 +47,7 @@ class Memory:
         valid_ratios: (B, levels, 2) float, the part of each level's width and height that is image and not padding;
             B = 1 where no image is padded. Both are None for a neck of one plain level.
         proposals: the encoder's own detections, one layer with a query a token; left by two-stage queries, else None.
+        candidates: the tokens that two-stage queries were chosen among; None with others.
     """
 
     tokens: Tensor
@@ -56,11 +57,24 @@ class Memory:
     level_sizes: Tensor | None = None
     valid_ratios: Tensor | None = None
     proposals: DecoderOutput | None = None
+    candidates: Candidates | None = None
 
     @property
     def key_mask(self) -> Tensor | None:
         """(B, 1, 1, S): the padding mask in the shape that attention takes."""
         return None if self.mask is None else self.mask[:, None, None, :]
+
+
+@dataclass
+class Candidates:
+    """What every token of the memory offers as a query, without gradient.
+
+    Attributes:
+        scores: (B, S), the best are taken. boxes: (B, S, 4) as logits, infinite where there is none.
+    """
+
+    scores: Tensor
+    boxes: Tensor
 
 
 @dataclass
@@ -76,6 +90,15 @@ class Targets:
     boxes: Tensor
     valid: Tensor
     counts: list[int]
+
+    def repeat(self, times: int) -> Targets:
+        """Every object ``times`` times, its copies side by side: copy c of object g is at g * times + c.
+
+        An image's real objects stay in front of its padding.
+        """
+        labels, boxes = self.labels.repeat_interleave(times, dim=1), self.boxes.repeat_interleave(times, dim=1)
+        valid = self.valid.repeat_interleave(times, dim=1)
+        return Targets(labels, boxes, valid, [count * times for count in self.counts])
 
 
 @dataclass
@@ -93,6 +116,10 @@ class QueryGroup:
         targets: what the group is compared with instead of the batch's own ground truth, with objects that stand
             several times (denoising, one-to-many matching); None: the ground truth.
         pairs: the assignment to ``targets`` where it is known beforehand, for one layer (1, B, M), used on all.
+        padding: (B, Q) bool, True where an image has no such query: it is hidden from all others and has no loss.
+            A group that is seen by others has none.
+        proposals: detections of an encoder head of the group's own, from which a training group was chosen; those of
+            the detector's own queries are the memory's.
     """
 
     name: str
@@ -104,6 +131,8 @@ class QueryGroup:
     forced_cost: dict[int, Tensor] = field(default_factory=dict)
     targets: Targets | None = None
     pairs: Pairs | None = None
+    padding: Tensor | None = None
+    proposals: DecoderOutput | None = None
 
 
 @dataclass
@@ -158,46 +187,6 @@ class DecoderOutput:
 
 
 @dataclass
-class Pairs:
-    """Matched indices, padded with weight 0.
-
-    Attributes:
-        query: (L, B, M) long, index of the query. target: (L, B, M) long, index of what it is matched with.
-        weight: (L, B, M) float, 1 for a pair and 0 for padding.
-        query_in_order, target_in_order: the index is 0, 1, ... M - 1 everywhere and M is the whole axis, so that
-            nothing has to be gathered; known on the host.
-    """
-
-    query: Tensor
-    target: Tensor
-    weight: Tensor
-    query_in_order: bool = False
-    target_in_order: bool = False
-
-    def slice_layers(self, layers: slice) -> Pairs:
-        return dataclasses.replace(
-            self, query=self.query[layers], target=self.target[layers], weight=self.weight[layers]
-        )
-
-    def expand_layers(self, layers: int) -> Pairs:
-        """The pairs of one layer (1, B, M) for each of many."""
-        query, target, weight = (values.expand(layers, -1, -1) for values in (self.query, self.target, self.weight))
-        return dataclasses.replace(self, query=query, target=target, weight=weight)
-
-    def layer(self, layer: int) -> Pairs:
-        """The pairs of one layer, (B, M) each."""
-        return dataclasses.replace(self, query=self.query[layer], target=self.target[layer], weight=self.weight[layer])
-
-    def take_query(self, values: Tensor) -> Tensor:
-        """(L, B, Q, D) to the queries' rows (L, B, M, D)."""
-        return values if self.query_in_order else _gather_rows(values, self.query)
-
-    def take_target(self, values: Tensor) -> Tensor:
-        """(L, B, T, D) to the targets' rows (L, B, M, D)."""
-        return values if self.target_in_order else _gather_rows(values, self.target)
-
-
-@dataclass
 class Match:
     """Pairs of student queries with teacher queries.
 
@@ -226,6 +215,7 @@ class Knowledge:
         losses: the teacher's own training losses.
         head_features: maps in the student's own form, by its own names: the student's head detects on them too, with
             its full loss (``loss_*_teacher``); None: it does not.
+        head_images: those of the batch on which it does.
     """
 
     features: dict[str, Tensor] = field(default_factory=dict)
@@ -235,28 +225,4 @@ class Knowledge:
     memory_shapes: list[tuple[int, int]] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
     head_features: dict[str, Tensor] | None = None
-
-
-def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))
-
-
-def to_maps(memory: Memory) -> dict[str, Tensor]:
-    """The levels of a memory as maps ``level0``, ``level1``, ... (B, C, height, width), which share its storage."""
-    levels = memory.tokens.split([height * width for height, width in memory.shapes], dim=1)
-    return {
-        f"level{index}": tokens.transpose(1, 2).unflatten(-1, shape)
-        for index, (tokens, shape) in enumerate(zip(levels, memory.shapes, strict=True))
-    }
-
-
-def from_maps(maps: dict[str, Tensor]) -> Tensor:
-    """The maps of all levels, in order, as the tokens (B, S, C) of a memory."""
-    tokens = [values.flatten(2).transpose(1, 2) for values in maps.values()]
-    return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
-
-
-def no_pairs(reference: Tensor, layers: int, images: int) -> Pairs:
-    """The pairs of a batch in which nothing can be matched, on the device of ``reference``."""
-    empty = torch.zeros(layers, images, 0, dtype=torch.long, device=reference.device)
-    return Pairs(empty, empty, empty.float())
+    head_images: slice = field(default_factory=lambda: slice(None))

@@ -341,7 +341,7 @@ def test_boxes_stay_in_float32_under_autocast(inputs):
     ("keys", "message"),
     [
         ({"MODEL__DETR__NECK__NAME": "SingleLevelNeck", "MODEL__DETR__IN_FEATURES": ["stage3"]},
-         "NECK.NAME is SingleLevelNeck; AdaMixerDecoder samples 1 levels"),
+         "NECK.NAME is SingleLevelNeck; AdaMixerDecoder samples 1 levels. Set it to AdaMixerNeck"),
         ({"MODEL__DETR__QUERIES__NAME": "LearnedQueries"}, "positions are 32 wide; AdaMixerDecoder reads 4"),
         ({"MODEL__DETR__IN_FEATURES": ["stage1", "stage3"]}, r"of strides \[2, 8\]; AdaMixer wants each level"),
         ({"MODEL__DETR__HIDDEN_DIM": 16}, "HIDDEN_DIM is 16; AdaMixerNeck normalises 32 groups"),
@@ -412,5 +412,7 @@ def test_distillation_step(distiller, inputs, teacher, student, matchers, monkey
     ("teacher", "student"), [(ADAMIXER, ADAMIXER), (ADAMIXER, CONDITIONAL), (CONDITIONAL, ADAMIXER)]
 )
 def test_cross_attention_is_refused_at_build(distiller, teacher, student):
-    with pytest.raises(ConfigError, match="asks for cross_attention.*Remove AttentionLoss"):
+    with pytest.raises(
+        ConfigError, match=r"AttentionLoss asks for cross_attention, which the \w+'s AdaMixer.*CROSS_WEIGHT"
+    ):
         distiller(teacher, student)

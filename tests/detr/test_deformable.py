@@ -8,8 +8,9 @@ import math
 
 from detr_distill.detr.deformable import DeformableAttention, multi_scale_deformable_attention
 from detr_distill.detr.queries_deformable import _cell_boxes
+from detr_distill.distill.students import StudentStep
 from detr_distill.errors import ConfigError
-from detr_distill.structures import CAPTURES, SELF_ATTENTION, Memory, QueryGroup
+from detr_distill.structures import CAPTURES, SAMPLED_ATTENTION, SELF_ATTENTION, Memory, QueryGroup
 
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_groups_do_not_see_each_other(variant, capture, inputs):
 @every_variant
 def test_captured_maps_are_distributions_and_change_nothing(variant, inputs):
     model = build(variant, MODEL__DETR__DROPOUT=0.5)
-    assert model.decoder.captures == CAPTURES - {"cross_attention"}
+    assert model.decoder.captures == {SELF_ATTENTION, SAMPLED_ATTENTION}
     memory = encode(model.eval(), inputs)
     own = model.queries(memory)
     plain, captured = (model.decode(memory, [own], capture)["own"] for capture in (frozenset(), CAPTURES))
@@ -314,7 +315,7 @@ def build_two_stage_heads():
     ("keys", "message"),
     [
         ({**PLAIN, "MODEL__DETR__NECK__NAME": "SingleLevelNeck", "MODEL__DETR__IN_FEATURES": ["stage3"]},
-         "NECK.NAME is SingleLevelNeck; DeformableEncoder samples 3 levels"),
+         "NECK.NAME is SingleLevelNeck; DeformableEncoder samples 3 levels. Set it to MultiLevelNeck"),
         ({**PLAIN, "MODEL__DETR__NECK__NAME": "NoSuchNeck"}, "MultiLevelNeck, SingleLevelNeck"),
         ({**PLAIN, "MODEL__DETR__QUERIES__NAME": "TwoStageQueries"}, "positions are 4 wide; DeformableDecoder reads"),
         ({**TWO_STAGE, "MODEL__DETR__QUERIES__NAME": "LearnedContentQueries"}, "DeformableBoxDecoder reads 4"),
@@ -396,7 +397,7 @@ def test_distillation_step(distiller, inputs, teacher, student, monkeypatch):
 def test_boxes_of_a_two_stage_teacher_enter_the_student_unchanged(distiller, inputs):
     wide = {**TWO_STAGE, "MODEL__DETR__HIDDEN_DIM": 64}
     model = distiller(wide, {**TWO_STAGE, **SELF_ONLY})
-    knowledge = model.teacher(inputs, frozenset())
+    knowledge = model.teacher(StudentStep(inputs), frozenset())
     (group,) = model.matchers["FixedMatcher"].extra_groups(knowledge, 2)
     assert group.content.shape == (2, 7, 32) and torch.equal(group.position, knowledge.queries.position)
 
@@ -404,6 +405,6 @@ def test_boxes_of_a_two_stage_teacher_enter_the_student_unchanged(distiller, inp
 @pytest.mark.parametrize(("teacher", "student"), [(PLAIN, PLAIN), (PLAIN, CONDITIONAL), (CONDITIONAL, PLAIN)])
 def test_cross_attention_is_refused_at_build(distiller, teacher, student):
     with pytest.raises(
-        ConfigError, match="asks for cross_attention.*Remove AttentionLoss or set the weight of that map"
+        ConfigError, match=r"AttentionLoss asks for cross_attention, which the \w+'s Deformable.*CROSS_WEIGHT 0.0"
     ):
         distiller(teacher, student)

@@ -10,7 +10,8 @@ from detr_distill.distill.loss_attention import AttentionLoss
 from detr_distill.distill.loss_prediction import PredictionLoss
 from detr_distill.distill.students import StudentOutput
 from detr_distill.errors import ConfigError
-from detr_distill.structures import DecoderOutput, Knowledge, Match, Memory, Pairs
+from detr_distill.pairs import Pairs
+from detr_distill.structures import DecoderOutput, Knowledge, Match, Memory
 
 import pytest
 import torch

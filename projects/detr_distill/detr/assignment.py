@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..errors import NonFiniteError
-from ..structures import Pairs, no_pairs
+from ..pairs import Pairs, no_pairs
 
 SMALL = 100_000  # entries of a matching below which one thread solves it
 MOST_THREADS = 8

@@ -34,7 +34,7 @@ def attend(
     """Scaled dot-product attention on split heads.
 
     The attention map is what dropout is applied *to*, so every row of a captured map adds up to 1 in training mode too.
-    Without ``capture`` torch's fused kernel runs and no map exists.
+    Without ``capture`` torch's fused kernel runs and no map exists; but torch has none with dropout on a CPU.
 
     Args:
         query: (B, H, Q, e). key: (B, H, S, e). value: (B, H, S, v).
@@ -46,7 +46,7 @@ def attend(
     Returns:
         (B, Q, H * v), and the map (B, H, Q, S) in float32 or None.
     """
-    if capture:
+    if capture or (dropout and query.device.type == "cpu"):
         # Scaled before the product, which float16 could overflow.
         scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()
         if bias is not None:
@@ -62,7 +62,7 @@ def attend(
         if bias is not None:
             allowed = bias.to(query.dtype) if mask is None else bias.to(query.dtype).masked_fill(mask, -torch.inf)
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
-    return output.transpose(1, 2).flatten(2), attention
+    return output.transpose(1, 2).flatten(2), attention if capture else None
 
 
 class MultiHeadAttention(nn.Module):
@@ -134,13 +134,21 @@ def drop(values: Tensor, probability: float) -> Tensor:
     return values * (keep * (1 / (1 - probability))).to(values.dtype)
 
 
+class Dropout(nn.Dropout):
+    """torch's module by way of :func:`drop`."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return drop(values, self.p) if self.training and self.p else values
+
+
 @dataclass
 class GroupLayout:
     """Which queries of a packed query axis see each other.
 
     Attributes:
         sizes: queries of each group, in order.
-        inner_masks: for each group (Q, Q) bool, True where a query may not look at another of its group, or None.
+        inner_masks: for each group (Q, Q) or (B, 1, Q, Q) bool, True where a query may not look at another of its
+            group, or None.
         seen: for each group the places of the other groups that its queries may look at.
     """
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# How far from 0 and 1 a box stays before its logit is taken, in the code of DN-DETR and DINO [C].
+DINO_EPSILON = 1e-3
+
 
 def to_corners(boxes: Tensor) -> Tensor:
     """(..., 4) from centre and size to (x1, y1, x2, y2)."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from ..errors import ConfigError
-from ..structures import DecoderOutput, Pairs, QueryGroup, Targets
+from ..pairs import Pairs
+from ..structures import DecoderOutput, QueryGroup, Targets
 from .assignment import Cost
 from .boxes import generalized_iou
 from .matcher import HungarianMatcher
@@ -26,7 +27,7 @@ class SetCriterion(nn.Module):
     ``weight_class * class + weight_l1 * L1 + weight_giou * (1 - GIoU)``, the last two over matched pairs, all divided
     by the number of objects (mean over the ranks, at least 1). Softmax: cross-entropy with weight
     ``no_object_weight`` on unmatched queries (2005.12872) [P]. Focal: sigmoid focal loss over all queries and classes
-    (2108.06152) [P].
+    (2108.06152) [P]. A group's padding has no loss.
 
     Args:
         num_classes: K. matcher: gives the cost. classification: "softmax" or "focal".
@@ -99,7 +100,8 @@ class SetCriterion(nn.Module):
             layers = slice(None) if self.deep_supervision else slice(-1, None)
             pairs = pairs.slice_layers(layers)
             num_objects = _mean_over_ranks(sum(targets.counts), output.logits.device)
-            losses = {"class": self._class_loss(output.logits[layers].float(), targets, pairs, num_objects)}
+            logits = output.logits[layers].float()
+            losses = {"class": self._class_loss(logits, targets, pairs, num_objects, group.padding)}
             losses["box"], losses["giou"] = _box_losses(output.boxes[layers].float(), targets, pairs, num_objects)
         suffix = "" if group.name == "own" else f"_{group.name}"
         named = {}
@@ -110,16 +112,19 @@ class SetCriterion(nn.Module):
                 named[f"loss_{name}{suffix}" + ("" if layer == last else f"_{layer}")] = value
         return named
 
-    def _class_loss(self, logits: Tensor, targets: Targets, pairs: Pairs, num_objects: Tensor | float) -> Tensor:
+    def _class_loss(
+        self, logits: Tensor, targets: Targets, pairs: Pairs, num_objects: Tensor | float, padding: Tensor | None
+    ) -> Tensor:
         labels = self._target_labels(logits, targets, pairs)
+        exists = 1.0 if padding is None else (~padding).float()
         if self.classification == "softmax":
-            losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), self.class_weights, reduction="none")  # type: ignore[arg-type]
-            weights = self.class_weights[labels]  # type: ignore[index]
-            return losses.view_as(labels).sum((1, 2)) / weights.sum((1, 2))
+            losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view_as(labels)
+            weights = self.class_weights[labels] * exists  # type: ignore[index]
+            return (losses * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=torch.finfo(losses.dtype).tiny)
         # Not F.one_hot, which reads the device to check its range.
         one_hot = (labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
-        losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma)
-        return losses.sum((1, 2, 3)) / num_objects
+        losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma).sum(-1) * exists
+        return losses.sum((1, 2)) / num_objects
 
     def _target_labels(self, logits: Tensor, targets: Targets, pairs: Pairs) -> Tensor:
         """(L, B, Q): the class of each query's object, K for none."""

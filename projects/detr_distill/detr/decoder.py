@@ -7,8 +7,8 @@ import math
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..structures import CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput
-from .attention import FeedForward, GroupLayout, PerceptronHead
+from ..structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, SampledPoints
+from .attention import Dropout, FeedForward, GroupLayout, PerceptronHead
 
 
 class DecoderLayer(nn.Module):
@@ -23,7 +23,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention_norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, ffn_width, dropout)
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def finish(self, content: Tensor, attended: Tensor) -> Tensor:
         """Joins the cross-attention's output and runs the feed-forward step."""
@@ -60,14 +60,26 @@ class DecoderRecord:
         self.hidden: list[Tensor] = []
         self.self_maps: list[tuple[Tensor, ...]] = []
         self.cross_maps: list[Tensor] = []
+        self.points: list[SampledPoints] = []
 
-    def add(self, hidden: Tensor, self_maps: tuple[Tensor, ...] | None, cross_map: Tensor | None) -> None:
-        """One layer: (B, Q, C) of all groups, each group's (B, H, Qg, Qg) map, and the (B, H, Q, S) map of all."""
+    def add(
+        self,
+        hidden: Tensor,
+        self_maps: tuple[Tensor, ...] | None,
+        cross_map: Tensor | None = None,
+        points: SampledPoints | None = None,
+    ) -> None:
+        """One layer: (B, Q, C) of all groups, each group's (B, H, Qg, Qg) map, and the (B, H, Q, S) map of all.
+
+        A deformable layer has ``points`` over the image, of all groups, in place of the second map.
+        """
         self.hidden.append(hidden)
         if self_maps is not None:
             self.self_maps.append(self_maps)
         if cross_map is not None:
             self.cross_maps.append(cross_map)
+        if points is not None:
+            self.points.append(points)
 
     def outputs(
         self, hidden: Tensor, logits: Tensor, boxes: Tensor, activation: str, layout: GroupLayout
@@ -82,6 +94,8 @@ class DecoderRecord:
                 output.self_attention = tuple(maps[group] for maps in self.self_maps)
             if CROSS_ATTENTION in self.capture:
                 output.cross_attention = tuple(maps[:, :, rows] for maps in self.cross_maps)
+            if SAMPLED_ATTENTION in self.capture:
+                output.sampled_attention = tuple(points.take_queries(rows) for points in self.points)
             outputs.append(output)
         return outputs
 

@@ -97,9 +97,10 @@ class AdaMixerDecoder(nn.Module):
 
     Attributes:
         captures: self-attention only, sampling has no dense map.
-        position_width: of the queries' positions that this decoder reads.
+        position_width: of the queries' positions that this decoder reads. neck_name: the neck that gives the levels.
     """
 
+    neck_name = "AdaMixerNeck"
     captures = frozenset({SELF_ATTENTION})
     position_width = 4
 

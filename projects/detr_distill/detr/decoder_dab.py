@@ -13,7 +13,7 @@ from .boxes import inverse_sigmoid
 from .decoder import DecoderRecord, DetectionHeads, decoder_arguments
 from .decoder_conditional import ConditionalDecoderLayer
 from .encoder import TransformerEncoder, initialise_linear
-from .position import point_positions
+from .position import box_positions
 
 
 def use_learned_slope(layers: nn.ModuleList) -> None:
@@ -96,7 +96,7 @@ class DabDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             # The first layer's anchors are learned through its attention too; later ones are moved, not learned.
             anchor = anchors[-1] if index == 0 else anchors[-1].detach()
-            embedding = self._embed(anchor).to(content.dtype)
+            embedding = box_positions(anchor, self.width, self.temperature).to(content.dtype)
             sine = embedding[..., : self.width]
             sine = sine if index == 0 else sine * self.scale_head(content)
             sine = sine * self._size_ratio(content, anchor).to(content.dtype)
@@ -107,12 +107,6 @@ class DabDecoder(nn.Module):
         hidden = torch.stack(record.hidden)
         boxes = (self.heads.box_head(hidden).float() + inverse_sigmoid(torch.stack(anchors[:-1]))).sigmoid()
         return record.outputs(hidden, self.heads.class_head(hidden), boxes, self.heads.activation, layout)
-
-    def _embed(self, anchor: Tensor) -> Tensor:
-        """(B, Q, 4) to (B, Q, 2 * width): the centre's embedding, row first, then width and height."""
-        centre = point_positions(anchor[..., :2], self.width, self.temperature)
-        size = point_positions(anchor[..., 2:].flip(-1), self.width, self.temperature)  # width first
-        return torch.cat([centre, size], dim=-1)
 
     def _size_ratio(self, content: Tensor, anchor: Tensor) -> Tensor:
         """(B, Q, width): predicted over actual height for the row half, width for the column half."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import DECODER_REGISTRY
-from ..structures import SELF_ATTENTION, DecoderOutput, Memory
+from ..structures import SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory, SampledPoints
 from .attention import GroupLayout, MultiHeadAttention
 from .boxes import inverse_sigmoid
 from .decoder import DecoderLayer, DecoderRecord, DetectionHeads, decoder_arguments
@@ -31,13 +31,26 @@ class DeformableDecoderLayer(DecoderLayer):
         self.cross_attention = DeformableAttention(width, num_heads, num_levels, num_points)
 
     def forward(
-        self, content: Tensor, position: Tensor, reference: Tensor, layout: GroupLayout, memory: Memory, capture: bool
+        self,
+        content: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        layout: GroupLayout,
+        memory: Memory,
+        capture: frozenset[str],
     ):
-        """(B, Q, C) to (B, Q, C), and each group's self-attention map; ``reference`` (B, Q, L, 2 or 4)."""
-        attended, maps = self.self_attention.within_groups(content + position, content, layout, capture)
+        """(B, Q, C) to (B, Q, C), and where captured each group's self-attention map and the points over the image.
+
+        Args:
+            reference: (B, Q, L, 2 or 4) over the padded levels. Others as in :class:`DetrDecoderLayer`.
+        """
+        located = content + position
+        attended, maps = self.self_attention.within_groups(located, content, layout, SELF_ATTENTION in capture)
         content = self.self_attention_norm(content + self.dropout(attended))
-        attended = self.cross_attention(content + position, reference, memory.tokens, memory)
-        return self.finish(content, attended), maps
+        points = self.cross_attention.choose_points(content + position, reference, memory)
+        attended = self.cross_attention.read(points, memory.tokens, memory)
+        kept = _over_image(points, memory) if SAMPLED_ATTENTION in capture else None
+        return self.finish(content, attended), maps, kept
 
 
 @DECODER_REGISTRY.register()
@@ -51,11 +64,12 @@ class DeformableDecoder(nn.Module):
         num_levels: L. num_points: sampled by a head on a level. box_refinement: see above.
 
     Attributes:
-        captures: self-attention only, deformable attention has no dense map.
-        position_width: of the queries' positions that this decoder reads.
+        captures: deformable attention has no dense map, but sampled points.
+        position_width: of the queries' positions that this decoder reads. neck_name: the neck that gives the levels.
     """
 
-    captures = frozenset({SELF_ATTENTION})
+    neck_name = "MultiLevelNeck"
+    captures = frozenset({SELF_ATTENTION, SAMPLED_ATTENTION})
     # Logit of a box's first width and height, on the first layer's head [C].
     size_bias = -2.0
 
@@ -118,9 +132,9 @@ class DeformableDecoder(nn.Module):
         record = DecoderRecord(capture)
         logits, boxes = [], []
         for index, layer in enumerate(self.layers):
-            places = _on_levels(reference, memory)
-            content, maps = layer(content, position, places, layout, memory, SELF_ATTENTION in capture)
-            record.add(content, maps, None)
+            places = on_levels(reference, memory)
+            content, maps, points = layer(content, position, places, layout, memory, capture)
+            record.add(content, maps, points=points)
             heads = self.heads[index if self.box_refinement else 0]
             logits.append(heads.class_head(content))  # type: ignore[operator, union-attr]
             boxes.append(_refine(reference, heads.box_head(content).float()))  # type: ignore[operator, union-attr]
@@ -169,13 +183,19 @@ class DeformableBoxDecoder(DeformableDecoder):
         return content + own_content, position, reference
 
 
-def _on_levels(reference: Tensor, memory: Memory) -> Tensor:
+def on_levels(reference: Tensor, memory: Memory) -> Tensor:
     """(B, Q, 2 or 4) over the image to (B, Q, L, 2 or 4) over each padded level."""
     ratios = memory.valid_ratios
     assert ratios is not None
     if reference.shape[-1] == 4:
         ratios = torch.cat([ratios, ratios], dim=-1)
     return reference.unsqueeze(2) * ratios.unsqueeze(1)
+
+
+def _over_image(points: SampledPoints, memory: Memory) -> SampledPoints:
+    """Points over the padded levels as points over the image without its padding."""
+    assert memory.valid_ratios is not None
+    return SampledPoints(points.locations / memory.valid_ratios[:, None, None, :, None, :], points.weights)
 
 
 def _refine(reference: Tensor, offsets: Tensor) -> Tensor:

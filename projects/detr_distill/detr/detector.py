@@ -9,12 +9,13 @@ import dataclasses
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..pairs import Pairs
 from ..registry import (
     DECODER_REGISTRY,
     ENCODER_REGISTRY,
@@ -23,10 +24,12 @@ from ..registry import (
     TRAINING_GROUP_REGISTRY,
     look_up,
 )
-from ..structures import DecoderOutput, ImageBatch, Memory, Pairs, QueryGroup, Targets
+from ..structures import DecoderOutput, ImageBatch, Memory, QueryGroup, Targets
 from .assignment import Cost, solve_assignments
+from .backbone import build_backbone, padding_multiple
 from .boxes import to_corners
 from .criterion import SetCriterion
+from .deformable_kernel import choose_deformable_kernel
 from .groups import decode_groups
 from .preprocess import normalised_targets, pad_images
 
@@ -64,6 +67,7 @@ class DetrDetector(nn.Module):
     ):
         super().__init__()
         _check_parts(neck, encoder, decoder, queries)
+        _check_training_groups(training_groups or {}, queries)
         self.backbone = backbone
         self.input_projection = neck
         self.encoder = encoder
@@ -80,6 +84,7 @@ class DetrDetector(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.MODEL.DETR
+        choose_deformable_kernel(node.DEFORMABLE_KERNEL)
         backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
@@ -87,15 +92,12 @@ class DetrDetector(nn.Module):
             "decoder": look_up(DECODER_REGISTRY, node.DECODER.NAME, "MODEL.DETR.DECODER.NAME")(cfg),
             "queries": look_up(QUERIES_REGISTRY, node.QUERIES.NAME, "MODEL.DETR.QUERIES.NAME")(cfg),
             "criterion": SetCriterion(cfg),
-            "training_groups": {
-                name: look_up(TRAINING_GROUP_REGISTRY, name, "MODEL.DETR.TRAINING_GROUPS")(cfg)
-                for name in node.TRAINING_GROUPS
-            },
             "neck": look_up(NECK_REGISTRY, node.NECK.NAME, "MODEL.DETR.NECK.NAME")(cfg, backbone.output_shape()),
+            "training_groups": _build_training_groups(cfg),
             "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": list(cfg.MODEL.PIXEL_STD),
             "input_format": cfg.INPUT.FORMAT,
-            "size_divisibility": node.SIZE_DIVISIBILITY,
+            "size_divisibility": padding_multiple(node.SIZE_DIVISIBILITY, backbone),
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
 
@@ -143,12 +145,15 @@ class DetrDetector(nn.Module):
         return dataclasses.replace(memory, tokens=self.encoder(memory))
 
     def query_groups(self, memory: Memory, targets: Targets | None = None) -> list[QueryGroup]:
-        """The detector's own queries and, given the ground truth of a training step, its training groups."""
-        groups = [self.queries(memory)]
+        """The detector's own queries and, given the ground truth of a training step, its training groups.
+
+        A training group called ``own`` takes the place of the detector's own: so is its loss weighted anew.
+        """
+        groups = {"own": self.queries(memory)}
         if targets is not None:
             for make_groups in self.training_groups.values():
-                groups += make_groups(memory, groups[0], targets)
-        return groups
+                groups.update({group.name: group for group in make_groups(memory, groups["own"], targets)})
+        return list(groups.values())
 
     def decode(
         self, memory: Memory, groups: list[QueryGroup], capture: frozenset[str] = frozenset()
@@ -165,20 +170,26 @@ class DetrDetector(nn.Module):
     ) -> list[tuple[DecoderOutput, QueryGroup, Targets]]:
         """What the criterion compares with the ground truth: its first three arguments for each loss.
 
-        These are the groups with a loss weight and, with two-stage queries, the encoder's detections, for which every
-        object is of class 0: they tell objects from background (2010.04159) [C].
+        These are the groups with a loss weight and, with two-stage queries, the encoder's detections, which weigh what
+        their group weighs. Where the queries say so (``binary_proposals``) every object is of class 0 for these: they
+        tell objects from background.
 
         Args:
-            outputs: of ``groups``, by name. memory: after the queries were made.
+            outputs: of ``groups``, by name. groups: the detector's own first. memory: after the queries were made.
         """
         entries = [
             (outputs[group.name], group, targets if group.targets is None else group.targets)
             for group in groups
             if group.loss_weight
         ]
-        if memory.proposals is not None:
-            binary = dataclasses.replace(targets, labels=torch.zeros_like(targets.labels))
-            entries.append((memory.proposals, QueryGroup("encoder", memory.tokens, memory.position), binary))
+        if getattr(self.queries, "binary_proposals", False):
+            targets = dataclasses.replace(targets, labels=torch.zeros_like(targets.labels))
+        encoders = [("encoder", groups[0], memory.proposals)]
+        encoders += [(f"encoder_{group.name}", group, group.proposals) for group in groups]
+        for name, group, output in encoders:
+            if output is not None and group.loss_weight:
+                chosen = QueryGroup(name, memory.tokens, memory.position, loss_weight=group.loss_weight)
+                entries.append((output, chosen, targets))
         return entries
 
     def costs(self, supervised: list[tuple[DecoderOutput, QueryGroup, Targets]]) -> list[Cost]:
@@ -224,6 +235,15 @@ class DetrDetector(nn.Module):
         return results
 
 
+def _build_training_groups(cfg) -> dict[str, nn.Module]:
+    """What ``MODEL.DETR.TRAINING_GROUPS`` names; the random numbers of the other parts do not notice."""
+    with torch.random.fork_rng():
+        return {
+            name: look_up(TRAINING_GROUP_REGISTRY, name, "MODEL.DETR.TRAINING_GROUPS")(cfg)
+            for name in cfg.MODEL.DETR.TRAINING_GROUPS
+        }
+
+
 def _check_parts(neck: nn.Module, encoder: nn.Module, decoder: nn.Module, queries: nn.Module) -> None:
     """Raises ConfigError where a part samples levels that the neck does not give, or cannot read the queries."""
     for part in (encoder, decoder, queries):
@@ -231,12 +251,24 @@ def _check_parts(neck: nn.Module, encoder: nn.Module, decoder: nn.Module, querie
         if levels is not None and levels != neck.num_levels:
             raise ConfigError(
                 f"MODEL.DETR.NECK.NAME is {type(neck).__name__}; {type(part).__name__} samples {levels} levels. "
-                f"Set it to MultiLevelNeck with MODEL.DETR.NUM_LEVELS {levels}."
+                f"Set it to {part.neck_name}."
             )
     expected, found = getattr(decoder, "position_width", None), queries.widths[1]  # type: ignore[index]
     if expected is not None and expected != found:
         raise ConfigError(
             f"MODEL.DETR.QUERIES.NAME is {type(queries).__name__}, whose positions are {found} wide; "
             f"{type(decoder).__name__} reads {expected}. DeformableDecoder goes with LearnedContentQueries, "
-            "DeformableBoxDecoder with TwoStageQueries."
+            "DeformableBoxDecoder with TwoStageQueries, AdaMixerDecoder with AdaMixerQueries."
         )
+
+
+def _check_training_groups(training_groups: dict[str, nn.Module], queries: nn.Module) -> None:
+    """Raises ConfigError where a training group makes queries of another kind than the detector's own."""
+    for name, maker in training_groups.items():
+        expected = getattr(maker, "position_kind", queries.position_kind)
+        if expected != queries.position_kind:
+            raise ConfigError(
+                f"MODEL.DETR.TRAINING_GROUPS names {name}, whose queries are boxes; the positions of "
+                f"MODEL.DETR.QUERIES.NAME {type(queries).__name__} are not. Remove it, or take queries that are boxes, "
+                "such as AnchorQueries with DabDecoder."
+            )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..registry import ENCODER_REGISTRY
 from ..structures import Memory
-from .attention import FeedForward, MultiHeadAttention
+from .attention import Dropout, FeedForward, MultiHeadAttention
 
 
 class EncoderLayer(nn.Module):
@@ -19,7 +19,7 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, ffn_width, dropout)
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """(B, S, C) to (B, S, C); ``mask`` (B, 1, 1, S), True on padding."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..registry import ENCODER_REGISTRY
 from ..structures import Memory
-from .attention import FeedForward
+from .attention import Dropout, FeedForward
 from .deformable import DeformableAttention
 from .encoder import initialise_linear
 
@@ -25,7 +25,7 @@ class DeformableEncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, ffn_width, dropout)
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         """(B, S, C) to (B, S, C); ``reference`` (B, S, L, 2)."""
@@ -41,7 +41,12 @@ class DeformableEncoder(nn.Module):
     Args:
         num_layers: 0 passes the tokens through. width, num_heads, ffn_width, dropout: of each layer.
         num_levels: L. num_points: sampled by a head on a level.
+
+    Attributes:
+        neck_name: the neck that gives these levels.
     """
+
+    neck_name = "MultiLevelNeck"
 
     @configurable
     def __init__(

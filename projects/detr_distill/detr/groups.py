@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..structures import DecoderOutput, Memory, QueryGroup
 from .attention import GroupLayout
@@ -31,6 +31,16 @@ def group_layout(groups: list[QueryGroup]) -> GroupLayout:
     places = {group.name: place for place, group in enumerate(groups)}
     return GroupLayout(
         sizes=tuple(group.content.shape[1] for group in groups),
-        inner_masks=tuple(group.inner_mask for group in groups),
+        inner_masks=tuple(_inner_mask(group) for group in groups),
         seen=tuple(tuple(places[name] for name in group.sees if name in places) for group in groups),
     )
+
+
+def _inner_mask(group: QueryGroup) -> Tensor | None:
+    """What a group's queries may not look at among themselves: its mask, and the padding but for a query itself."""
+    if group.padding is None:
+        return group.inner_mask
+    # A row in which nothing is visible would have no softmax.
+    itself = torch.eye(group.padding.shape[1], dtype=torch.bool, device=group.padding.device)
+    hidden = group.padding[:, None, None, :] & ~itself
+    return hidden if group.inner_mask is None else hidden | group.inner_mask

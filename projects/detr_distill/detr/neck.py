@@ -75,11 +75,12 @@ class MultiLevelNeck(nn.Module):
 
     A backbone feature has a 1x1 convolution; each further level halves the one before with a 3x3 convolution of stride
     2, the first of them from the backbone's last feature. Positions are those of cell centres. Source: Deformable
-    DETR (2010.04159) [P]; centres [C].
+    DETR (2010.04159) [P]; centres [C], which DINO's code does without.
 
     Args:
         shapes: channels of the backbone's outputs. in_features: names of those used, fine to coarse. width: C.
-        num_levels: L, at least as many as features. temperature: of the sine position embedding.
+        num_levels: L, at least as many as features. temperature: of the sine position embedding. offset: added to the
+            cells' numbers, which count from 1: -0.5 is a cell's centre.
     """
 
     @configurable
@@ -91,11 +92,13 @@ class MultiLevelNeck(nn.Module):
         width: int,
         temperature: float,
         num_levels: int,
+        offset: float = -0.5,
     ):
         super().__init__()
         _check_features(in_features, shapes, num_levels, f"1 to MODEL.DETR.NUM_LEVELS = {num_levels}")
         _check_width(width, "MultiLevelNeck")
-        self.in_features, self.num_levels, self.temperature, self.width = in_features, num_levels, temperature, width
+        self.in_features, self.num_levels, self.width = in_features, num_levels, width
+        self.temperature, self.offset = temperature, offset
         channels = [shapes[name].channels for name in in_features]
         self.projections = nn.ModuleList(_project(count, width, 1) for count in channels)
         for level in range(len(channels), num_levels):
@@ -104,7 +107,8 @@ class MultiLevelNeck(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, shapes: dict[str, ShapeSpec]):
-        return {**neck_arguments(cfg, shapes), "num_levels": cfg.MODEL.DETR.NUM_LEVELS}
+        node = cfg.MODEL.DETR
+        return {**neck_arguments(cfg, shapes), "num_levels": node.NUM_LEVELS, "offset": node.NECK.POSITION_OFFSET}
 
     def forward(self, features: dict[str, Tensor], images: ImageBatch) -> Memory:
         """Backbone features, {name: (B, channels, height, width)}, to memory that is not encoded yet, with levels."""
@@ -112,7 +116,7 @@ class MultiLevelNeck(nn.Module):
         sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
         masks = [resize_mask(images.mask, size) for size in sizes]
         positions = [
-            image_positions(size, mask, self.width, x.device, self.temperature, offset=-0.5) + embedding
+            image_positions(size, mask, self.width, x.device, self.temperature, self.offset) + embedding
             for x, size, mask, embedding in zip(maps, sizes, masks, self.level_embedding, strict=True)
         ]
         return _join_levels(maps, masks, torch.cat(positions, dim=1).to(maps[0].dtype))

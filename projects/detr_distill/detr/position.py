@@ -66,3 +66,13 @@ def point_positions(points: Tensor, width: int, temperature: float = 10000.0) ->
         (..., width).
     """
     return sine_embedding(points.flip(-1) * (2 * math.pi), width // 2, temperature)
+
+
+def box_positions(boxes: Tensor, width: int, temperature: float = 10000.0) -> Tensor:
+    """Position embedding of boxes in [0, 1]: (..., 4) to (..., 2 * width), the centre's row first, then width, height.
+
+    Source: DAB-DETR (2201.12329) [C].
+    """
+    centre = point_positions(boxes[..., :2], width, temperature)
+    size = point_positions(boxes[..., 2:].flip(-1), width, temperature)  # width first
+    return torch.cat([centre, size], dim=-1)

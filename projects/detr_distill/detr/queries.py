@@ -1,4 +1,9 @@
-"""Where the decoder's own queries come from."""
+"""Where the decoder's own queries come from.
+
+Every class says in ``position_kind`` what its positions are, "embedding" (learned, of the network's width),
+"box_logits" ((centre x, centre y, width, height) before the sigmoid) or "point_logits" (a box's first two), and in
+``content_kind`` whether its content is "learned" or "zero": so another network knows how to read its queries.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,8 @@ class LearnedQueries(nn.Module):
     Attributes:
         widths: (content, position) width of a query.
     """
+
+    position_kind, content_kind = "embedding", "zero"
 
     @configurable
     def __init__(self, *, num_queries: int, width: int):
@@ -47,6 +54,8 @@ class AnchorQueries(nn.Module):
     Args:
         num_queries: Q. width: C, of the content.
     """
+
+    position_kind, content_kind = "box_logits", "zero"
 
     @configurable
     def __init__(self, *, num_queries: int, width: int):

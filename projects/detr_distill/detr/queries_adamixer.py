@@ -29,6 +29,7 @@ class AdaMixerQueries(nn.Module):
         widths: (content, position) width of a query.
     """
 
+    position_kind, content_kind = "box_logits", "learned"
     start: Tensor
 
     @configurable

@@ -1,6 +1,15 @@
 """Distillation. It touches a detector only through students.py and the teachers."""
 
-from . import frozen, loss_attention, loss_prediction, query_matchers, transformers_teacher  # noqa: F401  (registration)
+from . import (  # noqa: F401  (registration)
+    frozen,
+    label_encoder,
+    loss_attention,
+    loss_feature,
+    loss_prediction,
+    loss_sampled_attention,
+    query_matchers,
+    transformers_teacher,
+)
 from .meta_arch import DistillDetector
 
 __all__ = ["DistillDetector"]

@@ -5,6 +5,8 @@ The first argument is always the teacher's. Nothing is averaged: the last axis i
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,3 +74,16 @@ def softmax_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Ten
     target = (target_logits.float() / temperature).log_softmax(-1)
     prediction = (logits.float() / temperature).log_softmax(-1)
     return temperature**2 * (target.exp() * (target - prediction)).sum(-1)
+
+
+def jensen_shannon(target_logits: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Jensen-Shannon divergence in bits, in [0, 1], of two softmax distributions over the last axis.
+
+    ``(KL(a || m) + KL(b || m)) / 2`` with ``m = (a + b) / 2``, in log-space. Its root is a distance. Source: SSSD
+    (2303.05015) [P].
+    """
+    target = (target_logits.float() / temperature).log_softmax(-1)
+    prediction = (logits.float() / temperature).log_softmax(-1)
+    mixture = torch.logaddexp(target, prediction) - math.log(2)
+    terms = target.exp() * (target - mixture) + prediction.exp() * (prediction - mixture)
+    return terms.sum(-1) / (2 * math.log(2))

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
 from ..structures import Knowledge
 from .classes import ClassMap, match_classes
-from .students import StudentStep
+from .students import StudentStep, feature_channels, start_student
 
 
 @TEACHER_REGISTRY.register()
@@ -28,7 +28,7 @@ class NoTeacher(nn.Module):
     classes: ClassMap | None = None
     detector: DetrDetector | None = None
 
-    def __init__(self, cfg=None):
+    def __init__(self, cfg=None, student=None):
         super().__init__()
 
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
@@ -56,7 +56,7 @@ class FrozenDetector(nn.Module):
         self.flip_channels = flip_channels
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg, student=None):
         node = cfg.MODEL.DISTILL.TEACHER
         teacher_cfg = load_teacher_config(cfg)
         # The student's random numbers must not depend on whether a teacher is built.
@@ -79,6 +79,11 @@ class FrozenDetector(nn.Module):
     def detector(self) -> DetrDetector:
         return self._hidden[0]
 
+    @property
+    def feature_channels(self) -> dict[str, int]:
+        """Channels of the maps in ``Knowledge.features``, by name."""
+        return feature_channels(self.detector)
+
     def train(self, mode: bool = True) -> FrozenDetector:
         """The detector stays in eval mode whatever ``mode`` says."""
         super().train(mode)
@@ -99,19 +104,18 @@ class FrozenDetector(nn.Module):
         detector, batched_inputs = self.detector, step.batched_inputs
         if self.flip_channels:
             batched_inputs = [{**x, "image": x["image"].flip(0)} for x in batched_inputs]
-        images = detector.preprocess(batched_inputs)
-        targets = detector.targets(batched_inputs, images)
-        features = detector.backbone(images.tensor)
-        memory = detector.encode(features, images)
+        own = start_student(detector, batched_inputs)
+        memory, targets = own.context
+        memory = dataclasses.replace(memory, tokens=detector.encoder(memory))
         queries = detector.queries(memory)
         output = detector.decode(memory, [queries], capture)["own"]
         targets = dataclasses.replace(targets, labels=self.classes.teacher_labels(targets.labels))
         cost = detector.criterion.matcher(output, targets)
-        return Knowledge(features, output, queries, cost, memory.shapes)
+        return Knowledge(own.features, output, queries, cost, memory.shapes)
 
 
 def load_teacher_config(cfg: CfgNode) -> CfgNode:
-    """The teacher's own complete configuration, on the student's device.
+    """The teacher's own complete configuration, on the student's device and with its kernels.
 
     Raises:
         ConfigError: no file is named, it does not exist, or a key of it or of OPTS is unknown.
@@ -127,6 +131,9 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
     except ConfigError as error:
         raise ConfigError(f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error}") from error
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    # Says that weights follow, so that a backbone does not load its own first.
+    teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS
+    teacher_cfg.MODEL.DETR.DEFORMABLE_KERNEL = cfg.MODEL.DETR.DEFORMABLE_KERNEL
     return teacher_cfg
 
 

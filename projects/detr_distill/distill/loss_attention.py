@@ -32,6 +32,12 @@ class AttentionLoss(DistillLoss):
         kind: "kl" or "mse". weight_self, weight_cross: of the two maps; 0 leaves a map out and it is not captured.
     """
 
+    remedies = {
+        SELF_ATTENTION: "set MODEL.DISTILL.ATTENTION_LOSS.SELF_WEIGHT 0.0",
+        CROSS_ATTENTION: "set MODEL.DISTILL.ATTENTION_LOSS.CROSS_WEIGHT 0.0 (where both decoders sample points, "
+        "SampledAttentionLoss compares those)",
+    }
+
     @configurable
     def __init__(
         self,
@@ -104,17 +110,26 @@ class AttentionLoss(DistillLoss):
         """(B, H, M, N) maps and (B, M) pair weights to the mean over heads and pairs."""
         if goal.shape[1] != pred.shape[1]:
             goal, pred = goal.mean(1, keepdim=True), pred.mean(1, keepdim=True)
-        values = self.divergence(goal, pred).mean(1)
-        return (values * weight).sum() / weight.sum().clamp(min=1)
+        return mean_over_pairs(self.divergence(goal, pred).mean(1), weight)
+
+
+def mean_over_pairs(values: Tensor, weight: Tensor) -> Tensor:
+    """(B, M) values and pair weights to their mean over all pairs; 0 where there is none."""
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def take_rows(values: Tensor, index: Tensor, in_order: bool) -> Tensor:
+    """(B, Q, ...) and (B, M) to the chosen queries' values (B, M, ...)."""
+    if in_order:
+        return values
+    # Whole rows are copied; a gather would look up an index for every entry.
+    image = torch.arange(len(index), device=index.device)[:, None]
+    return values[image, index]
 
 
 def _rows(maps: Tensor, index: Tensor, in_order: bool) -> Tensor:
     """(B, H, Q, N) and (B, M) to the chosen rows (B, H, M, N)."""
-    if in_order:
-        return maps
-    # Whole rows are copied; a gather would look up an index for every entry.
-    image = torch.arange(len(index), device=index.device)[:, None]
-    return maps.transpose(1, 2)[image, index].transpose(1, 2)
+    return take_rows(maps.transpose(1, 2), index, in_order).transpose(1, 2)
 
 
 def _square(maps: Tensor, index: Tensor, in_order: bool, weight: Tensor) -> Tensor:

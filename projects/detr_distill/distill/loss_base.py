@@ -22,10 +22,12 @@ class DistillLoss(nn.Module):
         layers: "all" or "last" student layers.
 
     Attributes:
-        requires: what the decoders must capture. needs_pairs: False for a loss that compares no queries.
+        requires: what the decoders must capture. remedies: for each of these what helps where a decoder lacks it.
+        needs_pairs: False for a loss that compares no queries.
     """
 
     requires: frozenset[str] = frozenset()
+    remedies: dict[str, str] = {}
     needs_pairs = True
 
     def __init__(self, *, key: str, weight: float, groups: list[str], layers: str):
@@ -61,6 +63,17 @@ class DistillLoss(nn.Module):
             raise ConfigError(
                 f"MODEL.DISTILL.{self.key}.GROUPS is {list(self.groups)} and the matchers in use give "
                 f"{used or 'no pairs'}. Name matchers of MODEL.DISTILL.MATCHERS, or remove the loss."
+            )
+
+    def check_capture(self, decoder: nn.Module, who: str) -> None:
+        """Raises ConfigError when the decoder of ``who``, "student" or "teacher", lacks what this loss compares."""
+        missing = sorted(self.requires - getattr(decoder, "captures", frozenset()))
+        if missing:
+            name = type(self).__name__
+            remedies = [f", or {self.remedies[capture]}" for capture in missing if capture in self.remedies]
+            raise ConfigError(
+                f"MODEL.DISTILL.LOSSES: {name} asks for {' and '.join(missing)}, which the {who}'s "
+                f"{type(decoder).__name__} does not have. Remove {name} from the list{''.join(remedies)}."
             )
 
     @classmethod

@@ -11,11 +11,22 @@ from torch import Tensor, nn
 
 from ..detr.assignment import solve_assignments
 from ..errors import ConfigError
+from ..iteration import current_iteration
 from ..registry import LOSS_REGISTRY, MATCHER_REGISTRY, TEACHER_REGISTRY, look_up
-from ..structures import Knowledge
+from ..structures import Knowledge, Match
+from .balance import ShareBalance
 from .loss_base import DistillLoss, matcher_names
 from .query_matchers import QueryMatcher
-from .students import StudentOutput, StudentStep, check_student, run_student, start_student
+from .schedule import Schedule, scale_student
+from .students import (
+    StudentOutput,
+    StudentStep,
+    check_student,
+    run_student,
+    select_images,
+    start_student,
+    without_traces,
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -24,7 +35,8 @@ class DistillDetector(nn.Module):
 
     Args:
         student: any detector that ``run_student`` knows. teacher: see frozen.py.
-        matchers: by name. losses: the distillation losses, by name.
+        matchers: by name. losses: the distillation losses, by name. schedule: their course over the run.
+        balance: steers their common weight in the first iterations; None: the weights are as configured.
     """
 
     @configurable
@@ -35,16 +47,22 @@ class DistillDetector(nn.Module):
         teacher: nn.Module,
         matchers: dict[str, QueryMatcher],
         losses: dict[str, DistillLoss],
+        schedule: Schedule | None = None,
+        balance: ShareBalance | None = None,
     ):
         super().__init__()
         self.student = student
         self.teacher = teacher
         self.matchers = nn.ModuleDict(matchers)
         self.losses = nn.ModuleDict(losses)
+        self.schedule = schedule or Schedule()
+        self.balance = balance
         self.capture: frozenset[str] = frozenset().union(*(loss.requires for loss in losses.values()))
         for loss in losses.values():
-            loss.check_groups([matcher.name for matcher in matchers.values() if matcher.needs_teacher])
-        self._check_capture()
+            loss.check_groups([matcher.name for matcher in matchers.values()])
+            for who, detector in (("student", student), ("teacher", getattr(teacher, "detector", None))):
+                if detector is not None:
+                    loss.check_capture(getattr(detector, "decoder", detector), who)
 
     @classmethod
     def from_config(cls, cfg):
@@ -55,7 +73,7 @@ class DistillDetector(nn.Module):
         # What distillation adds must not move the random numbers that the student trains with.
         with torch.random.fork_rng():
             names = _names_in_use(cfg)
-            teacher = look_up(TEACHER_REGISTRY, names["teacher"], "MODEL.DISTILL.TEACHER.NAME")(cfg)
+            teacher = look_up(TEACHER_REGISTRY, names["teacher"], "MODEL.DISTILL.TEACHER.NAME")(cfg, student)
             matchers = {name: look_up(MATCHER_REGISTRY, name, "MODEL.DISTILL.MATCHERS") for name in names["matchers"]}
             losses = {name: look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES") for name in names["losses"]}
             return {
@@ -63,6 +81,8 @@ class DistillDetector(nn.Module):
                 "teacher": teacher,
                 "matchers": {name: plugin(cfg, student, teacher) for name, plugin in matchers.items()},
                 "losses": {name: plugin(cfg, student, teacher) for name, plugin in losses.items()},
+                "schedule": Schedule.from_config(cfg),
+                "balance": _build_balance(cfg) if losses else None,
             }
 
     @property
@@ -103,28 +123,37 @@ class DistillDetector(nn.Module):
             for matcher, cost in zip(matchers, costs, strict=True)
         ]
         matches = [match for match in found if match is not None]
+        losses.update(self._distill(student, knowledge, matches, losses))
+        return losses
+
+    def _distill(
+        self, student: StudentOutput, knowledge: Knowledge, matches: list[Match], others: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The distillation losses of this iteration; ``others`` are those that they are balanced with."""
+        iteration = current_iteration()
+        student = scale_student(student, self.schedule.student_share(iteration))
+        losses: dict[str, Tensor] = {}
         for loss in self.losses.values():
             losses.update(loss(student, knowledge, matches))
-        return losses
+        if self.balance is not None:
+            losses = self.balance(losses, others, iteration)
+        factor = self.schedule.factor(iteration)
+        return losses if factor == 1 else {name: factor * value for name, value in losses.items()}
 
     def _run_head_on_teacher(self, step: StudentStep, knowledge: Knowledge) -> StudentOutput:
         """The student's head on the teacher's maps, where it has any."""
         if knowledge.head_features is None:
             return StudentOutput({})
-        return run_student(self.student, dataclasses.replace(step, features=knowledge.head_features), [], frozenset())
+        step = select_images(
+            self.student, dataclasses.replace(step, features=knowledge.head_features), knowledge.head_images
+        )
+        with without_traces(self.student):
+            return run_student(self.student, step, [], frozenset())
 
-    def _check_capture(self) -> None:
-        """Refuses a loss on attention that a decoder on either side does not have."""
-        for who, detector in (("student", self.student), ("teacher", getattr(self.teacher, "detector", None))):
-            decoder = getattr(detector, "decoder", detector)
-            for name, loss in self.losses.items() if detector is not None else ():
-                missing = sorted(loss.requires - getattr(decoder, "captures", frozenset()))  # type: ignore[operator]
-                if missing:
-                    remedies = [loss.remedies.get(capture, f"Remove {name}.") for capture in missing]  # type: ignore[union-attr, operator]
-                    raise ConfigError(
-                        f"MODEL.DISTILL.LOSSES: {name} asks for {' and '.join(missing)}, which the {who}'s "
-                        f"{type(decoder).__name__} does not have. {' '.join(remedies)}"
-                    )
+
+def _build_balance(cfg) -> ShareBalance | None:
+    node = cfg.MODEL.DISTILL.BALANCE
+    return ShareBalance(node.TARGET_SHARE, node.ITERATIONS, *node.RANGE) if node.TARGET_SHARE else None
 
 
 def _names_in_use(cfg) -> dict:
@@ -142,14 +171,14 @@ def _names_in_use(cfg) -> dict:
     matchers = []
     for name in node.MATCHERS:
         matcher = look_up(MATCHER_REGISTRY, name, "MODEL.DISTILL.MATCHERS")
-        compared = matcher.needs_teacher and any(not used or matcher.name in used for used in groups)
+        compared = any(not used or matcher.name in used for used in groups)
         if compared or node.get(_node_name(name), {}).get("LOSS_WEIGHT", 0) > 0:
             matchers.append(name)
-    needed = losses or any(MATCHER_REGISTRY.get(name).needs_teacher for name in matchers)
+    needed = losses or matchers
     if needed and node.TEACHER.NAME in ("", "NoTeacher"):
         raise ConfigError(
             f"MODEL.DISTILL.TEACHER.NAME is '{node.TEACHER.NAME}', but MATCHERS {matchers} and LOSSES {losses} learn "
-            "from a teacher. Name one, or set LOSSES to () and MATCHERS to those that need none (ExtraGroupMatcher)."
+            "from a teacher. Name one, or set MATCHERS and LOSSES to ()."
         )
     teacher = node.TEACHER.NAME if needed else "NoTeacher"
     return {"teacher": teacher, "matchers": matchers, "losses": losses}

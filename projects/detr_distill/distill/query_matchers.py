@@ -17,10 +17,12 @@ from ..detr import DetrDetector
 from ..detr.assignment import Cost
 from ..detr.matcher import box_cost
 from ..errors import ConfigError
+from ..pairs import Pairs
 from ..registry import MATCHER_REGISTRY
-from ..structures import DecoderOutput, Knowledge, Match, Pairs, QueryGroup
+from ..structures import DecoderOutput, Knowledge, Match, QueryGroup
 from .classes import ClassMap
 from .layers import layer_map, take_layers
+from .query_exchange import content_map, position_map
 from .students import StudentOutput
 
 
@@ -28,7 +30,6 @@ class QueryMatcher(nn.Module):
     """Interface of matchers; the defaults add no group, need no assignment and pair nothing."""
 
     name: str = ""
-    needs_teacher = True
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
         """Query groups that the student decodes beside its own, for a batch of ``images`` images."""
@@ -110,11 +111,11 @@ class FixedMatcher(QueryMatcher):
     """The teacher's frozen queries as an auxiliary group of the student; pair i with i.
 
     Source: D3ETR (2211.09768) [P]: the group shares the decoder's parameters, never sees the student's own queries,
-    and on the last layer takes the teacher's assignment to the ground truth. Other widths pass a learned projection
-    [R], so that the student's group learns to read them.
+    and on the last layer takes the teacher's assignment to the ground truth. Queries of another width or kind pass
+    a learned map [R], so that the student's group learns to read them.
 
     Args:
-        teacher_widths, student_widths: (content, position) widths of a query.
+        content_projection, position_projection: from the teacher's queries to the student's, see query_exchange.py.
         teacher_assignment: "last", "all" or "none": layers on which the teacher's assignment replaces the group's own.
         loss_weight: of the group's detection loss; 0 leaves it unsupervised. student_layers: Ls.
         teacher_layer: "aligned" or "last".
@@ -126,8 +127,8 @@ class FixedMatcher(QueryMatcher):
     def __init__(
         self,
         *,
-        teacher_widths: tuple[int, int],
-        student_widths: tuple[int, int],
+        content_projection: nn.Module,
+        position_projection: nn.Module,
         student_layers: int,
         teacher_assignment: str,
         loss_weight: float,
@@ -144,16 +145,16 @@ class FixedMatcher(QueryMatcher):
         self.student_layers = student_layers
         self.loss_weight = loss_weight
         self.teacher_layer = teacher_layer
-        # Zero content must stay zero, hence no bias on it.
-        self.content_projection = _projection(teacher_widths[0], student_widths[0], bias=False)
-        self.position_projection = _projection(teacher_widths[1], student_widths[1], bias=True)
+        self.content_projection = content_projection
+        self.position_projection = position_projection
 
     @classmethod
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL
+        queries = _queries(teacher.detector), _queries(student)
         return {
-            "teacher_widths": _query_widths(teacher.detector),
-            "student_widths": _query_widths(student),
+            "content_projection": content_map(*queries),
+            "position_projection": position_map(*queries),
             "student_layers": len(student.decoder.layers),
             "teacher_assignment": node.FIXED_MATCHER.TEACHER_ASSIGNMENT,
             "loss_weight": node.FIXED_MATCHER.LOSS_WEIGHT,
@@ -164,11 +165,14 @@ class FixedMatcher(QueryMatcher):
         queries, output, cost = knowledge.queries, knowledge.output, knowledge.label_cost
         assert queries is not None and output is not None and cost is not None
         layers = layer_map(self.student_layers, output.num_layers, self.teacher_layer)
+        with torch.autocast(queries.position.device.type, enabled=False):
+            content = self.content_projection(queries.content.detach().float())
+            position = self.position_projection(queries.position.detach().float())
         return [
             QueryGroup(
                 name=self.name,
-                content=self.content_projection(queries.content.detach()),
-                position=self.position_projection(queries.position.detach()),
+                content=content,
+                position=position,
                 loss_weight=self.loss_weight,
                 forced_cost={layer: cost[layers[layer]] for layer in self.forced_layers},
             )
@@ -183,51 +187,10 @@ class FixedMatcher(QueryMatcher):
         return Match(self.name, self.name, layer_map(layers, knowledge.output.num_layers, self.teacher_layer), identity)
 
 
-@MATCHER_REGISTRY.register()
-class ExtraGroupMatcher(QueryMatcher):
-    """A learned auxiliary group without a teacher: the control of FixedMatcher. Pairs nothing.
-
-    The group has as many queries as the student's own and is supervised by its own Hungarian matching, as in Group
-    DETR (2207.13085) [P].
-
-    Args:
-        num_queries: of the group. widths: (content, position) widths of the student's queries.
-        loss_weight: of its detection loss.
-    """
-
-    name = "extra"
-    needs_teacher = False
-
-    @configurable
-    def __init__(self, *, num_queries: int, widths: tuple[int, int], loss_weight: float):
-        super().__init__()
-        self.position = nn.Embedding(num_queries, widths[1])
-        self.content_width = widths[0]
-        self.loss_weight = loss_weight
-
-    @classmethod
-    def from_config(cls, cfg, student, teacher):
-        node = cfg.MODEL.DETR
-        return {
-            "num_queries": node.NUM_QUERIES,
-            "widths": _query_widths(student),
-            "loss_weight": cfg.MODEL.DISTILL.EXTRA_GROUP_MATCHER.LOSS_WEIGHT,
-        }
-
-    def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
-        position = self.position.weight.unsqueeze(0).expand(images, -1, -1)
-        content = position.new_zeros(*position.shape[:2], self.content_width)
-        return [QueryGroup(self.name, content, position, loss_weight=self.loss_weight)]
-
-
-def _projection(in_width: int, out_width: int, bias: bool) -> nn.Module:
-    return nn.Identity() if in_width == out_width else nn.Linear(in_width, out_width, bias=bias)
-
-
-def _query_widths(detector: nn.Module | None) -> tuple[int, int]:
+def _queries(detector: nn.Module | None) -> nn.Module:
     if not isinstance(detector, DetrDetector):
         raise ConfigError(
             f"MODEL.DISTILL.MATCHERS: extra query groups need DETR-type queries, found {type(detector).__name__}. "
-            "Remove FixedMatcher and ExtraGroupMatcher from MATCHERS, or choose a DetrDetector."
+            "Remove FixedMatcher from MATCHERS, or choose a DetrDetector."
         )
-    return detector.queries.widths
+    return detector.queries

@@ -7,20 +7,26 @@ that its head reads, ``run_student`` runs the rest from given maps. Register bot
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
 from typing import Any
 
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import ImageList
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..detr import DetrDetector
 from ..detr.assignment import Cost
 from ..errors import ConfigError
-from ..structures import DecoderOutput, Memory, Pairs, QueryGroup, from_maps, to_maps
+from ..iteration import current_iteration
+from ..pairs import Pairs
+from ..structures import DecoderOutput, Memory, QueryGroup
+from .levels import from_maps, select_rows, to_maps
 
 
 @dataclass
@@ -49,6 +55,7 @@ class StudentOutput:
         memory: encoder output, None for a detector without one.
         costs: matchings to be solved together with those of the step.
         finish: from the solved matchings of ``costs`` to the detection losses.
+        step: the batch that this came from.
     """
 
     features: dict[str, Tensor]
@@ -56,6 +63,7 @@ class StudentOutput:
     memory: Memory | None = None
     costs: list[Cost] = field(default_factory=list)
     finish: Callable[[list[Pairs]], dict[str, Tensor]] = lambda pairs: {}
+    step: StudentStep | None = None
 
 
 @singledispatch
@@ -84,6 +92,30 @@ def run_student(
     Raises:
         ConfigError: no function is registered for the detector's class.
     """
+    raise ConfigError(_not_a_student(type(detector)))
+
+
+@singledispatch
+def select_images(detector: nn.Module, step: StudentStep, images: slice) -> StudentStep:
+    """The part of a step that belongs to some of its images."""
+    raise ConfigError(_not_a_student(type(detector)))
+
+
+@contextlib.contextmanager
+def without_traces(detector: nn.Module) -> Iterator[None]:
+    """For a second run of a detector within a step: what it logs, and running means that it keeps, are as before."""
+    normalizer = vars(detector).get("loss_normalizer")  # of detectron2's dense detectors
+    with EventStorage(current_iteration()):
+        yield
+    if normalizer is None:
+        vars(detector).pop("loss_normalizer", None)
+    else:
+        detector.loss_normalizer = normalizer
+
+
+@singledispatch
+def feature_channels(detector: nn.Module) -> dict[str, int]:
+    """Names and channels of the maps that :func:`start_student` gives, in order."""
     raise ConfigError(_not_a_student(type(detector)))
 
 
@@ -130,7 +162,8 @@ def _run_detr(
     outputs = detector.decode(memory, groups, capture)
     supervised = detector.supervised(outputs, groups, memory, targets)
     costs = detector.costs(supervised)
-    return StudentOutput(step.features, outputs, memory, costs, finish=partial(detector.losses, supervised))
+    finish = partial(detector.losses, supervised)
+    return StudentOutput(step.features, outputs, memory, costs, finish, step)
 
 
 @start_student.register(DenseDetector)
@@ -151,7 +184,7 @@ def _run_dense(
     images, instances = step.context
     features = list(step.features.values())
     losses = detector.forward_training(images, features, detector.head(features), instances)
-    return StudentOutput(step.features, finish=lambda pairs: losses)
+    return StudentOutput(step.features, finish=lambda pairs: losses, step=step)
 
 
 @run_student.register
@@ -164,4 +197,37 @@ def _run_rcnn(
     else:
         proposals, losses = detector.proposal_generator(images, step.features, instances)
     losses = {**detector.roi_heads(images, step.features, proposals, instances)[1], **losses}
-    return StudentOutput(step.features, finish=lambda pairs: losses)
+    return StudentOutput(step.features, finish=lambda pairs: losses, step=step)
+
+
+@select_images.register
+def _select_detr(detector: DetrDetector, step: StudentStep, images: slice) -> StudentStep:
+    memory, targets = step.context
+    return _select(step, images, (select_rows(memory, images), select_rows(targets, images)))
+
+
+@select_images.register(DenseDetector)
+@select_images.register(GeneralizedRCNN)
+def _select_convolutional(detector: Any, step: StudentStep, images: slice) -> StudentStep:
+    batch, instances = step.context
+    part = ImageList(batch.tensor[images], batch.image_sizes[images])
+    return _select(step, images, (part, instances[images]))
+
+
+def _select(step: StudentStep, images: slice, context: Any) -> StudentStep:
+    features = {name: values[images] for name, values in step.features.items()}
+    return dataclasses.replace(step, batched_inputs=step.batched_inputs[images], features=features, context=context)
+
+
+@feature_channels.register
+def _detr_channels(detector: DetrDetector) -> dict[str, int]:
+    width: int = detector.queries.widths[0]  # type: ignore[index, assignment]
+    levels: int = detector.input_projection.num_levels  # type: ignore[assignment]
+    return {f"level{index}": width for index in range(max(1, levels))}
+
+
+@feature_channels.register(DenseDetector)
+@feature_channels.register(GeneralizedRCNN)
+def _convolutional_channels(detector: Any) -> dict[str, int]:
+    shapes = detector.backbone.output_shape()
+    return {name: shapes[name].channels for name in getattr(detector, "head_in_features", shapes)}

@@ -69,7 +69,7 @@ class TransformersDetector(FrozenDetector):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg, student=None):
         folder = Path(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
         detector = load_model(folder)
         labels = detector.config.id2label

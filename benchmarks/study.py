@@ -1,0 +1,79 @@
+"""Runs of the training program on digits, by the command that a user types, kept in a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+METRICS = ("AP", "AP50", "AP75")
+
+
+class Run(NamedTuple):
+    """What is trained: a configuration file from the repository's root, KEY VALUE overrides, a seed."""
+
+    config: str
+    overrides: list[str]
+    seed: int
+
+
+def train(run: Run) -> dict:
+    """The final AP, AP50 and AP75 on digits_val, and the CPU seconds of the whole command, on one thread.
+
+    CPU seconds include start and final evaluation; they do not grow when other programs share the cores.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, "train_net.py", "--config-file", run.config, "--num-gpus", "0"]
+        command += ["OUTPUT_DIR", str(folder / "run"), "SEED", str(run.seed), "TEST.EVAL_PERIOD", "0", *run.overrides]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)}\n{(folder / 'err').read_text()}")
+        boxes = json.loads((folder / "run" / "results.json").read_text())["datasets"]["digits_val"]["bbox"]
+    return {**{key: boxes[key] for key in METRICS}, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+
+
+class Study:
+    """Runs that are kept in a JSON file, so that an interrupted study goes on where it stopped."""
+
+    def __init__(self, file: Path, parallel: int):
+        self.file, self.parallel = file, parallel
+        self.runs: dict[str, dict] = json.loads(file.read_text())["runs"] if file.exists() else {}
+
+    def remember(self, key: str, measure: Callable[[], float]) -> float:
+        """A measurement that is taken once and kept with the runs."""
+        if key not in self.runs:
+            self.runs[key] = {"value": measure()}
+            self.save({})
+        return self.runs[key]["value"]
+
+    def save(self, result: dict) -> None:
+        """Writes ``result`` and the runs."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps({**result, "runs": self.runs}, indent=1))
+
+    def complete(self, wanted: dict[str, Run]) -> list[dict]:
+        """Trains what the file does not have yet, ``parallel`` runs at a time; the results of all, in order."""
+        with ThreadPoolExecutor(self.parallel) as pool:
+            started = {pool.submit(train, run): key for key, run in wanted.items() if key not in self.runs}
+            try:
+                for done in as_completed(started):
+                    key = started[done]
+                    self.runs[key] = done.result()
+                    print(f"{key}: AP {self.runs[key]['AP']:.1f}", flush=True)
+                    self.save({})
+            finally:
+                # After a failed run the others would go on, and be lost.
+                pool.shutdown(cancel_futures=True)
+        return [self.runs[key] for key in wanted]
