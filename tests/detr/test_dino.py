@@ -252,6 +252,26 @@ def test_queries_are_the_best_tokens_of_any_class():
     assert not own.position.requires_grad and memory.proposals.boxes.requires_grad
 
 
+@pytest.mark.parametrize("queries", ["MixedQueries", "TwoStageQueries"])
+def test_with_no_object_tokens_are_ranked_by_their_classes(queries):
+    """Raw logits of a softmax head would prefer tokens that are sure of "no object"."""
+    content = {"MODEL__DETR__QUERIES__NAME": queries, "MODEL__DETR__LOSS__CLASSIFICATION": "softmax"}
+    if queries == "TwoStageQueries":
+        content |= {"MODEL__DETR__TRAINING_GROUPS": []}
+    model = build("dino", **content).eval()
+    with torch.no_grad():
+        model.queries.heads.class_head.weight[-1] *= 4
+    images = model.preprocess(make_inputs())
+    memory = model.encode(model.backbone(images.tensor), images)
+    _, logits, boxes = model.queries._detect(memory)
+    probabilities = logits.softmax(-1)[..., :-1]
+    scores = probabilities.amax(-1) if queries == "MixedQueries" else probabilities[..., 0]
+    own = model.queries(memory)
+    for image in range(2):
+        best = scores[image].sort(descending=True).indices[:7]
+        assert torch.allclose(own.position[image], boxes[image, best], atol=1e-4)
+
+
 def test_small_images_have_fewer_queries():
     model = build("dino", MODEL__DETR__NUM_QUERIES=500)
     losses = model.train()(make_inputs(sizes=((32, 40), (40, 32))))

@@ -104,7 +104,7 @@ class TwoStageQueries(nn.Module):
         """The group ``own`` for the images of ``memory``."""
         tokens, logits, boxes = self._detect(memory)
         memory.proposals = self._proposals(tokens, logits, boxes)
-        best = self._choose(memory, logits[..., 0], boxes)
+        best = self._choose(memory, self._scores(logits)[..., 0], boxes)
         position = take_rows(boxes.detach(), best).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
         return QueryGroup(name="own", content=tokens.new_zeros(*best.shape, tokens.shape[-1]), position=position)
 
@@ -125,6 +125,10 @@ class TwoStageQueries(nn.Module):
         """One layer of detections."""
         layer = (logits.unsqueeze(0), boxes.sigmoid().unsqueeze(0), tokens.unsqueeze(0))
         return DecoderOutput(*layer, self.heads.activation)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """(B, S, K) by which tokens are ranked: a softmax head's say more of "no object" than of the classes."""
+        return logits.float().softmax(-1)[..., :-1] if self.heads.activation == "softmax" else logits
 
     def _choose(self, memory: Memory, scores: Tensor, boxes: Tensor) -> Tensor:
         """(B, Q): the tokens of the highest scores (B, S), best first; leaves ``memory.candidates`` behind."""

@@ -71,7 +71,7 @@ class MixedQueries(TwoStageQueries):
     def forward(self, memory: Memory) -> QueryGroup:
         """The group ``own`` for the images of ``memory``."""
         tokens, logits, boxes = self._detect(memory)
-        best = self._choose(memory, logits.amax(-1), boxes)
+        best = self._choose(memory, self._scores(logits).amax(-1), boxes)
         tokens, logits, boxes = (take_rows(values, best) for values in (tokens, logits, boxes))
         memory.proposals = self._proposals(tokens, logits, boxes)
         images, queries = best.shape
