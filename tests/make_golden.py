@@ -27,6 +27,7 @@ SMALL = (
     "conditional_student",
     "conditional_teacher",
     "d3etr_conditional",
+    "d3etr_deformable",
     "dab_student",
     "deformable_plain_student",
     "deformable_student",

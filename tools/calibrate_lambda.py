@@ -1,6 +1,6 @@
 """Finds the weight of the distillation loss that gives it a wanted share of the total loss.
 
-    python tools/calibrate_lambda.py --config-file configs/sssd/faster_rcnn_r50.yaml --target-share 0.45 --iterations 1000
+    python tools/calibrate_lambda.py --config-file configs/sssd/faster_rcnn_r50.yaml --target-share 0.45
 
 Each trial trains the run's first iterations from the same start, in one process and without leaving anything behind.
 The last line is the key to put into the configuration.
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=1000, help="of each trial")
     parser.add_argument("--low", type=float, default=1.0, help="least weight")
     parser.add_argument("--high", type=float, default=100.0, help="largest weight")
-    parser.add_argument("--tolerance", type=float, default=0.005, help="a share this near to the target ends the search")
+    parser.add_argument("--tolerance", type=float, default=0.005, help="a share this near ends the search")
     parser.add_argument("--probes", type=int, default=8, help="trials at most")
     parser.add_argument("--num-gpus", type=int, choices=(0, 1), default=1, help="0: on the CPU")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the configuration")

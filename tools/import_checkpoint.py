@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from detr_distill.checkpoint.export import save_weights
+from detr_distill.checkpoint.export import check_suffix, save_weights
+from detr_distill.checkpoint.files import write_atomically
 from detr_distill.checkpoint.importing import SOURCES, import_checkpoint
 from detr_distill.engine.report import report_user_errors
+from detr_distill.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,6 +24,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     with report_user_errors():
+        _check_place("--output", arguments.output)
+        check_suffix(arguments.output)
+        if arguments.config:
+            _check_place("--config", arguments.config)
         imported = import_checkpoint(arguments.source, arguments.weights, arguments.opts)
         save_weights(imported.weights, arguments.output)
         imported.config["MODEL"]["WEIGHTS"] = arguments.output
@@ -29,7 +36,15 @@ def main(argv: list[str] | None = None) -> None:
         if imported.class_names:
             print(f"# As a teacher: MODEL.DISTILL.TEACHER.CLASS_NAMES {list(imported.class_names)!r}")
         if arguments.config:
-            Path(arguments.config).write_text(imported.yaml())
+            write_atomically(arguments.config, lambda file: file.write(imported.yaml().encode()))
+
+
+def _check_place(option: str, path: str) -> None:
+    """Before anything is written: a file can be, with the folders above it that do not exist yet."""
+    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if Path(path).is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        what = "that is a folder" if Path(path).is_dir() else f"{above} is no folder that can be written to"
+        raise ConfigError(f"{option} {path}: {what}. Name a file to write.")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
     # (regular expression, factor): the first expression found in a parameter's name scales its learning rate.
     cfg.SOLVER.LR_FACTORS = []
-    # (regular expression, iteration): the parameters found train from that iteration on; below 1 a fraction of MAX_ITER.
+    # (regular expression, iteration): parameters that train from that iteration on; below 1 a fraction of MAX_ITER.
     cfg.SOLVER.FREEZE = []
     # Forward-backward passes that share one optimiser step; IMS_PER_BATCH counts the images of one pass.
     cfg.SOLVER.ACCUMULATE = 1
@@ -266,3 +266,5 @@ def _add_distill_config(cfg: CfgNode) -> None:
     node.SAMPLED_ATTENTION_LOSS.HEADS = "mean"  # or "each", where both sides have as many
     node.SAMPLED_ATTENTION_LOSS.DIRECTIONS = 4  # energy only: lines that the points are projected on
     node.SAMPLED_ATTENTION_LOSS.GRID_SIZE = 16  # js only: nodes along a side of the image
+    # A pair counts by the teacher's best class probability ("teacher_score"), or all alike ("equal").
+    node.SAMPLED_ATTENTION_LOSS.PAIR_WEIGHT = "teacher_score"

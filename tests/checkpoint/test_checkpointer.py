@@ -237,4 +237,4 @@ def test_the_export_tool(tmp_path, capsys):
         assert equal(read_checkpoint(tmp_path / name)["model"], detector(seed=2).state_dict())
     with pytest.raises(SystemExit):
         tool.main(["--weights", str(tmp_path / "none.pth"), "--output", str(tmp_path / "out.pth")])
-    assert "there is no such checkpoint" in capsys.readouterr().err
+    assert "there is no such file" in capsys.readouterr().err

@@ -4,7 +4,8 @@ import argparse
 import pickle
 
 from detr_distill.checkpoint.export import save_weights
-from detr_distill.checkpoint.files import read_checkpoint, write_atomically
+from detr_distill.checkpoint.files import read_checkpoint, read_json, write_atomically
+from detr_distill.checkpoint.locate import local_file
 from detr_distill.errors import CheckpointError
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_caffe2_names_are_converted(tmp_path):
 def bad_files():
     buffer = pickle.dumps({"model": {"a": np.ones(100)}})
     return {
-        "missing.pth": (None, "there is no such checkpoint"),
+        "missing.pth": (None, "there is no such file"),
         "empty.pth": (b"", "it is empty"),
         "text.pth": (b"version https://git-lfs.github.com/spec/v1\n", "cannot be read"),
         "cut.pkl": (buffer[:200], "cannot be read"),
@@ -77,6 +78,23 @@ def test_a_bad_file_is_named(tmp_path, name):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{name}.*{message}"):
         read_checkpoint(tmp_path / name)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="that is a folder.*import_checkpoint.py --source transformers"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=f"TEACHER.WEIGHTS {tmp_path}: that is a folder.*TransformersDetector"):
+        local_file(str(tmp_path), "MODEL.DISTILL.TEACHER.WEIGHTS")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "\udcff"])
+def test_bad_settings_files_are_named(tmp_path, content):
+    file = tmp_path / "config.json"
+    file.write_text(content, errors="surrogateescape")
+    with pytest.raises(CheckpointError, match="KEY: .*config.json (holds a list|cannot be read)"):
+        read_json(file, "KEY")
+    file.write_text('{"a": 1}')
+    assert read_json(file, "KEY") == {"a": 1}
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "weights.pth", "weights.pkl", "weights.safetensors"])

@@ -184,6 +184,24 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path, detr_folder):
         import_checkpoint("yolo", detr_folder)
 
 
+@pytest.mark.parametrize("source", ["detr", "dino", "detrex"])
+def test_a_file_of_transformers_is_recognised(detr_folder, source):
+    file = detr_folder / "model.safetensors"
+    with pytest.raises(CheckpointError, match=f"{file} .* transformers, not of {source}: .*transformers with the fold"):
+        import_checkpoint(source, file)
+
+
+@pytest.mark.parametrize("source", ["transformers", "detr", "detrex"])
+@pytest.mark.parametrize("prefix", ["", "student."])
+def test_a_checkpoint_of_this_project_is_recognised(detr_folder, tmp_path, source, prefix):
+    weights = import_checkpoint("transformers", detr_folder).weights
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({f"{prefix}{name}": value for name, value in weights.items()}, file)
+    (tmp_path / "config.json").write_text((detr_folder / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="has this project's own names.*as MODEL.WEIGHTS or"):
+        import_checkpoint(source, tmp_path if source == "transformers" else file)
+
+
 def test_foreign_tensors_are_listed(tmp_path):
     official_checkpoint("DetrDecoder", tmp_path)
     checkpoint = torch.load(tmp_path / "official.pth", weights_only=False)
@@ -224,7 +242,7 @@ def test_unknown_overrides_are_refused(detr_folder):
 
 def test_the_command_writes_weights_and_prints_their_configuration(tmp_path, capsys):
     _, weights = official_checkpoint("DetrDecoder", tmp_path, nheads=8)
-    output, config = tmp_path / "out.pth", tmp_path / "out.yaml"
+    output, config = tmp_path / "out.pth", tmp_path / "new" / "folder" / "out.yaml"
     command = ["--source", "detr", "--weights", str(tmp_path / "official.pth"), "--output", str(output)]
     COMMAND.main([*command, "--config", str(config), "MODEL.DETR.NUM_HEADS", "4", "MODEL.RESNETS.RES5_DILATION", "2"])
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -245,3 +263,23 @@ def test_the_command_reports_errors_in_words(tmp_path, capsys):
         COMMAND.main(["--source", "transformers", "--weights", str(tmp_path), "--output", str(tmp_path / "out.pth")])
     assert "config.json" in capsys.readouterr().err
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ({"--config": "file/out.yaml"}, "--config .*out.yaml: .*file is no folder that can be written to"),
+        ({"--config": "folder"}, "--config .*folder: that is a folder"),
+        ({"--output": "file/out.pth"}, "--output .*out.pth: .*file is no folder"),
+        ({"--output": "out.onnx"}, "must end in .pth or .safetensors"),
+    ],
+)
+def test_the_command_writes_all_or_nothing(detr_folder, tmp_path, capsys, place, message):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    places = {"--output": "new/out.pth", "--config": "new/out.yaml", **place}
+    command = [word for option, path in places.items() for word in (option, str(tmp_path / path))]
+    with pytest.raises(SystemExit):
+        COMMAND.main(["--source", "transformers", "--weights", str(detr_folder), *command])
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["file", "folder"]

@@ -141,10 +141,16 @@ def test_checkpoints_of_other_sources_are_refused(tmp_path):
     torch.save({"model": to_official(model.state_dict(), "dn_detr")}, tmp_path / "dn.pth")
     with pytest.raises(CheckpointError, match="of dn_detr, not of dab_detr: use --source dn_detr"):
         import_checkpoint("dab_detr", tmp_path / "dn.pth")
+    with pytest.raises(CheckpointError, match="of dn_detr, not of detrex: use --source dn_detr"):
+        import_checkpoint("detrex", tmp_path / "dn.pth")
+    torch.save({"model": to_detrex(model.state_dict(), "dn_detr")}, tmp_path / "detrex.pth")
+    with pytest.raises(CheckpointError, match="of detrex, not of dn_detr: use --source detrex"):
+        import_checkpoint("dn_detr", tmp_path / "detrex.pth")
+    torch.save({"model": {"layer.weight": torch.zeros(1)}}, tmp_path / "other.pth")
     with pytest.raises(
         CheckpointError, match="those are conditional_detr, dab_detr, deformable_detr, detr, dino, dn_detr"
     ):
-        import_checkpoint("detrex", tmp_path / "dn.pth")
+        import_checkpoint("detrex", tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="is a folder"):
         import_checkpoint("detrex", tmp_path)
 

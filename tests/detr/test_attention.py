@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.attention import attend, attend_within_groups, drop
+from detr_distill.detr.attention import Dropout, attend, attend_within_groups, drop
 from detr_distill.detr.groups import group_layout
 from detr_distill.structures import QueryGroup
 
@@ -27,6 +27,24 @@ def test_dropout_keeps_the_mean_and_drops_the_share(probability, shape):
     torch.manual_seed(0)
     assert torch.equal(drop(values, probability), dropped)
     assert drop(values.detach().bfloat16(), probability).dtype == torch.bfloat16
+
+
+def test_dropout_is_the_same_with_and_without_a_map():
+    query, key, value = torch.randn(3, 2, 2, 8, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    torch.manual_seed(1)
+    captured, attention = attend(query, key, value, dropout=0.5, capture=True)
+    torch.manual_seed(1)
+    output, nothing = attend(query, key, value, dropout=0.5)
+    assert torch.equal(output, captured) and nothing is None
+    whole, _ = attend(query, key, value)
+    assert not torch.allclose(output, whole, atol=0.1), "nothing was dropped"
+    assert torch.allclose(attention.sum(-1), torch.ones(2, 2, 8))
+
+
+def test_dropout_rests_in_evaluation():
+    values, dropout = torch.ones(40, 10), Dropout(0.5)
+    assert (dropout(values) == 0).any()
+    assert dropout.eval()(values) is values
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

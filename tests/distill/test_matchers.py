@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from detr_distill.detr.assignment import Cost, solve_assignments
+from detr_distill.distill.classes import match_classes
 from detr_distill.distill.layers import layer_map, take_layers
 from detr_distill.distill.students import StudentStep, run_student, start_student
 
 import torch
 from builders import make_inputs
 from scipy.optimize import linear_sum_assignment
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def step_parts(model, inputs):
@@ -142,6 +144,39 @@ def test_layer_map():
     values = torch.arange(3.0)[:, None]
     assert take_layers(values, (0, 1, 2)) is values
     assert take_layers(values, (1, 2)).flatten().tolist() == [1, 2]
+    assert take_layers(values, (2, 2, 0)).flatten().tolist() == [2, 2, 0]
+
+
+class Operations(TorchDispatchMode):
+    """Names of the tensor operations that run inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.append(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_no_index_list_is_copied_in_a_step():
+    """A list as an index becomes a new tensor, on a GPU by a copy that waits; these use tensors already there."""
+    classes = match_classes(["cat", "bird", "dog"], ["tree", "dog", "cat"], 3, 3)
+    values, labels = torch.randn(3, 4, 3, requires_grad=True), torch.tensor([[0, 1], [2, 2]])
+
+    def use():
+        chosen = classes.select_student(values), classes.select_teacher(values), take_layers(values, (1, 2))
+        return *chosen, classes.teacher_labels(labels)
+
+    with torch.inference_mode():  # what is kept from here must serve a training step too
+        use()
+    with Operations() as operations:
+        student, teacher, layers, teacher_labels = use()
+    assert operations.names == ["index_select", "index_select", "select", "select", "stack", "index"]
+    assert torch.equal(student, values[..., [0, 2]]) and torch.equal(teacher, values[..., [2, 1]])
+    assert torch.equal(layers, values[[1, 2]]) and teacher_labels.tolist() == [[2, -1], [1, 1]]
+    student.sum().backward()
+    assert values.grad.sum((0, 1)).tolist() == [12, 0, 12]
 
 
 def test_batched_adaptive_matching_equals_single(build_distiller, equal_teacher):

@@ -14,7 +14,6 @@ from detr_distill.distill.layers import layer_map
 from detr_distill.distill.query_exchange import (
     START_SIZE,
     CommonContent,
-    PlaceEmbedding,
     PlaceMap,
     content_map,
     position_map,
@@ -294,8 +293,8 @@ class Described(nn.Module):
         (("embedding", 8), ("embedding", 4), nn.Linear),
         (("box_logits", 4), ("box_logits", 4), nn.Identity),
         (("embedding", 4), ("box_logits", 4), nn.Linear),
-        (("box_logits", 4), ("embedding", 4), PlaceEmbedding),
-        (("point_logits", 2), ("embedding", 8), PlaceEmbedding),
+        (("box_logits", 4), ("embedding", 4), nn.Linear),
+        (("point_logits", 2), ("embedding", 8), nn.Linear),
         (("box_logits", 4), ("point_logits", 2), PlaceMap),
         (("point_logits", 2), ("box_logits", 4), PlaceMap),
         (("another", 4), ("box_logits", 4), nn.Linear),
@@ -316,15 +315,6 @@ def test_boxes_and_points_become_each_other():
     boxes = PlaceMap(4)(logits[..., :2])
     assert torch.equal(boxes[..., :2], logits[..., :2]) and (boxes[..., 2:] == START_SIZE).all()
     boxes.sum().backward()
-
-
-def test_embedded_places_tell_places_apart():
-    """The map is of a sine embedding: between neighbours it changes, and far apart it does not simply grow."""
-    embed = randomise(PlaceEmbedding(4, 16))
-    boxes = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.35, 0.3, 0.2, 0.2], [0.3, 0.3, 0.2, 0.3]]]).logit()
-    found = embed(boxes)
-    assert (found[:, 1:] - found[:, :1]).norm(dim=-1).min() > 0.05
-    assert embed(torch.full((1, 1, 4), 20.0)).abs().max() < 30 * embed.projection.weight.abs().max()
 
 
 @pytest.mark.parametrize(

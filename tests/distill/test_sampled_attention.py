@@ -6,6 +6,7 @@ import math
 
 from detr_distill.detr.decoder_deformable import DeformableDecoder
 from detr_distill.detr.deformable import multi_scale_deformable_attention
+from detr_distill.distill.classes import match_classes
 from detr_distill.distill.loss_sampled_attention import (
     NEAR,
     SampledAttentionLoss,
@@ -53,6 +54,10 @@ OTHER_SAMPLING = {
 LOSSES = {"MODEL__DISTILL__LOSSES": ["PredictionLoss", "SampledAttentionLoss"]}
 
 
+def build_loss(**options):
+    return SampledAttentionLoss(classes=match_classes(None, None, 2, 2), **options)
+
+
 def random_points(*shape, seed=0, dtype=torch.float64):
     """Places (*shape, 2) around the image and weights (*shape) that add up to 1 over the last axis."""
     generator = torch.Generator().manual_seed(seed)
@@ -96,7 +101,7 @@ def test_energy_of_two_places_by_hand():
 @pytest.mark.parametrize("distance", ["energy", "js"])
 def test_distance_sees_distributions_not_points(distance):
     """Their order, a point in two parts, points without weight: nothing of it counts."""
-    measure = SampledAttentionLoss(distance=distance).distance
+    measure = build_loss(distance=distance).distance
     goal, (places, weights) = random_points(4, 6), random_points(4, 5, seed=1)
     expected = measure(*goal, places, weights)
     order = torch.tensor([3, 0, 4, 1, 2])
@@ -110,7 +115,7 @@ def test_distance_sees_distributions_not_points(distance):
 
 @pytest.mark.parametrize("distance", ["energy", "js"])
 def test_gradient_is_right_and_finite_where_both_are_equal(distance):
-    measure = SampledAttentionLoss(distance=distance, grid_size=5).distance
+    measure = build_loss(distance=distance, grid_size=5).distance
     goal, (places, weights) = random_points(2, 4), random_points(2, 3, seed=1)
     assert torch.autograd.gradcheck(
         lambda p, w: measure(*goal, p, w), (places.requires_grad_(), weights.requires_grad_())
@@ -149,16 +154,18 @@ def test_jensen_shannon_by_hand():
     assert math.isclose(jensen_shannon(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])), math.log(2), rel_tol=1e-5)
 
 
-def output(points):
-    """A layer of which nothing but the points is read."""
-    nothing = torch.zeros(1, 1, points.weights.shape[1], 4)
+def output(points, scores=None):
+    """A layer of which nothing but the points and the best class's probability is read."""
+    nothing = torch.zeros(1, 1, points.weights.shape[1], 2)
+    if scores is not None:
+        nothing = torch.tensor(scores).logit()[None, None, :, None] - torch.tensor([0.0, 1.0])
     return DecoderOutput(nothing, nothing, nothing, "sigmoid", sampled_attention=(points,))
 
 
-def run(loss, student, teacher, query, target, weight):
+def run(loss, student, teacher, query, target, weight, scores=None):
     index = [torch.tensor(values)[None, None] for values in (query, target)]
     match = Match("adaptive", "own", (0,), Pairs(*index, torch.tensor(weight)[None, None]))
-    losses = loss(StudentOutput({}, {"own": output(student)}), Knowledge(output=output(teacher)), [match])
+    losses = loss(StudentOutput({}, {"own": output(student)}), Knowledge(output=output(teacher, scores)), [match])
     return losses["loss_distill_sampled_attention_adaptive"]
 
 
@@ -172,7 +179,7 @@ def head_points(*shape, seed=0):
 @pytest.mark.parametrize("distance", ["energy", "js"])
 def test_loss_is_the_mean_of_the_pairs(distance):
     student, teacher = head_points(3, 2, 1, 4), head_points(4, 3, 2, 2, seed=1)
-    loss = SampledAttentionLoss(distance=distance, weight=0.5)
+    loss = build_loss(distance=distance, weight=0.5, pair_weight="equal")
     found = run(loss, student, teacher, [2, 0, 1], [3, 1, 0], [1.0, 1.0, 0.0])
     expected = 0.0
     for query, target in ((2, 3), (0, 1)):
@@ -182,13 +189,24 @@ def test_loss_is_the_mean_of_the_pairs(distance):
     assert torch.allclose(found, 0.5 * expected, atol=1e-6)
 
 
+def test_pairs_count_by_the_teachers_score():
+    student, teacher = head_points(3, 2, 1, 4), head_points(3, 2, 1, 4, seed=1)
+    single = [run(build_loss(pair_weight="equal"), student, teacher, [i], [i], [1.0]) for i in range(3)]
+    scores, loss = [0.9, 0.1, 0.6], build_loss()
+    found = run(loss, student, teacher, [0, 1, 2], [0, 1, 2], [1.0, 1.0, 1.0], scores)
+    assert torch.allclose(found, sum(s * x for s, x in zip(scores, single, strict=True)) / 1.6, atol=1e-6)
+    # What is unsure altogether stays small: no divisor below 1.
+    found = run(loss, student, teacher, [0, 1, 2], [0, 1, 2], [0.0, 1.0, 0.0], scores)
+    assert torch.allclose(found, 0.1 * single[1], atol=1e-6)
+
+
 def test_heads_are_compared_one_by_one_or_together():
     """Exchanged heads are the same distribution together, and another one by one; unequal counts go together."""
     student = head_points(3, 2, 2, 2)
     exchanged = SampledPoints(student.locations.flip(2), student.weights.flip(2))
     pairs = ([0, 1, 2], [0, 1, 2], [1.0, 1.0, 1.0])
-    assert run(SampledAttentionLoss(heads="mean"), student, exchanged, *pairs).abs() < 1e-6
-    each = SampledAttentionLoss(heads="each")
+    assert run(build_loss(heads="mean"), student, exchanged, *pairs).abs() < 1e-6
+    each = build_loss(heads="each")
     found = run(each, student, exchanged, *pairs)
     expected = [
         each.distance(student.locations[0, q, 1 - h].flatten(0, 1), student.weights[0, q, 1 - h].flatten(),
@@ -197,12 +215,12 @@ def test_heads_are_compared_one_by_one_or_together():
     ]  # fmt: skip
     assert found > 0.01 and torch.allclose(found, torch.stack(expected).mean(), atol=1e-6)
     other = head_points(3, 3, 1, 2, seed=1)
-    together = run(SampledAttentionLoss(heads="mean"), student, other, *pairs)
+    together = run(build_loss(heads="mean"), student, other, *pairs)
     assert torch.equal(run(each, student, other, *pairs), together)
 
 
 def test_no_pair_costs_nothing():
-    assert run(SampledAttentionLoss(), head_points(2, 1, 1, 2), head_points(2, 1, 1, 2), [0], [0], [0.0]) == 0
+    assert run(build_loss(), head_points(2, 1, 1, 2), head_points(2, 1, 1, 2), [0], [0], [0.0]) == 0
 
 
 def deformable_decoders():
@@ -318,6 +336,7 @@ def test_dense_decoders_are_refused_at_build(build_distiller, save_teacher, teac
     ("options", "message"),
     [
         ({"distance": "kl"}, "DISTANCE is 'kl'. Known: energy, js"),
+        ({"pair_weight": "all"}, "PAIR_WEIGHT is 'all'. Known: equal, teacher_score"),
         ({"heads": "all"}, "HEADS is 'all'. Known: mean, each"),
         ({"grid_size": 1}, "GRID_SIZE is 1"),
         ({"directions": 1}, "DIRECTIONS is 1"),
@@ -325,4 +344,4 @@ def test_dense_decoders_are_refused_at_build(build_distiller, save_teacher, teac
 )
 def test_bad_keys_are_named(options, message):
     with pytest.raises(ConfigError, match=f"SAMPLED_ATTENTION_LOSS.{message}"):
-        SampledAttentionLoss(**options)
+        build_loss(**options)

@@ -135,6 +135,42 @@ def test_what_it_cannot_give_is_refused(tmp_path, keys):
         build_distiller(tmp_path, **keys)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "error", "message"),
+    [
+        ("preprocessor_config.json", {"do_normalize": True}, ConfigError, "image_mean of .* is None; three numbers"),
+        (
+            "preprocessor_config.json",
+            {"image_mean": [0] * 3, "image_std": [0.5]},
+            ConfigError,
+            r"image_std .*\[0.5\]",
+        ),
+        ("preprocessor_config.json", [], CheckpointError, "WEIGHTS: .*preprocessor_config.json holds a list"),
+        ("config.json", [], CheckpointError, "WEIGHTS: .*config.json holds a list"),
+    ],
+)
+def test_incomplete_settings_are_named(tmp_path, file, content, error, message):
+    save(build_rtdetr(), tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(error, match=message):
+        build_distiller(tmp_path)
+
+
+def test_weights_of_other_classes_are_named(tmp_path):
+    save(build_reference("DetrDecoder"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = {str(index): f"LABEL_{index}" for index in range(7)}
+    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"class_labels_classifier.weight \(6, 32\) instead of \(8, 32\)"):
+        build_distiller(tmp_path)
+
+
+def test_an_empty_folder_name_is_called_empty():
+    with pytest.raises(ConfigError, match="TEACHER.WEIGHTS is empty"):
+        build_distiller("")
+
+
 def test_folders_that_cannot_be_used_are_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="config.json"):
         build_distiller(tmp_path / "none")

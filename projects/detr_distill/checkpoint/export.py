@@ -64,11 +64,16 @@ def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None
     Raises:
         CheckpointError: another suffix.
     """
+    check_suffix(path)
     # Tensors may share memory or be slices of a larger one; a file must hold each on its own.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     if str(path).endswith(".safetensors"):
         write_atomically(path, lambda file: file.write(safetensors.torch.save(weights)))
-    elif str(path).endswith(".pth"):
-        write_atomically(path, lambda file: torch.save({"model": weights}, file))
     else:
+        write_atomically(path, lambda file: torch.save({"model": weights}, file))
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    """Raises CheckpointError where :func:`save_weights` would refuse a file's name."""
+    if not str(path).endswith((".safetensors", ".pth")):
         raise CheckpointError(f"{path}: the file's name must end in .pth or .safetensors.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -56,7 +57,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint (working folder: {Path.cwd()}).")
+        raise CheckpointError(f"{path}: {explain_absent(path)}")
     try:
         content = _READERS.get(path.suffix, _read_torch)(path)
     except CheckpointError:
@@ -69,6 +70,35 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     checkpoint = dict(content) if "model" in content else {"model": content}
     checkpoint["model"] = _as_tensors(path, checkpoint["model"])
     return checkpoint
+
+
+def explain_absent(path: Path) -> str:
+    """Why there is no checkpoint file at a path: it is a folder, or nothing is there."""
+    if path.is_dir():
+        return (
+            "that is a folder; name the checkpoint file in it. A folder of transformers is imported by "
+            "tools/import_checkpoint.py --source transformers, or teaches as it is where MODEL.DISTILL.TEACHER.NAME is "
+            "TransformersDetector."
+        )
+    return f"there is no such file (working folder: {Path.cwd()})."
+
+
+def read_json(path: Path, key: str) -> dict[str, Any]:
+    """Content of one of the settings files that stand beside weights.
+
+    Args:
+        key: configuration key or option that names the folder, for messages.
+
+    Raises:
+        CheckpointError: unreadable, no JSON, or something else than names and values.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{key}: {path} cannot be read: {error}. Copy or download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{key}: {path} holds a {type(content).__name__}, not names and values. Copy it again.")
+    return content
 
 
 def _read_torch(path: Path) -> Any:

@@ -13,6 +13,7 @@ from iopath.common.file_io import get_cache_dir
 
 from ..errors import CheckpointError
 from . import torchvision_resnet
+from .files import explain_absent
 
 DETECTRON2 = "detectron2://"
 CATALOG = "catalog://"
@@ -33,7 +34,7 @@ def local_file(address: str, key: str = "MODEL.WEIGHTS") -> str:
     if "://" not in address:
         path = Path(address).expanduser()
         if not path.is_file():
-            raise CheckpointError(f"{key} {address}: there is no such file (working folder: {Path.cwd()}).")
+            raise CheckpointError(f"{key} {address}: {explain_absent(path)}")
         return str(path)
     url = download_url(address)
     candidates = [cached_path(url)]

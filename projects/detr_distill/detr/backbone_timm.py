@@ -17,6 +17,7 @@ from ..checkpoint.files import read_checkpoint
 from ..checkpoint.locate import local_file
 from ..errors import CheckpointError, ConfigError
 from .backbone_stages import Stage, StagedBackbone, check_output_stride, load_complete
+from .settings import Range
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class TimmBackbone(StagedBackbone):
         pretrained: str = "",
         checkpointing: bool = False,
     ):
+        Range(0, below=1).check(f"{KEY}.DROP_PATH", drop_path)
         network = _create(name, in_channels, output_stride, drop_path)
         if pretrained:
             load_complete(network, _read_weights(network, pretrained), pretrained, KEY)

@@ -1,4 +1,8 @@
-"""What all transformer decoders share: heads, class prior, stacking of the layers' outputs."""
+"""What all transformer decoders share: heads, class prior, stacking of the layers' outputs.
+
+Every decoder says in ``position_width`` how wide the queries' positions are that it reads, 4 for boxes, and in
+``captures`` which attention it can keep.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import math
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, SampledPoints
 from .attention import Dropout, FeedForward, GroupLayout, PerceptronHead
 
@@ -103,13 +106,6 @@ class DecoderRecord:
 def decoder_arguments(cfg) -> dict:
     """Constructor arguments that every decoder takes from the configuration."""
     node = cfg.MODEL.DETR
-    for key, value, least in (
-        ("DECODER.NUM_LAYERS", node.DECODER.NUM_LAYERS, 1),
-        ("ENCODER.NUM_LAYERS", node.ENCODER.NUM_LAYERS, 0),
-        ("NUM_QUERIES", node.NUM_QUERIES, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"MODEL.DETR.{key} is {value}. Give {least} or more.")
     return {
         "num_layers": node.DECODER.NUM_LAYERS,
         "width": node.HIDDEN_DIM,

@@ -136,6 +136,9 @@ class ConditionalDecoder(nn.Module):
         temperature: of the reference points' sine embedding.
         position_gain: above 0, every layer starts by attending around its reference point, the sharper the larger, see
             :meth:`ConditionalCrossAttention.align_positions`; 0 is the paper's start.
+
+    Attributes:
+        position_width: of the queries' positions that this decoder reads.
     """
 
     captures = CAPTURES
@@ -155,7 +158,7 @@ class ConditionalDecoder(nn.Module):
         position_gain: float = 0.0,
     ):
         super().__init__()
-        self.width, self.temperature = width, temperature
+        self.width, self.temperature, self.position_width = width, temperature, width
         self.layers = nn.ModuleList(
             ConditionalDecoderLayer(width, num_heads, ffn_width, dropout, is_first=index == 0)
             for index in range(num_layers)

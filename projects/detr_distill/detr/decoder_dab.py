@@ -52,9 +52,13 @@ class DabDecoder(nn.Module):
     Args:
         num_layers, width, num_heads, ffn_width, dropout: of the layers. num_classes, activation: of the class head.
         temperature: of the anchors' sine embedding.
+
+    Attributes:
+        position_width: of the queries' positions that this decoder reads.
     """
 
     captures = CAPTURES
+    position_width = 4
 
     @configurable
     def __init__(

@@ -42,6 +42,9 @@ class DetrDecoder(nn.Module):
 
     Args:
         num_layers, width, num_heads, ffn_width, dropout: of the layers. num_classes, activation: of the class head.
+
+    Attributes:
+        position_width: of the queries' positions that this decoder reads.
     """
 
     captures = CAPTURES
@@ -59,6 +62,7 @@ class DetrDecoder(nn.Module):
         activation: str,
     ):
         super().__init__()
+        self.position_width = width
         self.layers = nn.ModuleList(DetrDecoderLayer(width, num_heads, ffn_width, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         initialise_linear(self)

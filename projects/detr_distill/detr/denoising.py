@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..pairs import Pairs
 from ..registry import TRAINING_GROUP_REGISTRY
 from ..structures import Memory, QueryGroup, Targets
@@ -44,8 +43,6 @@ class DenoisingQueries(nn.Module):
     @configurable
     def __init__(self, *, num_classes: int, width: int, num_groups: int, label_noise: float, box_noise: float):
         super().__init__()
-        if num_groups < 1:
-            raise ConfigError(f"MODEL.DETR.DENOISING.NUM_GROUPS is {num_groups}. Give 1 or more.")
         self.label_embedding = nn.Embedding(num_classes, width - 1)
         self.num_groups, self.label_noise, self.box_noise = num_groups, label_noise, box_noise
 

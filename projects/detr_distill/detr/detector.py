@@ -14,7 +14,6 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..pairs import Pairs
 from ..registry import (
     DECODER_REGISTRY,
@@ -32,6 +31,7 @@ from .criterion import SetCriterion
 from .deformable_kernel import choose_deformable_kernel
 from .groups import decode_groups
 from .preprocess import normalised_targets, pad_images
+from .settings import check_parts, check_settings, check_training_groups
 
 
 @META_ARCH_REGISTRY.register()
@@ -66,8 +66,8 @@ class DetrDetector(nn.Module):
         detections_per_image: int = 100,
     ):
         super().__init__()
-        _check_parts(neck, encoder, decoder, queries)
-        _check_training_groups(training_groups or {}, queries)
+        check_parts(neck, encoder, decoder, queries)
+        check_training_groups(training_groups or {}, queries)
         self.backbone = backbone
         self.input_projection = neck
         self.encoder = encoder
@@ -83,6 +83,7 @@ class DetrDetector(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        check_settings(cfg)
         node = cfg.MODEL.DETR
         choose_deformable_kernel(node.DEFORMABLE_KERNEL)
         backbone = build_backbone(cfg)
@@ -242,33 +243,3 @@ def _build_training_groups(cfg) -> dict[str, nn.Module]:
             name: look_up(TRAINING_GROUP_REGISTRY, name, "MODEL.DETR.TRAINING_GROUPS")(cfg)
             for name in cfg.MODEL.DETR.TRAINING_GROUPS
         }
-
-
-def _check_parts(neck: nn.Module, encoder: nn.Module, decoder: nn.Module, queries: nn.Module) -> None:
-    """Raises ConfigError where a part samples levels that the neck does not give, or cannot read the queries."""
-    for part in (encoder, decoder, queries):
-        levels = getattr(part, "num_levels", None)
-        if levels is not None and levels != neck.num_levels:
-            raise ConfigError(
-                f"MODEL.DETR.NECK.NAME is {type(neck).__name__}; {type(part).__name__} samples {levels} levels. "
-                f"Set it to {part.neck_name}."
-            )
-    expected, found = getattr(decoder, "position_width", None), queries.widths[1]  # type: ignore[index]
-    if expected is not None and expected != found:
-        raise ConfigError(
-            f"MODEL.DETR.QUERIES.NAME is {type(queries).__name__}, whose positions are {found} wide; "
-            f"{type(decoder).__name__} reads {expected}. DeformableDecoder goes with LearnedContentQueries, "
-            "DeformableBoxDecoder with TwoStageQueries, AdaMixerDecoder with AdaMixerQueries."
-        )
-
-
-def _check_training_groups(training_groups: dict[str, nn.Module], queries: nn.Module) -> None:
-    """Raises ConfigError where a training group makes queries of another kind than the detector's own."""
-    for name, maker in training_groups.items():
-        expected = getattr(maker, "position_kind", queries.position_kind)
-        if expected != queries.position_kind:
-            raise ConfigError(
-                f"MODEL.DETR.TRAINING_GROUPS names {name}, whose queries are boxes; the positions of "
-                f"MODEL.DETR.QUERIES.NAME {type(queries).__name__} are not. Remove it, or take queries that are boxes, "
-                "such as AnchorQueries with DabDecoder."
-            )

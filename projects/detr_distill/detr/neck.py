@@ -28,7 +28,8 @@ def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec], most: 
     if not 1 <= len(in_features) <= most or not set(in_features) <= set(shapes):
         raise ConfigError(
             f"MODEL.DETR.IN_FEATURES is {list(in_features)}; this neck takes {expected} of {sorted(shapes)}. "
-            "Name those to use, fine to coarse; the backbone's outputs are set by MODEL.RESNETS.OUT_FEATURES."
+            "Name those to use, fine to coarse; the backbone's outputs are set by OUT_FEATURES of its own node "
+            "(MODEL.RESNETS, MODEL.TIMM or MODEL.TORCHVISION)."
         )
 
 

@@ -20,8 +20,10 @@ from .position import point_positions, sine_embedding
 
 
 def cell_places(memory: Memory) -> tuple[Tensor, Tensor]:
-    """The x of every column (B, X) and the y of every row (B, Y), of cell centres, in [0, 1] over the image without
-    padding [C]; B = 1 without padding."""
+    """Centres of cells in [0, 1] over the image without padding [C]: x of the columns (B, X), y of the rows (B, Y).
+
+    B = 1 without padding.
+    """
     visible = _visible(memory, memory.tokens.device).float()
     x, y = visible[:, 0].cumsum(1), visible[:, :, 0].cumsum(1)
     return (x - 0.5) / x[:, -1:], (y - 0.5) / y[:, -1:]
@@ -133,10 +135,13 @@ class RowColumnAttention(nn.Module):
 
     @torch.no_grad()
     def align(self) -> None:
-        """Starts the projections of queries and keys as one permutation, which deals sine-cosine pairs to the heads, so
-        that attention starts at the query's own place [R]."""
+        """Starts the projections of queries and keys as one permutation, so that attention starts at the query's place.
+
+        Sine-cosine pairs are dealt to the heads in turn: each sees coarse and fine ones [R].
+        """
         width = self.value_projection.in_features
-        dealt = torch.arange(width).view(-1, self.num_heads, 2).transpose(0, 1).flatten()
+        pairs = torch.arange(width).view(-1, 2)
+        dealt = torch.cat([pairs[head :: self.num_heads].flatten() for head in range(self.num_heads)])
         for projection in (self.query_x, self.query_y, self.key_x, self.key_y):
             projection.weight.copy_(torch.eye(width)[dealt])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,22 +25,32 @@ class ClassMap:
     teacher: tuple[int, ...]
     identical: bool
     num_student: int
+    # By device: an index list is copied there once, and not in every step.
+    _tensors: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def select_student(self, values: Tensor) -> Tensor:
         """(..., student classes) to (..., shared classes)."""
-        return values if self.identical else values[..., list(self.student)]
+        return values if self.identical else values.index_select(-1, self._on(values.device)[0])
 
     def select_teacher(self, values: Tensor) -> Tensor:
         """(..., teacher classes) to (..., shared classes)."""
-        return values if self.identical else values[..., list(self.teacher)]
+        return values if self.identical else values.index_select(-1, self._on(values.device)[1])
 
     def teacher_labels(self, labels: Tensor) -> Tensor:
         """Student class indices to the teacher's; -1 for a class that the teacher does not know."""
-        if self.identical:
-            return labels
-        table = torch.full((self.num_student,), -1, dtype=torch.long)
-        table[list(self.student)] = torch.tensor(self.teacher, dtype=torch.long)
-        return table.to(labels.device)[labels]
+        return labels if self.identical else self._on(labels.device)[2][labels]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """``student`` and ``teacher`` as tensors, and the teacher's class of every student class or -1."""
+        if device not in self._tensors:
+            # The backward pass keeps an index, which it may not of a tensor made in inference mode.
+            with torch.inference_mode(False):
+                student, teacher = torch.tensor(self.student), torch.tensor(self.teacher)
+                table = torch.full((self.num_student,), -1).index_copy(0, student, teacher)
+                self._tensors[device] = (student.to(device), teacher.to(device), table.to(device))
+        return self._tensors[device]
 
 
 def match_classes(

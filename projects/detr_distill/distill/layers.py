@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -31,4 +32,5 @@ def take_layers(values: Tensor, layers: tuple[int, ...]) -> Tensor:
     """(Lt, ...) to (Ls, ...), without a copy where the layers already agree."""
     if layers == tuple(range(values.shape[0])):
         return values
-    return values[list(layers)]
+    # Views of the layers: to index with a list would copy that list to the device in every step.
+    return torch.stack([values[layer] for layer in layers])

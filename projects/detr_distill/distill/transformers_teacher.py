@@ -6,7 +6,6 @@ Letters: B images, L decoder layers, Q queries, K classes.
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
+from ..checkpoint.files import read_json
+from ..checkpoint.matching import Fit
 from ..data import class_names
 from ..detr.preprocess import pad_images
 from ..errors import CheckpointError, ConfigError
@@ -70,6 +71,8 @@ class TransformersDetector(FrozenDetector):
 
     @classmethod
     def from_config(cls, cfg, student=None):
+        if not cfg.MODEL.DISTILL.TEACHER.WEIGHTS:
+            raise ConfigError(f"{KEY} is empty; TransformersDetector takes a folder of transformers. Name it.")
         folder = Path(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
         detector = load_model(folder)
         labels = detector.config.id2label
@@ -126,19 +129,28 @@ def load_model(folder: Path) -> Any:
         ) from error
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{KEY} is '{folder}'; TransformersDetector takes a folder that holds config.json.")
-    found = _read_json(folder / "config.json").get("model_type")
+    found = read_json(folder / "config.json", KEY).get("model_type")
     if found not in ACTIVATIONS:
         raise ConfigError(f"{KEY} {folder} holds a model of type {found!r}. Known: {', '.join(ACTIVATIONS)}.")
     try:
         model, report = transformers.AutoModelForObjectDetection.from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
+            str(folder),
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # Refused below, where they can be named.
+            ignore_mismatched_sizes=True,
         )
     # Damaged or foreign folders raise whatever transformers stumbles over first.
     except Exception as error:
         raise CheckpointError(f"{KEY} {folder} cannot be loaded: {str(error)[:300]}") from error
-    missing = [*report["missing_keys"], *report["mismatched_keys"]]
-    if missing:
-        raise CheckpointError(f"{KEY} {folder} lacks {len(missing)} tensors of its model: {missing[:5]}")
+    misshaped = {name: (tuple(found), tuple(wanted)) for name, found, wanted in sorted(report["mismatched_keys"])}
+    fit = Fit(matched={}, missing=sorted(report["missing_keys"]), unexpected=[], misshaped=misshaped)
+    if not fit.is_complete:
+        raise CheckpointError(
+            f"{KEY} {folder}: the weights do not fit the model that config.json describes:\n{fit.problems()}\n"
+            "Use the config.json that belongs to them; its id2label gives the number of classes."
+        )
     return model
 
 
@@ -146,26 +158,31 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     """``mean``, ``std`` and ``size`` from a folder's ``preprocessor_config.json``.
 
     Raises:
-        ConfigError: it is not there; a guess would spoil the teacher silently.
+        ConfigError: it is not there or does not tell; a guess would spoil the teacher silently.
+        CheckpointError: it cannot be read.
     """
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         raise ConfigError(f"{KEY} {folder} lacks preprocessor_config.json, which says how its images are normalised.")
-    content = _read_json(file)
-    normalised = content.get("do_normalize", True)
+    content = read_json(file, KEY)
+    statistics = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    if content.get("do_normalize", True):
+        statistics = {name: _three_numbers(content.get(name), name, file) for name in statistics}
     size = content.get("size") if content.get("do_resize", True) else None
     return {
-        "mean": [255.0 * value for value in content["image_mean"]] if normalised else [0.0] * 3,
-        "std": [255.0 * value for value in content["image_std"]] if normalised else [255.0] * 3,
+        "mean": [255.0 * value for value in statistics["image_mean"]],
+        "std": [255.0 * value for value in statistics["image_std"]],
         "size": (size["height"], size["width"]) if isinstance(size, dict) and "height" in size else None,
     }
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{KEY}: {file} is not valid JSON: {error}") from error
+def _three_numbers(found: Any, name: str, file: Path) -> list[float]:
+    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(value, int | float) for value in found):
+        raise ConfigError(
+            f"{KEY}: {name} of {file} is {found!r}; three numbers in the range 0 to 1 are expected, for red, green and "
+            "blue. Take the file that belongs to the weights, or write into it what they were trained with."
+        )
+    return found
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ from ...errors import CheckpointError
 from ..files import read_checkpoint
 from ..matching import compare
 from .describe import describe
+from .layout import check_layout
 from .names_detrex import detrex_family, rename_detrex
-from .names_official import recognise, rename_official
+from .names_official import rename_official
 from .names_transformers import rename_transformers
 from .settings import (
     Settings,
@@ -86,7 +87,7 @@ def _read_transformers(source: str, folder: Path) -> tuple[dict[str, Tensor], st
     files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if not files:
         raise CheckpointError(f"{folder} holds neither model.safetensors nor pytorch_model.bin.")
-    weights = read_checkpoint(files[0])["model"]
+    weights = _read_file(source, files[0])["model"]
     return rename_transformers(weights, family, settings.refinement), family, settings
 
 
@@ -99,15 +100,14 @@ def _read_detrex(source: str, file: Path) -> tuple[dict[str, Tensor], str, Setti
 def _read_file(source: str, file: Path) -> dict[str, Any]:
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder; --source {source} reads one file. For a folder: transformers.")
-    return read_checkpoint(file)
+    checkpoint = read_checkpoint(file)
+    check_layout(checkpoint["model"], source, file)
+    return checkpoint
 
 
 def _read_official(source: str, file: Path) -> tuple[dict[str, Tensor], str, Settings]:
     checkpoint = _read_file(source, file)
     weights, arguments = checkpoint["model"], checkpoint.get("args") or {}
-    found = recognise(weights)
-    if found is not None and found != source:
-        raise CheckpointError(f"{file} holds a checkpoint of {found}, not of {source}: use --source {found}.")
     settings = official_settings(arguments if isinstance(arguments, Mapping) else vars(arguments), source)
     return rename_official(weights, source, settings.refinement), source, settings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ...errors import CheckpointError
+from ..files import read_json
+
+OPTION = "--weights"  # of tools/import_checkpoint.py
 
 # In the range 0 to 1, RGB: the ImageNet statistics with which all four projects train.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -76,7 +78,8 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
     _check(expected, config, f"{folder / 'config.json'}")
     backbone = {**(config.get("backbone_config") or {}), **(config.get("backbone_kwargs") or {})}
     labels = config.get("id2label") or {}
-    images = _read_json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
+    images_file = folder / "preprocessor_config.json"
+    images = read_json(images_file, OPTION) if images_file.is_file() else {}
     names = tuple(labels[key] for key in sorted(labels, key=int))
     return Settings(
         num_heads=config.get("encoder_attention_heads", 8),
@@ -144,17 +147,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder}: a folder of transformers holds config.json; this one does not.")
-    return _read_json(file)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}, not a configuration.")
-    return content
+    return read_json(file, OPTION)
 
 
 def _check(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
