@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from ..errors import ConfigError
@@ -37,6 +38,7 @@ def measure_share(cfg: CfgNode, iterations: int, progress: Callable[[int], None]
     cfg.defrost()
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
+        seed_all_rng(cfg.SEED)
         trainer = DistillTrainer(cfg)
         trainer.resume_or_load(resume=False)
         trainer.model.train()

@@ -48,6 +48,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.OPTIMIZER == "AdamW":
         return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=fused)
     if solver.OPTIMIZER == "SGD":
+        # The fused kernel wants a momentum for all of a group or for none; frozen parameters get theirs later.
+        fused = fused and not solver.FREEZE
         return torch.optim.SGD(
             groups,
             lr=solver.BASE_LR,

@@ -1,0 +1,102 @@
+"""The configuration keys of distillation, below ``MODEL.DISTILL``, with their defaults."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+
+def add_distill_config(cfg: CfgNode) -> None:
+    cfg.MODEL.DISTILL = CfgNode()
+    node = cfg.MODEL.DISTILL
+    # The student: any registered meta-architecture that detr_distill.distill.students knows.
+    node.STUDENT_ARCHITECTURE = "DetrDetector"
+
+    node.TEACHER = CfgNode()
+    node.TEACHER.NAME = "FrozenDetector"  # "" for none (a control)
+    node.TEACHER.CONFIG_FILE = ""  # the teacher's own complete configuration
+    node.TEACHER.WEIGHTS = ""
+    node.TEACHER.OPTS = []  # KEY VALUE overrides of the teacher's configuration
+    node.TEACHER.CLASS_NAMES = []  # empty: the names of the teacher's own training set
+    # "aligned": layer k learns from the teacher's layer k, ends joined when counts differ; "last": from its last.
+    node.TEACHER_LAYER = "aligned"
+
+    node.LABEL_ENCODER = CfgNode()
+    node.LABEL_ENCODER.IN_FEATURES = []  # the student's maps that are encoded; empty: all that its head reads
+    node.LABEL_ENCODER.CONTEXT = True  # a row of the whole image behind each image's objects
+    node.LABEL_ENCODER.USE_MASKS = False  # objects are their masks instead of their boxes
+    node.LABEL_ENCODER.CLASS_EMBEDDING = 0  # width of a learned vector a class; 0: one-hot
+    node.LABEL_ENCODER.NUM_HEADS = 8
+    node.LABEL_ENCODER.GUIDE = "student"  # appearances ask and labels answer; "label": the reverse
+    node.LABEL_ENCODER.DETACH_APPEARANCE = False  # keep the encoder's gradient from the student's maps
+    node.LABEL_ENCODER.REFINEMENT_LAYERS = 3
+    node.LABEL_ENCODER.REFINEMENT_KERNEL = 3
+    node.LABEL_ENCODER.HEAD_SHARE = 1.0  # part of the batch's images on which the student's head reads the maps
+
+    # Iterations from 1 on are counted as such; below 1 they are fractions of SOLVER.MAX_ITER.
+    node.SCHEDULE = CfgNode()
+    node.SCHEDULE.STUDENT_FROM = 0.0  # before it the distillation losses train adapters alone
+    node.SCHEDULE.STOP_AT = 0.0  # from it on they count nothing; 0: never
+    node.SCHEDULE.STEPS = []  # iterations, fractions, or "lr_drop" (SOLVER.STEPS[0])
+    node.SCHEDULE.FACTORS = []  # what multiplies the distillation losses from each step on
+    node.BALANCE = CfgNode()
+    node.BALANCE.TARGET_SHARE = 0.0  # of the distillation losses in the total, steered; 0: weights stay as configured
+    node.BALANCE.ITERATIONS = 1000
+    node.BALANCE.RANGE = [1.0, 100.0]  # of the common factor
+
+    node.MATCHERS = ["AdaptiveMatcher", "FixedMatcher"]
+    node.ADAPTIVE_MATCHER = CfgNode()
+    node.ADAPTIVE_MATCHER.COST_CLASS = 1.0
+    node.ADAPTIVE_MATCHER.COST_L1 = 5.0
+    node.ADAPTIVE_MATCHER.COST_GIOU = 2.0
+    node.FIXED_MATCHER = CfgNode()
+    # Layers of the auxiliary group on which the teacher's label assignment is used: "last", "all" or "none".
+    node.FIXED_MATCHER.TEACHER_ASSIGNMENT = "last"
+    # Weight of the auxiliary group's detection loss.
+    node.FIXED_MATCHER.LOSS_WEIGHT = 1.0
+
+    node.LOSSES = ["PredictionLoss", "AttentionLoss"]
+    node.PREDICTION_LOSS = CfgNode()
+    node.PREDICTION_LOSS.WEIGHT = 1.0
+    node.PREDICTION_LOSS.GROUPS = []  # matchers that this loss uses ("adaptive", "fixed"); empty: all
+    node.PREDICTION_LOSS.LAYERS = "all"  # student layers: "all" or "last"
+    node.PREDICTION_LOSS.DIVERGENCE = "focal_bce"  # "focal_bce", "bce" or "kl"
+    node.PREDICTION_LOSS.TEMPERATURE = 1.0  # kl only
+    node.PREDICTION_LOSS.CLASS_WEIGHT = 1.0
+    node.PREDICTION_LOSS.L1_WEIGHT = 5.0
+    node.PREDICTION_LOSS.GIOU_WEIGHT = 2.0
+    # Box terms are taken where the teacher's highest class probability is above this; 0 takes every pair.
+    node.PREDICTION_LOSS.BOX_SCORE_THRESHOLD = 0.25
+    # Divisor of every term: "teacher_score" (sum of the teacher's scores) or "pairs" (number of pairs).
+    node.PREDICTION_LOSS.NORMALIZER = "teacher_score"
+
+    node.FEATURE_LOSS = CfgNode()
+    node.FEATURE_LOSS.WEIGHT = 1.0
+    node.FEATURE_LOSS.IN_FEATURES = []  # maps that are compared; empty: all of the teacher's
+    node.FEATURE_LOSS.DIVERGENCE = "mse"  # "mse", "js", "js_distance", "kl" or "cosine"
+    node.FEATURE_LOSS.SOFTMAX = "channels"  # axis of the distributions of js, js_distance and kl; or "space"
+    node.FEATURE_LOSS.TEMPERATURE = 1.0  # of that softmax
+    node.FEATURE_LOSS.NORM = "instance"  # or "group", "none"
+    node.FEATURE_LOSS.ADAPTER_LAYERS = 3  # convolutions on the student's maps, 0 to 3
+    node.FEATURE_LOSS.ADAPTER_KERNEL = 3
+    node.FEATURE_LOSS.MEAN = "cells"  # over the cells of all levels; "levels": over the levels' own means
+    node.FEATURE_LOSS.LEVEL_WEIGHTS = []  # with MEAN "levels"; empty: equal
+    node.FEATURE_LOSS.FOREGROUND = False  # cells inside objects alone
+
+    node.ATTENTION_LOSS = CfgNode()
+    node.ATTENTION_LOSS.WEIGHT = 1.0
+    node.ATTENTION_LOSS.GROUPS = []
+    node.ATTENTION_LOSS.LAYERS = "all"
+    node.ATTENTION_LOSS.DIVERGENCE = "kl"  # or "mse"
+    node.ATTENTION_LOSS.SELF_WEIGHT = 1.0
+    node.ATTENTION_LOSS.CROSS_WEIGHT = 1.0
+
+    node.SAMPLED_ATTENTION_LOSS = CfgNode()  # in place of the cross-attention loss between deformable decoders
+    node.SAMPLED_ATTENTION_LOSS.WEIGHT = 1.0
+    node.SAMPLED_ATTENTION_LOSS.GROUPS = []
+    node.SAMPLED_ATTENTION_LOSS.LAYERS = "all"
+    node.SAMPLED_ATTENTION_LOSS.DISTANCE = "energy"  # or "js", on a grid
+    node.SAMPLED_ATTENTION_LOSS.HEADS = "mean"  # or "each", where both sides have as many
+    node.SAMPLED_ATTENTION_LOSS.DIRECTIONS = 4  # energy only: lines that the points are projected on
+    node.SAMPLED_ATTENTION_LOSS.GRID_SIZE = 16  # js only: nodes along a side of the image
+    # A pair counts by the teacher's best class probability ("teacher_score"), or all alike ("equal").
+    node.SAMPLED_ATTENTION_LOSS.PAIR_WEIGHT = "teacher_score"
