@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 from detr_distill.engine.calibration import KEY, calibrate, measure_share
 from detr_distill.engine.configuration import build_config
@@ -29,15 +30,14 @@ def test_bisection_finds_a_known_weight():
             calibrate(share, **{"target": 0.5, "low": 1, "high": 9, "tolerance": 0.1, "most_probes": 3, **options})
 
 
-def test_trials_start_alike_and_leave_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_trials_start_alike_and_leave_nothing():
     cfg = build_config(str(ROOT / "configs/digits/sssd_retinanet.yaml"), SMALL)
     cfg.MODEL.DISTILL.FEATURE_LOSS.WEIGHT = 10.0
-    first, again = measure_share(cfg, 3), measure_share(cfg, 3)
+    first, again = measure_share(cfg, 2), measure_share(cfg, 2)
     assert first == again and 0 < first < 1
     cfg.merge_from_list([KEY, 40.0])
-    assert measure_share(cfg, 3) > first
-    assert not (tmp_path / "unused").exists()
+    assert measure_share(cfg, 2) > first
+    assert not Path("unused").exists()
 
 
 def test_the_tool_prints_the_key(capsys):
