@@ -19,16 +19,22 @@ def add_detr_distill_config(cfg: CfgNode) -> None:
     add_distill_config(cfg)
 
 
+# Meta-architectures, and the node below MODEL where each keeps its number of classes.
+CLASS_NODES = {"DetrDetector": "DETR", "RetinaNet": "RETINANET", "FCOS": "RETINANET", "GeneralizedRCNN": "ROI_HEADS"}
+
+
+def detector_name(cfg: CfgNode) -> str:
+    """The meta-architecture that detects: the student's where one is distilled."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE if name == "DistillDetector" else name
+
+
 def count_classes(cfg: CfgNode) -> tuple[str, int]:
     """The key that holds the number of classes of the detector, or of the student, and its value.
 
-    A detector of another kind is taken to keep it where R-CNNs do.
+    A detector of a kind that is not among ``CLASS_NODES`` is taken to keep it where R-CNNs do.
     """
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name == "DistillDetector":
-        name = cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE
-    nodes = {"DetrDetector": "DETR", "RetinaNet": "RETINANET", "FCOS": "RETINANET"}
-    node = nodes.get(name, "ROI_HEADS")
+    node = CLASS_NODES.get(detector_name(cfg), "ROI_HEADS")
     return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES
 
 

@@ -13,14 +13,14 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 
 from ..checkpoint import SafeCheckpointer
-from ..config import count_classes
+from ..config import CLASS_NODES, count_classes, detector_name
 from ..data import check_num_classes, class_names, register_datasets
 from ..errors import DataError
 from .configuration import build_config, choose_device
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
 from .run_folder import prepare_run_folder
-from .trainer import DistillTrainer, check_architecture, write_results
+from .trainer import DistillTrainer, write_results
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -95,9 +95,9 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 def prepare_datasets(cfg: CfgNode) -> None:
     """Registers the datasets and checks the detector's number of classes against them."""
     register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
-    check_architecture(cfg)
-    key, count = count_classes(cfg)
-    check_num_classes(tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])), count, key)
+    if detector_name(cfg) in CLASS_NODES:
+        key, count = count_classes(cfg)
+        check_num_classes(tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])), count, key)
     check_same_classes(cfg)
 
 

@@ -77,7 +77,13 @@ class DistillTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        check_architecture(cfg)
+        name = cfg.MODEL.META_ARCHITECTURE
+        if name not in META_ARCH_REGISTRY:
+            known = [registered for registered, _ in META_ARCH_REGISTRY]
+            raise ConfigError(
+                f'MODEL.META_ARCHITECTURE "{name}" is not registered.{suggest(name, known)} There are: '
+                + ", ".join(sorted(known))
+            )
         try:
             model = build_model(cfg)
         except KeyError as error:
@@ -190,16 +196,6 @@ class DistillTrainer(DefaultTrainer):
     def _set_seed(self, seed: int) -> None:
         self._trainer.seed = seed
         self.data_loader.seed = seed
-
-
-def check_architecture(cfg: CfgNode) -> None:
-    """Raises ConfigError when ``MODEL.META_ARCHITECTURE`` names nothing that is registered."""
-    name, known = cfg.MODEL.META_ARCHITECTURE, [registered for registered, _ in META_ARCH_REGISTRY]
-    if name not in known:
-        raise ConfigError(
-            f'MODEL.META_ARCHITECTURE "{name}" is not registered.{suggest(name, known)} There are: '
-            + ", ".join(sorted(known))
-        )
 
 
 def describe_model(model: nn.Module) -> str:
