@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
 from ..structures import Knowledge
 from .classes import ClassMap, match_classes
+from .inference_form import prepare_for_inference
 from .students import StudentStep, feature_channels, start_student
 
 
@@ -68,6 +69,7 @@ class FrozenDetector(nn.Module):
                 "FrozenDetector takes a DetrDetector. Set MODEL.META_ARCHITECTURE of that file."
             )
         load_strict(detector, find_weights(cfg))
+        prepare_for_inference(detector.backbone)
         teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
         classes = match_classes(
             _training_names(cfg), teacher_names, cfg.MODEL.DETR.NUM_CLASSES, teacher_cfg.MODEL.DETR.NUM_CLASSES
