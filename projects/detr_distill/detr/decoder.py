@@ -88,18 +88,18 @@ class DecoderRecord:
         self, hidden: Tensor, logits: Tensor, boxes: Tensor, activation: str, layout: GroupLayout
     ) -> list[DecoderOutput]:
         """One output a group, from values (L, B, Q, .) of all groups."""
-        outputs, start = [], 0
-        for group, size in enumerate(layout.sizes):
-            rows = slice(start, start + size)
-            start = rows.stop
-            output = DecoderOutput(logits[:, :, rows], boxes[:, :, rows], hidden[:, :, rows], activation)
+        sizes = list(layout.sizes)
+        # Split, not sliced: the gradient of parts is joined once instead of written into zeros part by part.
+        parts = zip(*(values.split(sizes, dim=2) for values in (logits, boxes, hidden)), strict=True)
+        outputs = [DecoderOutput(scores, places, values, activation) for scores, places, values in parts]
+        cross_maps = [maps.split(sizes, dim=2) for maps in self.cross_maps]
+        for group, output in enumerate(outputs):
             if SELF_ATTENTION in self.capture:
                 output.self_attention = tuple(maps[group] for maps in self.self_maps)
             if CROSS_ATTENTION in self.capture:
-                output.cross_attention = tuple(maps[:, :, rows] for maps in self.cross_maps)
+                output.cross_attention = tuple(maps[group] for maps in cross_maps)
             if SAMPLED_ATTENTION in self.capture:
-                output.sampled_attention = tuple(points.take_queries(rows) for points in self.points)
-            outputs.append(output)
+                output.sampled_attention = tuple(points.take_queries(layout.rows(group)) for points in self.points)
         return outputs
 
 
