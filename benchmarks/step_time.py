@@ -1,11 +1,13 @@
-"""Time of a distilled training step against the plain student's step plus a frozen teacher's forward, if it has one.
+"""Time of a distilled training step against the plain student's step plus the plain teacher's forward, if it has one.
 
     python benchmarks/step_time.py --method d3etr --json step_time.json
 
 They are timed in turn, round after round, in one process, so that other work on the machine meets all alike; the
-medians are reported. Weights are random: a step costs the same whatever they are. Keys of the JSON: ratio
-(distilled / (plain + teacher)), plain_seconds, teacher_seconds, distilled_seconds, peak_memory_ratio (distilled /
-plain, of the bytes that one step's tensors take at most beyond the weights), and the setting.
+medians are reported. Weights are random, but for zeros in residual branches and in the region proposal network: maps
+from a deep random network are so large that hardly a region would be left, and the plain step far too cheap; now the
+head reads as many regions, of the same sizes, from any maps. Keys of the JSON: ratio (distilled / (plain + teacher)),
+plain_seconds, teacher_seconds, distilled_seconds, peak_memory_ratio (distilled / plain, of the bytes that one step's
+tensors take at most beyond the weights), regions (that the plain student's box head reads, an image), and the setting.
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from detr_distill.distill.frozen import FrozenDetector
 from detr_distill.distill.students import StudentStep
 from detr_distill.engine.configuration import build_config
 
 import torch
 from common import device_name, peak_bytes, random_inputs, time_in_turn, training_step
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,17 +53,30 @@ METHODS = {
 
 
 def build(config: str, device: str, folder: Path):
-    """The distilling model of a configuration, and its plain student, with random weights."""
+    """The distilling model of a configuration, its plain student and its plain teacher or None; random weights."""
+    teacher_model = None
     cfg = build_config(str(ROOT / f"configs/{config}.yaml"), ["MODEL.DEVICE", device])
+    cfg.MODEL.WEIGHTS = ""
     teacher = cfg.MODEL.DISTILL.TEACHER
     if teacher.CONFIG_FILE:
         teacher_cfg = build_config(str(ROOT / teacher.CONFIG_FILE), ["MODEL.DEVICE", device])
         weights = folder / "teacher.pth"
-        torch.save({"model": build_model(teacher_cfg).state_dict()}, weights)
+        teacher_model = build_model(teacher_cfg)
+        torch.save({"model": teacher_model.state_dict()}, weights)
         teacher.WEIGHTS = str(weights)
     distilled = build_model(cfg).train()
     cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE
-    return distilled, build_model(cfg).train()
+    if teacher_model is not None:
+        teacher_model = FrozenDetector(detector=teacher_model, classes=distilled.teacher.classes)
+    plain = build_model(cfg).train()
+    for model in (distilled, plain, teacher_model or plain):
+        for module in model.modules():
+            if isinstance(module, BottleneckBlock):
+                nn.init.zeros_(module.conv3.norm.weight)
+            if isinstance(module, StandardRPNHead):
+                nn.init.zeros_(module.anchor_deltas.weight)
+                nn.init.zeros_(module.objectness_logits.weight)
+    return distilled, plain, teacher_model
 
 
 def main() -> None:
@@ -77,18 +96,20 @@ def main() -> None:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        distilled, plain = build(method.config, arguments.device, Path(folder))
+        distilled, plain, teacher = build(method.config, arguments.device, Path(folder))
     inputs = random_inputs([(size, size)] * arguments.batch, num_classes=80)
     capture = distilled.capture
     steps = {
         "plain": lambda: training_step(plain, inputs),
         "distilled": lambda: training_step(distilled, inputs),
     }
-    if distilled.teacher.detector is not None:
-        steps["teacher"] = lambda: distilled.teacher(StudentStep(inputs), frozenset())
-    with EventStorage():  # detectron2's own heads write to it
+    if teacher is not None:
+        steps["teacher"] = lambda: teacher(StudentStep(inputs), frozenset())
+    with EventStorage() as storage:  # detectron2's own heads write to it
         seconds = time_in_turn(steps, arguments.rounds, arguments.device)
         peaks = {name: peak_bytes(steps[name], arguments.device) for name in ("plain", "distilled")}
+        steps["plain"]()
+    regions = [value for name, (value, _) in storage.latest().items() if name.startswith("roi_head/num_")]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     result = {
         "method": arguments.method,
@@ -97,6 +118,7 @@ def main() -> None:
         "peak_memory_ratio": peaks["distilled"] / peaks["plain"],
         "peak_memory_bytes": peaks,
         "all_seconds": seconds,
+        "regions": sum(regions),
         "captures": sorted(capture),
         "size": size,
         "batch": arguments.batch,
