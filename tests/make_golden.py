@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from unittest import mock
 
-from detr_distill.distill import frozen
+from detr_distill.distill import frozen, label_map
 from detr_distill.engine import build_config
 
 import torch
@@ -43,6 +43,8 @@ def teachers_without_weights():
     with (
         mock.patch.object(frozen, "load_strict", lambda *_arguments: None),
         mock.patch.object(frozen, "find_weights", lambda _cfg: ""),
+        mock.patch.object(label_map, "load_part", lambda *_arguments: None),
+        mock.patch.object(label_map, "find_weights", lambda _cfg: "step1"),
     ):
         yield
 

@@ -30,10 +30,30 @@ def load_strict(model: nn.Module, file: str | os.PathLike, key: str = "MODEL.DIS
             f"{key} is empty: without trained weights a frozen network would teach noise. Set it to a checkpoint."
         )
     weights = read_checkpoint(local_file(str(file), key))["model"]
-    fit = compare(fit_to_model(weights, model.state_dict()), model).without(is_training_only)
+    _load(model, fit_to_model(weights, model.state_dict()), f"{key} {file}")
+
+
+def load_part(module: nn.Module, file: str | os.PathLike, prefix: str, key: str) -> None:
+    """Loads the part of a checkpoint whose names start with ``prefix`` into a module, all of it.
+
+    Raises:
+        CheckpointError: unreadable, no such part, or the first names that differ.
+    """
+    weights = read_checkpoint(local_file(str(file), key))["model"]
+    part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    if not part:
+        raise CheckpointError(
+            f"{key} {file} has no weights under '{prefix}'. Name a checkpoint of the training that made them "
+            "(model_final.pth of its OUTPUT_DIR)."
+        )
+    _load(module, part, f"{key} {file}")
+
+
+def _load(model: nn.Module, weights: dict, source: str) -> None:
+    fit = compare(weights, model).without(is_training_only)
     if not fit.is_complete:
         raise CheckpointError(
-            f"{key} {file} does not fit {type(model).__name__}:\n{fit.problems()}\n"
+            f"{source} does not fit {type(model).__name__}:\n{fit.problems()}\n"
             "Use the configuration with which these weights were trained."
         )
     model.load_state_dict(fit.matched, strict=False)

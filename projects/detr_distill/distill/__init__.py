@@ -3,6 +3,7 @@
 from . import (  # noqa: F401  (registration)
     frozen,
     label_encoder,
+    label_map,
     loss_attention,
     loss_feature,
     loss_prediction,

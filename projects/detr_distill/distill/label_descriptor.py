@@ -65,7 +65,8 @@ class LabelDescriptor(nn.Module):
         height, width = step.image_size
         instances = [entry["instances"] for entry in step.batched_inputs]
         boxes, valid = pad_boxes(instances, device, (width, height) if self.context else None)
-        classes, is_context = self._pad_classes(instances, boxes.shape[1], device)
+        classes = pad_classes(instances, boxes.shape[1], self.num_classes, device)
+        is_context = valid & (classes == self.num_classes)
         scale = boxes.new_tensor([width, height, width, height])
         parts = [2 * (boxes / scale).clamp(0, 1) - 1, self._classes(classes)]
         masks = None
@@ -73,15 +74,6 @@ class LabelDescriptor(nn.Module):
             masks = _pad_masks(instances, boxes.shape[1], step.image_size, self.context, device)
             parts.append(2 * _crop_masks(instances, boxes.shape[1], self.context, device) - 1)
         return Labels(torch.cat(parts, dim=-1), valid, boxes, is_context, masks)
-
-    def _pad_classes(self, instances: list[Instances], rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(B, N) classes, K where there is none, and (B, N) bool, True in the context's row."""
-        classes = torch.full((len(instances), rows), self.num_classes)
-        is_context = torch.zeros(len(instances), rows, dtype=torch.bool)
-        for image, entry in enumerate(instances):
-            classes[image, : len(entry)] = entry.gt_classes
-            is_context[image, len(entry) : len(entry) + self.context] = True
-        return classes.to(device, non_blocking=True), is_context.to(device, non_blocking=True)
 
     def _classes(self, classes: Tensor) -> Tensor:
         if self.class_embedding is not None:
@@ -109,6 +101,14 @@ def pad_boxes(
             boxes[image, len(entry), 2:] = torch.tensor(context)
     valid = torch.arange(boxes.shape[1]) < torch.tensor(counts)[:, None]
     return boxes.to(device, non_blocking=True), valid.to(device, non_blocking=True)
+
+
+def pad_classes(instances: list[Instances], rows: int, filler: int, device: torch.device) -> Tensor:
+    """(B, N) classes of a batch, ``filler`` where an image has no object."""
+    classes = torch.full((len(instances), rows), filler)
+    for image, entry in enumerate(instances):
+        classes[image, : len(entry)] = entry.gt_classes
+    return classes.to(device, non_blocking=True)
 
 
 def _masks_of(entry: Instances) -> BitMasks | PolygonMasks:
