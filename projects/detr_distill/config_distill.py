@@ -31,6 +31,11 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.LABEL_ENCODER.REFINEMENT_LAYERS = 3
     node.LABEL_ENCODER.REFINEMENT_KERNEL = 3
     node.LABEL_ENCODER.HEAD_SHARE = 1.0  # part of the batch's images on which the student's head reads the maps
+    node.LABEL_ENCODER.HEAD_REGIONS = 1.0  # part of the regions that a two-stage head samples on them
+    node.LABEL_ENCODER.APPEARANCE_KERNEL = 3
+
+    node.LABEL_MAP_ENCODER = CfgNode()
+    node.LABEL_MAP_ENCODER.WIDTH = 128  # channels of the stem; the last stage has sixteen times as many
 
     # Iterations from 1 on are counted as such; below 1 they are fractions of SOLVER.MAX_ITER.
     node.SCHEDULE = CfgNode()

@@ -215,7 +215,8 @@ class Knowledge:
         losses: the teacher's own training losses.
         head_features: maps in the student's own form, by its own names: the student's head detects on them too, with
             its full loss (``loss_*_teacher``); None: it does not.
-        head_images: those of the batch on which it does.
+        head_images: those of the batch on which it does. head_regions: part of the regions that a two-stage head
+            samples there.
     """
 
     features: dict[str, Tensor] = field(default_factory=dict)
@@ -226,3 +227,4 @@ class Knowledge:
     losses: dict[str, Tensor] = field(default_factory=dict)
     head_features: dict[str, Tensor] | None = None
     head_images: slice = field(default_factory=lambda: slice(None))
+    head_regions: float = 1.0

@@ -7,7 +7,7 @@ import dataclasses
 from detr_distill.distill.label_descriptor import LabelDescriptor
 from detr_distill.distill.label_encoder import LabelEncoder
 from detr_distill.distill.label_points import PointEncoder, TransformNetwork
-from detr_distill.distill.label_regions import BoxRegions, MaskRegions
+from detr_distill.distill.label_regions import BoxRegions, MaskRegions, write_through
 from detr_distill.distill.students import StudentStep, start_student
 from detr_distill.errors import ConfigError
 
@@ -125,7 +125,9 @@ def test_writing_through_a_convolution_is_writing_and_convolving(kernel):
     regions = BoxRegions(boxes, valid, (64, 96), (8, 12))
     values = torch.randn(2, 3, 6, requires_grad=True)
     convolution = nn.Conv2d(6, 6, kernel, padding=kernel // 2)
-    expected, found = convolution(regions.write(values)), regions.write_through(values, convolution)
+    expected = convolution(regions.write(values))
+    both = write_through(torch.stack([2 * values, values]), [regions, regions], convolution)
+    found = both[1]
     assert torch.allclose(found, expected, atol=1e-5)
     weight = torch.randn_like(expected)
     wanted = [values, convolution.weight, convolution.bias]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from detr_distill.detr.assignment import solve_assignments
-from detr_distill.distill.students import run_student, start_student
+from detr_distill.distill.students import fewer_regions, run_student, start_student
 
 import pytest
 import torch
-from builders import randomise
+from builders import make_inputs, randomise
 from convolutional import CASES, make_masked_inputs
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
@@ -44,3 +44,20 @@ def test_the_head_reads_the_maps_that_it_is_given(case):
     sum(output.finish(solve_assignments(output.costs)).values()).backward()
     assert all(values.grad.abs().sum() > 0 for values in maps.values())
     assert not [name for name, p in detector.backbone.named_parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("case", ["faster_rcnn", "cascade_rcnn"])
+def test_fewer_regions_within_and_all_behind(case):
+    detector = build_model(CASES[case]()).train()
+    inputs = make_inputs(sizes=((64, 96), (96, 64)))
+
+    def regions() -> float:
+        with EventStorage() as storage:
+            detector(inputs)
+            found = storage.latest()
+        return sum(found[name][0] for name in found if name.startswith("roi_head") and "samples" in name)
+
+    everything = regions()
+    with fewer_regions(detector, 0.25):
+        assert regions() == pytest.approx(everything / 4)
+    assert regions() == everything

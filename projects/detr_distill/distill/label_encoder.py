@@ -18,7 +18,7 @@ from ..structures import Knowledge
 from .classes import ClassMap
 from .label_descriptor import LabelDescriptor, Labels
 from .label_points import OUTPUT_WIDTH, NormalisedLinear, PointEncoder
-from .label_regions import BoxRegions, MaskRegions, find_regions
+from .label_regions import BoxRegions, MaskRegions, find_regions, write_through
 from .students import StudentStep, feature_channels
 
 GUIDES = ("student", "label")
@@ -39,7 +39,8 @@ class LabelEncoder(nn.Module):
             "label": the reverse.
         detach_appearance: keep this teacher's gradient from the student's maps. refinement_layers, refinement_kernel:
             convolutions behind the written map. head_share: part of the batch's images, at least one, on which the
-            student's head reads these maps; they take turns.
+            student's head reads these maps; they take turns. head_regions: part of the regions that a two-stage
+            head samples there. appearance_kernel: of the convolution before objects are read, cells.
     """
 
     classes: ClassMap | None = None
@@ -58,27 +59,33 @@ class LabelEncoder(nn.Module):
         refinement_layers: int = 3,
         refinement_kernel: int = 3,
         head_share: float = 1.0,
+        head_regions: float = 1.0,
+        appearance_kernel: int = 3,
     ):
         super().__init__()
         if guide not in GUIDES:
             raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.GUIDE is '{guide}'. Known: {', '.join(GUIDES)}.")
-        if not 0 < head_share <= 1:
-            raise ConfigError(
-                f"MODEL.DISTILL.LABEL_ENCODER.HEAD_SHARE is {head_share}, a part of the images. Give a number "
-                "above 0 and up to 1."
-            )
+        for key, value in (("HEAD_SHARE", head_share), ("HEAD_REGIONS", head_regions)):
+            if not 0 < value <= 1:
+                raise ConfigError(
+                    f"MODEL.DISTILL.LABEL_ENCODER.{key} is {value}, a part of the images or regions. Give a number "
+                    "above 0 and up to 1."
+                )
+        for key, value in (("APPEARANCE_KERNEL", appearance_kernel), ("REFINEMENT_KERNEL", refinement_kernel)):
+            if value < 1 or value % 2 == 0:
+                raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.{key} is {value}. Give an odd number of cells.")
         if channels % num_heads:
             raise ConfigError(
                 f"MODEL.DISTILL.LABEL_ENCODER.NUM_HEADS is {num_heads}, which does not divide the {channels} channels "
                 "of the student's maps. Choose a divisor."
             )
         self.in_features, self.guide, self.detach_appearance = in_features, guide, detach_appearance
-        self.head_share = head_share
+        self.head_share, self.head_regions = head_share, head_regions
         self.feature_channels = dict.fromkeys(in_features, channels)
         self.descriptor = descriptor
         self.points = PointEncoder(descriptor.width)
         self.label_projection = NormalisedLinear(OUTPUT_WIDTH, channels)
-        self.appearance = nn.Conv2d(channels, channels, 3, padding=1)
+        self.appearance = nn.Conv2d(channels, channels, appearance_kernel, padding=appearance_kernel // 2)
         self.relation = nn.MultiheadAttention(channels, num_heads, batch_first=True)
         self.object_projection = nn.Linear(channels, channels)
         self.context_projection = nn.Linear(channels, channels) if descriptor.context else None
@@ -114,6 +121,8 @@ class LabelEncoder(nn.Module):
             "refinement_layers": node.REFINEMENT_LAYERS,
             "refinement_kernel": node.REFINEMENT_KERNEL,
             "head_share": node.HEAD_SHARE,
+            "head_regions": node.HEAD_REGIONS,
+            "appearance_kernel": node.APPEARANCE_KERNEL,
         }
 
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
@@ -124,14 +133,14 @@ class LabelEncoder(nn.Module):
         labels = self.descriptor(step, maps[0].device)
         embedding = self.label_projection(self.points(labels.rows.to(maps[0].dtype), labels.valid))
         regions = [find_regions(labels, step.image_size, (x.shape[-2], x.shape[-1])) for x in maps]
-        seen = [region.read(_norm(self.appearance(x)).relu()) for region, x in zip(regions, maps, strict=True)]
+        seen = [region.read(_norm(self.appearance(x)).relu_()) for region, x in zip(regions, maps, strict=True)]
         related = self._relate(torch.stack(seen), embedding, labels)
-        taught = {
-            name: self._render(values, region, labels)
-            for name, values, region in zip(self.in_features, related, regions, strict=True)
-        }
+        taught = dict(zip(self.in_features, self._render(related, regions, labels), strict=True))
         return Knowledge(
-            features=taught, head_features={**step.features, **taught}, head_images=self._head_images(len(maps[0]))
+            features=taught,
+            head_features={**step.features, **taught},
+            head_images=self._head_images(len(maps[0])),
+            head_regions=self.head_regions,
         )
 
     def _head_images(self, images: int) -> slice:
@@ -152,16 +161,19 @@ class LabelEncoder(nn.Module):
         related, _ = self.relation(asking, answering, answering, key_padding_mask=hidden, need_weights=False)
         return related.unflatten(0, (levels, -1))
 
-    def _render(self, related: Tensor, regions: BoxRegions | MaskRegions, labels: Labels) -> Tensor:
-        """Objects (B, N, C) to a refined map (B, C, height, width)."""
+    def _render(self, related: Tensor, regions: list[BoxRegions | MaskRegions], labels: Labels) -> list[Tensor]:
+        """Objects (levels, B, N, C) to a refined map (B, C, height, width) of each level."""
         context = labels.is_context.unsqueeze(-1)
         objects = self.object_projection(related).masked_fill(context, 0)
-        written = regions.write_through(objects, self.write_convolution)
+        maps = write_through(objects, regions, self.write_convolution)
         if self.context_projection is not None:
-            written = written + self.context_projection((related * context).sum(1))[..., None, None]
-        values = written.relu()
+            whole = self.context_projection((related * context).sum(2))[..., None, None]
+            maps = [values + background for values, background in zip(maps, whole, strict=True)]
+        return [self._refine(values.relu()) for values in maps]
+
+    def _refine(self, values: Tensor) -> Tensor:
         for index, convolution in enumerate(self.refinement):
-            values = _norm(convolution(values.relu() if index else values))
+            values = _norm(convolution(values.relu_() if index else values))
         return values
 
 

@@ -41,21 +41,17 @@ class BoxRegions:
         columns = self.columns.to(values.dtype).transpose(1, 2)
         return (spread.flatten(1, 2) @ columns).unflatten(1, spread.shape[1:3])
 
-    def write_through(self, values: Tensor, convolution: nn.Conv2d) -> Tensor:
-        """``convolution(self.write(values))`` for an odd kernel that keeps the size, without running it over the map.
+    def write_answers(self, answers: Tensor) -> Tensor:
+        """Each object's answers to the taps of a kernel (B, N, vertical, horizontal, C) to (B, C, height, width).
 
-        A convolution of products of intervals is a sum of products of shifted intervals: the kernel is applied to the
-        N objects instead of to every cell, which costs N * kernel / (C * kernel^2) of the convolution.
+        A convolution of products of intervals is a sum of products of shifted intervals.
         """
-        kernel = convolution.kernel_size[0]
-        rows, columns = (_shifts(interval, kernel) for interval in (self.rows, self.columns))
-        # (B, N, C) to each object's answer to each tap: (B, N, vertical tap, horizontal tap, C)
-        taps = convolution.weight.permute(2, 3, 0, 1).flatten(0, 2)
-        answers = F.linear(values, taps).unflatten(-1, (kernel, kernel, -1))
-        spread = torch.einsum("bnyxc,byhn->bchnx", answers, rows.to(answers.dtype)).flatten(3)
-        columns = columns.permute(0, 3, 1, 2).flatten(1, 2).to(spread.dtype)
-        written = (spread.flatten(1, 2) @ columns).unflatten(1, spread.shape[1:3])
-        return written if convolution.bias is None else written + convolution.bias[:, None, None]
+        rows, columns = (
+            _shifts(interval, answers.shape[2]).to(answers.dtype) for interval in (self.rows, self.columns)
+        )
+        spread = torch.einsum("bnyxc,byhn->bchnx", answers, rows).flatten(3)
+        columns = columns.permute(0, 3, 1, 2).flatten(1, 2)
+        return (spread.flatten(1, 2) @ columns).unflatten(1, spread.shape[1:3])
 
     def covered(self) -> Tensor:
         """(B, height, width): 1 on cells of any box, else 0."""
@@ -73,9 +69,6 @@ class MaskRegions:
         cells = self.cells.to(values.dtype)
         return cells @ values.flatten(2).transpose(1, 2) / cells.sum(-1, keepdim=True).clamp(min=1)
 
-    def write_through(self, values: Tensor, convolution: nn.Conv2d) -> Tensor:
-        return convolution(self.write(values))
-
     def write(self, values: Tensor) -> Tensor:
         return (values.transpose(1, 2) @ self.cells.to(values.dtype)).unflatten(-1, self.size)
 
@@ -85,6 +78,30 @@ def _shifts(interval: Tensor, kernel: int) -> Tensor:
     size, border = interval.shape[1], kernel // 2
     padded = F.pad(interval, (0, 0, border, border))
     return torch.stack([padded[:, tap : tap + size] for tap in range(kernel)], dim=1)
+
+
+def write_through(values: Tensor, regions: list[BoxRegions | MaskRegions], convolution: nn.Conv2d) -> list[Tensor]:
+    """``convolution(region.write(values))`` of each level, for an odd kernel that keeps the size.
+
+    It is not run over the maps of boxes: the kernel is applied to the N objects instead of to every cell, which costs
+    N * kernel / (C * kernel^2) of the convolution.
+
+    Args:
+        values: (levels, B, N, C). regions: of each level.
+    """
+    kernel = convolution.kernel_size[0]
+    taps = convolution.weight.permute(2, 3, 0, 1).flatten(0, 2)
+    answers = None
+    maps = []
+    for level, region in enumerate(regions):
+        if isinstance(region, MaskRegions):
+            maps.append(convolution(region.write(values[level])))
+            continue
+        if answers is None:  # of all levels at once
+            answers = F.linear(values, taps).unflatten(-1, (kernel, kernel, -1))
+        written = region.write_answers(answers[level])
+        maps.append(written if convolution.bias is None else written + convolution.bias[:, None, None])
+    return maps
 
 
 def find_regions(labels: Labels, image_size: tuple[int, int], size: tuple[int, int]) -> BoxRegions | MaskRegions:

@@ -144,15 +144,14 @@ class FeatureLoss(DistillLoss):
             return values
         if self.norm == "group":
             return F.group_norm(values, 1)
-        # Not F.instance_norm, which refuses maps of one cell.
-        deviation, mean = torch.var_mean(values, (2, 3), correction=0, keepdim=True)
-        return (values - mean) * (deviation + 1e-5).rsqrt()
+        # Instance norm is a group of each channel; not F.instance_norm or F.group_norm, which refuse maps of one cell.
+        return torch.group_norm(values, values.shape[1])
 
     def _compare(self, target: Tensor, own: Tensor, student: StudentOutput) -> tuple[Tensor, Tensor | float]:
         """Sum and number of what is compared on a level: places, or channels with a softmax over space."""
         size = (own.shape[-2], own.shape[-1])
         if self.kind == "mse":
-            values = (target - own).square().mean(1)
+            values = F.mse_loss(own, target, reduction="none").mean(1)
         elif self.kind == "cosine":
             values = 1 - F.cosine_similarity(target, own, dim=1)
         else:
@@ -182,7 +181,7 @@ def _adapter(channels: int, teacher_channels: int, layers: int, kernel: int) -> 
     parts: list[nn.Module] = []
     for index in range(layers):
         if index:
-            parts.append(nn.ReLU())
+            parts.append(nn.ReLU(inplace=True))
         width = teacher_channels if index else channels
         parts.append(nn.Conv2d(width, teacher_channels, kernel, padding=kernel // 2))
     return nn.Sequential(*parts)

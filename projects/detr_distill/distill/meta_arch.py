@@ -22,6 +22,7 @@ from .students import (
     StudentOutput,
     StudentStep,
     check_student,
+    fewer_regions,
     run_student,
     select_images,
     start_student,
@@ -147,7 +148,7 @@ class DistillDetector(nn.Module):
         step = select_images(
             self.student, dataclasses.replace(step, features=knowledge.head_features), knowledge.head_images
         )
-        with without_traces(self.student):
+        with without_traces(self.student), fewer_regions(self.student, knowledge.head_regions):
             return run_student(self.student, step, [], frozenset())
 
 

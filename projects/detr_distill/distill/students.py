@@ -113,6 +113,21 @@ def without_traces(detector: nn.Module) -> Iterator[None]:
         detector.loss_normalizer = normalizer
 
 
+@contextlib.contextmanager
+def fewer_regions(detector: nn.Module, share: float) -> Iterator[None]:
+    """Within, a two-stage detector's head learns from that part of the regions an image; others have no regions."""
+    heads = getattr(detector, "roi_heads", None)
+    if heads is None or share == 1:
+        yield
+        return
+    number = heads.batch_size_per_image
+    heads.batch_size_per_image = max(1, round(share * number))
+    try:
+        yield
+    finally:
+        heads.batch_size_per_image = number
+
+
 @singledispatch
 def feature_channels(detector: nn.Module) -> dict[str, int]:
     """Names and channels of the maps that :func:`start_student` gives, in order."""
