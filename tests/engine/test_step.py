@@ -1,6 +1,6 @@
 """One step: accumulation, clipping, precision, what is recorded."""
 
-from detr_distill.engine.precision import GradientClipper, Precision
+from detr_distill.engine.precision import GradientClipper, Precision, clipped_apart
 from detr_distill.engine.randomness import seed_step
 from detr_distill.engine.step import StepTrainer
 from detr_distill.errors import ConfigError, NonFiniteError
@@ -70,6 +70,18 @@ def test_each_parameter_is_clipped_for_itself(clip_type, bound):
     GradientClipper(clip_type, 0.5)(layer.parameters())
     assert bound(layer.weight.grad).item() == pytest.approx(0.5, rel=1e-4)
     assert torch.equal(layer.bias.grad, torch.full((2,), 1e-3))
+
+
+def test_what_distillation_adds_is_clipped_apart():
+    model = nn.Module()
+    model.student, model.teacher = nn.Linear(3, 1, bias=False), nn.Linear(3, 1, bias=False)
+    model.teacher.register_parameter("frozen", nn.Parameter(torch.zeros(1), requires_grad=False))
+    model.student.weight.grad, model.teacher.weight.grad = torch.full((1, 3), 1.0), torch.full((1, 3), 1000.0)
+    norm = GradientClipper("full_model", 2.0)(*clipped_apart(model))
+    assert norm.item() == pytest.approx((3 * (1 + 1000**2)) ** 0.5)
+    assert torch.equal(model.student.weight.grad, torch.full((1, 3), 1.0)), "its own norm is within the bound"
+    assert torch.linalg.vector_norm(model.teacher.weight.grad).item() == pytest.approx(2.0, rel=1e-4)
+    assert [len(part) for part in clipped_apart(nn.Linear(2, 2))] == [2]
 
 
 def test_an_unknown_clip_type_is_named():

@@ -73,9 +73,16 @@ class GradientClipper:
         node = cfg.SOLVER.CLIP_GRADIENTS
         return cls(node.CLIP_TYPE if node.ENABLED else None, node.CLIP_VALUE, node.NORM_TYPE)
 
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Norm of all gradients before clipping, a scalar that stays on the device."""
-        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    def __call__(self, *parts: Iterable[nn.Parameter]) -> Tensor:
+        """Norm of all gradients before clipping, a scalar that stays on the device.
+
+        Args:
+            parts: parameters whose norm is bounded part by part.
+        """
+        return torch.linalg.vector_norm(torch.stack([self._clip(part) for part in parts]), self.norm_type)
+
+    def _clip(self, part: Iterable[nn.Parameter]) -> Tensor:
+        parameters = [parameter for parameter in part if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         total = nn.utils.get_total_norm(gradients, self.norm_type)
         if self.clip_type == "full_model":
@@ -86,3 +93,19 @@ class GradientClipper:
         elif self.clip_type == "value":
             nn.utils.clip_grad_value_(parameters, self.clip_value)
         return total
+
+
+def clipped_apart(model: nn.Module) -> list[list[nn.Parameter]]:
+    """A student's trainable parameters, and those that distillation adds, which must not shrink the former's steps.
+
+    A label encoder's gradients are far larger at first than its student's; its authors train it with an optimizer of
+    its own [C]. Any other model is one part.
+    """
+    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    student = getattr(model, "student", None)
+    if not isinstance(student, nn.Module):
+        return [trainable]
+    own = set(student.parameters())
+    parts = [[p for p in trainable if p in own], [p for p in trainable if p not in own]]
+    return [part for part in parts if part]

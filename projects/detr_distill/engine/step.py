@@ -16,7 +16,7 @@ from ..errors import NonFiniteError
 from .finite import describe_non_finite, name_images
 from .freezing import ParameterFreeze
 from .metrics import StepMetrics, gather_metrics
-from .precision import GradientClipper, Precision
+from .precision import GradientClipper, Precision, clipped_apart
 from .randomness import seed_step
 
 GRADIENT_NORM = "grad_norm"
@@ -54,6 +54,7 @@ class StepTrainer(SimpleTrainer):
         self.accumulate = accumulate
         self.precision = precision or Precision("cpu")
         self.clipper = clipper or GradientClipper()
+        self._parts = clipped_apart(model)
         self.seed = seed
         self.freeze = freeze or ParameterFreeze([])
         self._batches: Iterator | None = None
@@ -73,7 +74,7 @@ class StepTrainer(SimpleTrainer):
         losses = self._backward(micro_batches)
         self.freeze(self.iter)
         self.precision.scaler.unscale_(self.optimizer)
-        norm = self.clipper(parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        norm = self.clipper(*self._parts)
         metrics = gather_metrics({**losses, GRADIENT_NORM: norm}, data_seconds)
         self._check(metrics, micro_batches)
         self.precision.scaler.step(self.optimizer)
