@@ -27,7 +27,8 @@ class Run(NamedTuple):
 def train(run: Run) -> dict:
     """The final AP, AP50 and AP75 on digits_val, and the CPU seconds of the whole command, on one thread.
 
-    CPU seconds include start and final evaluation; they do not grow when other programs share the cores.
+    CPU seconds include start and final evaluation; they do not grow when other programs share the cores. A distilled
+    run also has ``shares``: (iteration, distillation losses / total loss) wherever the run wrote its losses.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -40,8 +41,21 @@ def train(run: Run) -> dict:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             sys.exit(f"{' '.join(command)}\n{(folder / 'err').read_text()}")
+        shares = distillation_shares((folder / "run" / "metrics.json").read_text())
         boxes = json.loads((folder / "run" / "results.json").read_text())["datasets"]["digits_val"]["bbox"]
-    return {**{key: boxes[key] for key in METRICS}, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    result = {**{key: boxes[key] for key in METRICS}, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    return {**result, "shares": shares} if shares else result
+
+
+def distillation_shares(metrics: str) -> list[tuple[int, float]]:
+    """(iteration, distillation losses / total loss) of a run's metrics.json; empty for a run without a teacher."""
+    shares = []
+    for line in metrics.splitlines():
+        entry = json.loads(line)
+        distilled = [value for name, value in entry.items() if name.startswith("loss_distill_")]
+        if distilled and entry.get("total_loss"):
+            shares.append((entry["iteration"], round(sum(distilled) / entry["total_loss"], 4)))
+    return shares
 
 
 class Study:

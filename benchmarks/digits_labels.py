@@ -1,0 +1,89 @@
+"""The table "Self-distillation from labels" of docs/benchmarks.md and its picture.
+
+    python benchmarks/digits_labels.py --json benchmarks/results/digits_labels.json --plot docs/label_share.png
+
+RetinaNet and Faster R-CNN with small backbones, at equal iterations and settings: plain, and with every label encoder.
+The picture shows how much of the total loss is the distillation's, over the run. Runs already in the JSON are not
+repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from digits_table import row, summary
+from rich.console import Console
+from rich.table import Table
+from study import METRICS, Run, Study
+
+DETECTORS = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
+ROWS = {
+    "plain": ("{}_student", []),
+    "LGD": ("lgd_{}", []),
+    "LGD, light encoder": ("lgd_{}_light", []),
+    "SSSD": ("sssd_{}", ["MODEL.DISTILL.SCHEDULE.STEPS", "[]", "MODEL.DISTILL.SCHEDULE.FACTORS", "[]"]),
+    "SSSD, stepwise": ("sssd_{}", []),
+}
+
+
+def plot(shares: dict[str, dict[str, list]], file: Path) -> None:
+    """A panel a detector: the mean over seeds of the distillation's share of the loss, by iteration."""
+    figure, panels = plt.subplots(1, len(shares), figsize=(5 * len(shares), 3.4), sharey=True, constrained_layout=True)
+    for panel, (detector, rows) in zip(panels, shares.items(), strict=True):
+        for name, runs in rows.items():
+            iterations = [iteration for iteration, _ in runs[0]]
+            values = zip(*([share for _, share in run] for run in runs), strict=True)
+            panel.plot(iterations, [statistics.mean(found) for found in values], label=name)
+        panel.set(title=detector, xlabel="iteration", ylim=(0, 1))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("distillation loss / total loss")
+    panels[-1].legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="file for the result; runs found in it are kept")
+    parser.add_argument("--plot", type=Path, required=True, help="file for the picture")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
+    arguments = parser.parse_args()
+
+    study = Study(arguments.json, arguments.parallel)
+    found: dict[str, dict[str, list[dict]]] = {}
+    wanted = {
+        f"{title}, {name} | seed {seed}": Run(f"configs/digits/{file.format(detector)}.yaml", overrides, seed)
+        for seed in arguments.seeds
+        for detector, title in DETECTORS.items()
+        for name, (file, overrides) in ROWS.items()
+    }
+    study.complete(wanted)
+    table = Table("detector", "row", *METRICS, "gain", "CPU seconds", title="digits_val")
+    for detector, title in DETECTORS.items():
+        found[title] = {
+            name: row(study, arguments.seeds, f"{title}, {name}", f"configs/digits/{file.format(detector)}.yaml", keys)
+            for name, (file, keys) in ROWS.items()
+        }
+        plain = summary(found[title]["plain"])["AP"][0]
+        for name, runs in found[title].items():
+            scores = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in summary(runs).values()]
+            seconds = statistics.median(run["cpu_seconds"] for run in runs)
+            table.add_row(title, name, *scores, f"{summary(runs)['AP'][0] - plain:+.1f}", f"{seconds:.0f}")
+    Console(width=120).print(table)
+    study.save({title: {name: summary(runs) for name, runs in rows.items()} for title, rows in found.items()})
+    taught = {
+        title: {name: [run["shares"] for run in runs] for name, runs in rows.items() if "shares" in runs[0]}
+        for title, rows in found.items()
+    }
+    plot(taught, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
