@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from builders import randomise, small_cfg
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 TEACHER = {"MODEL__DETR__HIDDEN_DIM": 24, "MODEL__DETR__NUM_QUERIES": 9, "MODEL__DETR__DECODER__NUM_LAYERS": 3}
@@ -52,3 +53,14 @@ def build_distiller():
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(tmp_path_factory):
+    """Ten pictures of handwritten digits, registered as a set of their own."""
+    from detr_distill.data import build_digits, register_datasets
+
+    folder = build_digits(tmp_path_factory.mktemp("digits"), "val", 10)
+    register_datasets([["tiny_digits", str(folder / "annotations/instances.json"), str(folder / "images")]])
+    assert len(DatasetCatalog.get("tiny_digits")) == 10
+    return "tiny_digits"

@@ -10,19 +10,8 @@ from detr_distill.engine.trainer import DistillTrainer
 import pytest
 import torch
 from builders import small_cfg
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-
-
-@pytest.fixture(scope="session")
-def tiny_digits(tmp_path_factory):
-    """Ten pictures of handwritten digits, registered as a set of their own."""
-    from detr_distill.data import build_digits, register_datasets
-
-    folder = build_digits(tmp_path_factory.mktemp("digits"), "val", 10)
-    register_datasets([["tiny_digits", str(folder / "annotations/instances.json"), str(folder / "images")]])
-    assert len(DatasetCatalog.get("tiny_digits")) == 10
-    return "tiny_digits"
+from distill.running import losses_by_iteration, run
 
 
 @pytest.fixture
@@ -43,20 +32,6 @@ def make_cfg(tmp_path, save_teacher, tiny_digits):
         return small_cfg(**{**teacher, **settings, **keys})
 
     return make
-
-
-def run(cfg, resume=False, stop_after=None):
-    torch.manual_seed(0)
-    trainer = DistillTrainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    if stop_after is not None:
-        trainer.max_iter = stop_after
-    trainer.train()
-    return trainer
-
-
-def losses_by_iteration(trainer):
-    return {k: trainer.storage.history(k).values() for k in trainer.storage.histories() if "loss" in k}
 
 
 def test_distilling_run_resumes_bit_for_bit(make_cfg):

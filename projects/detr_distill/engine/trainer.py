@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
@@ -56,6 +57,9 @@ class DistillTrainer(DefaultTrainer):
         if cfg.SOLVER.ACCUMULATE < 1:
             raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts passes of a step, 1 or more.")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        # fvcore's scripted losses round differently once torch has fused them: a resumed run would differ in its first
+        # iterations.
+        torch.jit.set_fusion_strategy([])
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         model = create_ddp_model(model, broadcast_buffers=False)
@@ -183,6 +187,7 @@ class DistillTrainer(DefaultTrainer):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "grad_scaler": self._trainer.precision.scaler.state_dict(),
+            "loss_normalizers": {name: module.loss_normalizer for name, module in _dense_heads(self.model)},
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -192,10 +197,17 @@ class DistillTrainer(DefaultTrainer):
         self.scheduler.load_state_dict(state_dict["scheduler"])
         if state_dict["grad_scaler"]:
             self._trainer.precision.scaler.load_state_dict(state_dict["grad_scaler"])
+        for name, value in state_dict.get("loss_normalizers", {}).items():
+            self.model.get_submodule(name).loss_normalizer = value
 
     def _set_seed(self, seed: int) -> None:
         self._trainer.seed = seed
         self.data_loader.seed = seed
+
+
+def _dense_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Detectors that divide their loss by a running mean of the objects, which detectron2 leaves out of their state."""
+    return ((name, module) for name, module in model.named_modules() if "loss_normalizer" in vars(module))
 
 
 def describe_model(model: nn.Module) -> str:
