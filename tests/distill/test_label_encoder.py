@@ -193,6 +193,14 @@ def test_detached_appearance_sends_no_gradient_to_the_student():
         assert (step.features["p"].grad is None) == detach
 
 
+def test_a_kept_label_is_added_to_what_attention_tells():
+    plain, keeping = small_encoder(), small_encoder(keep_label=True)
+    appearance, embedding = torch.randn(1, 2, 3, 8), torch.randn(2, 3, 8)
+    labels = dataclasses.replace(plain.descriptor(random_step(), DEVICE), valid=torch.ones(2, 3, dtype=torch.bool))
+    added = keeping._relate(appearance, embedding, labels) - plain._relate(appearance, embedding, labels)
+    assert torch.allclose(added, embedding.unsqueeze(0), atol=1e-5)
+
+
 def test_images_take_turns_at_the_head():
     encoder = small_encoder(head_share=0.5)
     step = random_step((1, 1, 1, 1))

@@ -40,7 +40,8 @@ class LabelEncoder(nn.Module):
         detach_appearance: keep this teacher's gradient from the student's maps. refinement_layers, refinement_kernel:
             convolutions behind the written map. head_share: part of the batch's images, at least one, on which the
             student's head reads these maps; they take turns. head_regions: part of the regions that a two-stage
-            head samples there. appearance_kernel: of the convolution before objects are read, cells.
+            head samples there. appearance_kernel: of the convolution before objects are read, cells. keep_label: add
+            each object's own label embedding to what attention tells it.
     """
 
     classes: ClassMap | None = None
@@ -61,6 +62,7 @@ class LabelEncoder(nn.Module):
         head_share: float = 1.0,
         head_regions: float = 1.0,
         appearance_kernel: int = 3,
+        keep_label: bool = False,
     ):
         super().__init__()
         if guide not in GUIDES:
@@ -80,7 +82,7 @@ class LabelEncoder(nn.Module):
                 "of the student's maps. Choose a divisor."
             )
         self.in_features, self.guide, self.detach_appearance = in_features, guide, detach_appearance
-        self.head_share, self.head_regions = head_share, head_regions
+        self.head_share, self.head_regions, self.keep_label = head_share, head_regions, keep_label
         self.feature_channels = dict.fromkeys(in_features, channels)
         self.descriptor = descriptor
         self.points = PointEncoder(descriptor.width)
@@ -123,6 +125,7 @@ class LabelEncoder(nn.Module):
             "head_share": node.HEAD_SHARE,
             "head_regions": node.HEAD_REGIONS,
             "appearance_kernel": node.APPEARANCE_KERNEL,
+            "keep_label": node.KEEP_LABEL,
         }
 
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
@@ -159,6 +162,8 @@ class LabelEncoder(nn.Module):
         embedding, hidden = embedding.repeat(levels, 1, 1), hidden.repeat(levels, 1)
         asking, answering = (appearance, embedding) if self.guide == "student" else (embedding, appearance)
         related, _ = self.relation(asking, answering, answering, key_padding_mask=hidden, need_weights=False)
+        if self.keep_label:
+            related = related + embedding
         return related.unflatten(0, (levels, -1))
 
     def _render(self, related: Tensor, regions: list[BoxRegions | MaskRegions], labels: Labels) -> list[Tensor]:
