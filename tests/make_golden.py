@@ -32,6 +32,13 @@ SMALL = (
     "deformable_plain_student",
     "deformable_student",
     "detr_student",
+    "detrdistill_conditional",
+    "detrdistill_deformable",
+    "ema_conditional",
+    "fgd_conditional",
+    "fitnet_conditional",
+    "kd_detr_conditional",
+    "mgd_conditional",
 )
 # One wide and one high, so that both are padded.
 SIZES = ((64, 96), (96, 64))
@@ -69,6 +76,7 @@ def golden_losses(name: str) -> dict[str, float]:
     if student is not model:
         randomise(model.teacher.detector, seed=2)
         randomise(model.matchers, seed=3)
+        randomise(model.losses, seed=4)
     torch.manual_seed(0)
     losses = model(make_inputs(SIZES, num_classes=cfg.MODEL.DETR.NUM_CLASSES))
     return {key: value.item() for key, value in sorted(losses.items())}

@@ -20,6 +20,10 @@ def add_distill_config(cfg: CfgNode) -> None:
     # "aligned": layer k learns from the teacher's layer k, ends joined when counts differ; "last": from its last.
     node.TEACHER_LAYER = "aligned"
 
+    node.EMA_TEACHER = CfgNode()
+    node.EMA_TEACHER.DECAY = 0.9997  # of the student's moving average, a step
+    node.EMA_TEACHER.RAMP_UP = True  # a smaller decay in the first steps
+
     node.LABEL_ENCODER = CfgNode()
     node.LABEL_ENCODER.IN_FEATURES = []  # the student's maps that are encoded; empty: all that its head reads
     node.LABEL_ENCODER.CONTEXT = True  # a row of the whole image behind each image's objects
@@ -33,6 +37,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.LABEL_ENCODER.HEAD_SHARE = 1.0  # part of the batch's images on which the student's head reads the maps
     node.LABEL_ENCODER.HEAD_REGIONS = 1.0  # part of the regions that a two-stage head samples on them
     node.LABEL_ENCODER.APPEARANCE_KERNEL = 3
+    node.LABEL_ENCODER.KEEP_LABEL = False  # add an object's own label embedding to what attention tells it
 
     node.LABEL_MAP_ENCODER = CfgNode()
     node.LABEL_MAP_ENCODER.WIDTH = 128  # channels of the stem; the last stage has sixteen times as many
@@ -58,14 +63,21 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.FIXED_MATCHER.TEACHER_ASSIGNMENT = "last"
     # Weight of the auxiliary group's detection loss.
     node.FIXED_MATCHER.LOSS_WEIGHT = 1.0
+    node.GENERAL_MATCHER = CfgNode()
+    node.GENERAL_MATCHER.NUM_QUERIES = 300  # random queries of a step
+    node.OVERLAP_MATCHER = CfgNode()  # for students with many predictions an object
+    node.OVERLAP_MATCHER.TEACHER_QUERIES = 50  # of the teacher's best detections an image, those that teach
+    node.OVERLAP_MATCHER.SCORE_THRESHOLD = 0.3  # teacher's lowest best class probability
+    node.OVERLAP_MATCHER.STUDENT_PREDICTIONS = 9  # that learn from each of them
+    node.OVERLAP_MATCHER.MIN_IOU = 0.5  # of these with it
 
     node.LOSSES = ["PredictionLoss", "AttentionLoss"]
     node.PREDICTION_LOSS = CfgNode()
     node.PREDICTION_LOSS.WEIGHT = 1.0
     node.PREDICTION_LOSS.GROUPS = []  # matchers that this loss uses ("adaptive", "fixed"); empty: all
     node.PREDICTION_LOSS.LAYERS = "all"  # student layers: "all" or "last"
-    node.PREDICTION_LOSS.DIVERGENCE = "focal_bce"  # "focal_bce", "bce" or "kl"
-    node.PREDICTION_LOSS.TEMPERATURE = 1.0  # kl only
+    node.PREDICTION_LOSS.DIVERGENCE = "focal_bce"  # "focal_bce", "bce", "kl" or "softmax_kl"
+    node.PREDICTION_LOSS.TEMPERATURE = 1.0  # kl and softmax_kl only
     node.PREDICTION_LOSS.CLASS_WEIGHT = 1.0
     node.PREDICTION_LOSS.L1_WEIGHT = 5.0
     node.PREDICTION_LOSS.GIOU_WEIGHT = 2.0
@@ -73,19 +85,57 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.PREDICTION_LOSS.BOX_SCORE_THRESHOLD = 0.25
     # Divisor of every term: "teacher_score" (sum of the teacher's scores) or "pairs" (number of pairs).
     node.PREDICTION_LOSS.NORMALIZER = "teacher_score"
+    # The class term is taken on "all" pairs, or on those with the teacher's "positives": its queries that its own
+    # matching gives an object.
+    node.PREDICTION_LOSS.CLASS_TARGETS = "all"
+    node.PREDICTION_LOSS.PAIR_WEIGHT = "equal"  # or "teacher_score": a pair counts by the teacher's best probability
+
+    node.QUERY_RELATION_LOSS = CfgNode()
+    node.QUERY_RELATION_LOSS.WEIGHT = 1.0
+    node.QUERY_RELATION_LOSS.GROUPS = []
+    node.QUERY_RELATION_LOSS.LAYERS = "all"
+    node.QUERY_RELATION_LOSS.DIVERGENCE = "distance"  # or "contrastive"
+    node.QUERY_RELATION_LOSS.NORMALIZE = True  # distance only: measured in the image's mean distance
+    node.QUERY_RELATION_LOSS.TEMPERATURE = 0.07  # contrastive only
 
     node.FEATURE_LOSS = CfgNode()
     node.FEATURE_LOSS.WEIGHT = 1.0
     node.FEATURE_LOSS.IN_FEATURES = []  # maps that are compared; empty: all of the teacher's
+    node.FEATURE_LOSS.TEACHER_FEATURES = []  # the teacher's maps for them, in order; empty: the same names
     node.FEATURE_LOSS.DIVERGENCE = "mse"  # "mse", "js", "js_distance", "kl" or "cosine"
     node.FEATURE_LOSS.SOFTMAX = "channels"  # axis of the distributions of js, js_distance and kl; or "space"
     node.FEATURE_LOSS.TEMPERATURE = 1.0  # of that softmax
-    node.FEATURE_LOSS.NORM = "instance"  # or "group", "none"
+    node.FEATURE_LOSS.NORM = "instance"  # or "group", "batch", "attention", "none"
     node.FEATURE_LOSS.ADAPTER_LAYERS = 3  # convolutions on the student's maps, 0 to 3
     node.FEATURE_LOSS.ADAPTER_KERNEL = 3
-    node.FEATURE_LOSS.MEAN = "cells"  # over the cells of all levels; "levels": over the levels' own means
+    node.FEATURE_LOSS.MEAN = "cells"  # over the cells of all levels; "levels": over the levels' own means; "sum": sum
     node.FEATURE_LOSS.LEVEL_WEIGHTS = []  # with MEAN "levels"; empty: equal
     node.FEATURE_LOSS.FOREGROUND = False  # cells inside objects alone
+    node.FEATURE_LOSS.BACKGROUND_WEIGHT = 0.0  # with FOREGROUND, of the mean over all other cells, which is added
+
+    node.FOCAL_GLOBAL_LOSS = CfgNode()  # FGD
+    node.FOCAL_GLOBAL_LOSS.WEIGHT = 1.0  # of all four terms
+    node.FOCAL_GLOBAL_LOSS.IN_FEATURES = []
+    node.FOCAL_GLOBAL_LOSS.TEACHER_FEATURES = []
+    node.FOCAL_GLOBAL_LOSS.OBJECT_WEIGHT = 1e-3
+    node.FOCAL_GLOBAL_LOSS.BACKGROUND_WEIGHT = 5e-4
+    node.FOCAL_GLOBAL_LOSS.ATTENTION_WEIGHT = 1e-3
+    node.FOCAL_GLOBAL_LOSS.RELATION_WEIGHT = 5e-6
+    node.FOCAL_GLOBAL_LOSS.TEMPERATURE = 0.5  # of the attention over space and channels
+
+    node.MASKED_GENERATION_LOSS = CfgNode()  # MGD
+    node.MASKED_GENERATION_LOSS.WEIGHT = 2e-5
+    node.MASKED_GENERATION_LOSS.IN_FEATURES = []
+    node.MASKED_GENERATION_LOSS.TEACHER_FEATURES = []
+    node.MASKED_GENERATION_LOSS.MASK_RATIO = 0.65  # of the cells
+
+    node.TARGET_AWARE_LOSS = CfgNode()
+    node.TARGET_AWARE_LOSS.WEIGHT = 1.0
+    node.TARGET_AWARE_LOSS.EXPONENT = 0.5  # share of the class score in a query's quality; the rest is the IoU's
+    node.TARGET_AWARE_LOSS.FEATURES = "memory"  # the encoder's output; "neck": its input
+    # Queries are compared with the memory for their masks through a "learned" layer, or as the "teacher"'s last
+    # cross-attention reads it (AdaMixer has none).
+    node.TARGET_AWARE_LOSS.PROJECTION = "learned"
 
     node.ATTENTION_LOSS = CfgNode()
     node.ATTENTION_LOSS.WEIGHT = 1.0

@@ -43,6 +43,12 @@ class Pairs:
         """The pairs of one layer, (B, M) each."""
         return dataclasses.replace(self, query=self.query[layer], target=self.target[layer], weight=self.weight[layer])
 
+    def has_query(self, queries: int) -> Tensor:
+        """(L, B, queries) float: 1 for a query that is in a pair."""
+        # Padded pairs write to an extra last query that is dropped.
+        query = torch.where(self.weight > 0, self.query, queries)
+        return self.weight.new_zeros(*query.shape[:2], queries + 1).scatter_(2, query, 1.0)[..., :-1]
+
     def take_query(self, values: Tensor) -> Tensor:
         """(L, B, Q, D) to the queries' rows (L, B, M, D)."""
         return values if self.query_in_order else _gather_rows(values, self.query)
@@ -56,6 +62,12 @@ def no_pairs(reference: Tensor, layers: int, images: int) -> Pairs:
     """The pairs of a batch in which nothing can be matched, on the device of ``reference``."""
     empty = torch.zeros(layers, images, 0, dtype=torch.long, device=reference.device)
     return Pairs(empty, empty, empty.float())
+
+
+def pairs_in_order(reference: Tensor, layers: int, images: int, count: int) -> Pairs:
+    """Query i with target i, on the device of ``reference``."""
+    index = torch.arange(count, device=reference.device).expand(layers, images, -1)
+    return Pairs(index, index, torch.ones_like(index, dtype=torch.float32), True, True)
 
 
 def _gather_rows(values: Tensor, index: Tensor) -> Tensor:

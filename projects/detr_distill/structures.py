@@ -7,6 +7,7 @@ Boxes are normalised (centre x, centre y, width, height) in [0, 1] unless a name
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -17,6 +18,8 @@ from .pairs import Pairs
 SELF_ATTENTION = "self_attention"
 CROSS_ATTENTION = "cross_attention"
 SAMPLED_ATTENTION = "sampled_attention"
+# What a matcher may ask a convolutional detector for: its predictions in the form of a decoder's.
+PREDICTIONS = "predictions"
 # What a decoder with dense attention has.
 CAPTURES = frozenset({SELF_ATTENTION, CROSS_ATTENTION})
 
@@ -194,12 +197,14 @@ class Match:
         name: the matcher's short name. student_group: name of the student's query group.
         teacher_layer: for each student layer, the teacher layer it is compared with (host integers).
         pairs: ``query`` indexes the student, ``target`` the teacher, one row a student layer.
+        teacher_group: name of the teacher's query group.
     """
 
     name: str
     student_group: str
     teacher_layer: tuple[int, ...]
     pairs: Pairs
+    teacher_group: str = "own"
 
 
 @dataclass
@@ -211,20 +216,39 @@ class Knowledge:
         output: the teacher's decoder output with logits in the teacher's own classes; None for a teacher without one.
         queries: the teacher's query group, width of the teacher.
         label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth; None without labels.
+        assignment: its solution, the teacher's positives and their objects; None where no loss asks for it.
         memory_shapes: (height, width) of each memory level, the layout of a cross-attention map's last axis.
+        memory: the encoder's output. targets: the ground truth with labels in the teacher's classes, -1 for one that
+            it does not know. Both are None for a teacher without them.
         losses: the teacher's own training losses.
         head_features: maps in the student's own form, by its own names: the student's head detects on them too, with
             its full loss (``loss_*_teacher``); None: it does not.
         head_images: those of the batch on which it does. head_regions: part of the regions that a two-stage head
             samples there.
+        counts: how many of the queries of ``output`` each image has, those behind are padding (host integers); None:
+            all.
+        decode: the teacher's decoder on another query group of its own kind and width; None: it has none.
+        further: outputs of such groups, by name.
     """
 
     features: dict[str, Tensor] = field(default_factory=dict)
     output: DecoderOutput | None = None
     queries: QueryGroup | None = None
     label_cost: Tensor | None = None
+    assignment: Pairs | None = None
     memory_shapes: list[tuple[int, int]] = field(default_factory=list)
+    memory: Memory | None = None
+    targets: Targets | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     head_features: dict[str, Tensor] | None = None
     head_images: slice = field(default_factory=lambda: slice(None))
     head_regions: float = 1.0
+    counts: list[int] | None = None
+    decode: Callable[[QueryGroup], DecoderOutput] | None = None
+    further: dict[str, DecoderOutput] = field(default_factory=dict)
+
+    def output_of(self, match: Match) -> DecoderOutput:
+        """What the queries of a match's teacher group became."""
+        output = self.output if match.teacher_group == "own" else self.further[match.teacher_group]
+        assert output is not None
+        return output

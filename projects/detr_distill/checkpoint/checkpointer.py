@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import CheckpointError
-from .export import STUDENT, fit_to_model, is_distilling, is_training_only
+from .export import STUDENT, TEACHER, fit_to_model, is_distilling, is_training_only
 from .files import read_checkpoint, write_atomically
 from .locate import local_file
 from .matching import Fit, compare, first_names, match_suffixes
@@ -133,10 +133,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         checkpoint = read_checkpoint(local_file(address))
         names = list(self.model.state_dict())
         weights = checkpoint["model"]
+        # A backbone is the student's: a teacher that averages it has one of the same names.
+        detector_names = [name for name in names if not name.startswith(TEACHER)]
         if address.startswith(TORCHVISION):
-            weights = match_suffixes(rename_resnet(weights), names)
+            weights = match_suffixes(rename_resnet(weights), detector_names)
         elif checkpoint.pop("by_suffix", False):
-            weights = match_suffixes(weights, names)
+            weights = match_suffixes(weights, detector_names)
         checkpoint["model"] = fit_to_model(weights, names)
         return checkpoint, compare(checkpoint["model"], self.model)
 

@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .files import write_atomically
 
 STUDENT = "student."
+TEACHER = "teacher."
 # Query groups of the training step; no detection depends on them.
 TRAINING_ONLY = "training_groups."
 

@@ -30,6 +30,18 @@ def _area(corners: Tensor) -> Tensor:
     return (corners[..., 2:] - corners[..., :2]).prod(-1)
 
 
+def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas that two corner boxes (..., 4) share and cover, (...) each."""
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    return overlap, _area(a) + _area(b) - overlap
+
+
+def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of boxes whose shapes broadcast, (..., 4) each to (...) in [0, 1]; 0 for two boxes without area."""
+    overlap, union = _overlap_and_union(to_corners(first), to_corners(second))
+    return overlap / (union + torch.finfo(first.dtype).eps)
+
+
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     """Generalised IoU of boxes whose shapes broadcast.
 
@@ -43,8 +55,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
         (...) in [-1, 1].
     """
     a, b = to_corners(first), to_corners(second)
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = _area(a) + _area(b) - overlap
+    overlap, union = _overlap_and_union(a, b)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     epsilon = torch.finfo(first.dtype).eps
     return overlap / (union + epsilon) - (hull - union) / (hull + epsilon)
@@ -53,3 +64,8 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
 def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
     """Generalised IoU of every pair: (..., N, 4) and (..., M, 4) to (..., N, M)."""
     return generalized_iou(first.unsqueeze(-2), second.unsqueeze(-3))
+
+
+def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of every pair: (..., N, 4) and (..., M, 4) to (..., N, M)."""
+    return intersection_over_union(first.unsqueeze(-2), second.unsqueeze(-3))

@@ -1,13 +1,20 @@
-"""Teachers that are not trained: a frozen detector, and none at all."""
+"""Teachers that are not trained: a frozen detector, and none at all.
+
+A frozen detector is asked through ``read_knowledge``, which dispatches on its class: one that ``start_student`` knows
+gives its feature maps; a DETR its queries and predictions as well, a convolutional detector its detections where a
+matcher asks for them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from functools import singledispatch
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from ..checkpoint.strict import load_strict
@@ -16,8 +23,9 @@ from ..detr import DetrDetector
 from ..engine.configuration import build_config
 from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
-from ..structures import Knowledge
+from ..structures import DecoderOutput, Knowledge, QueryGroup
 from .classes import ClassMap, match_classes
+from .detections import count_classes, read_detections
 from .inference_form import prepare_for_inference
 from .students import StudentStep, feature_channels, start_student
 
@@ -38,17 +46,18 @@ class NoTeacher(nn.Module):
 
 @TEACHER_REGISTRY.register()
 class FrozenDetector(nn.Module):
-    """A trained DETR-type detector that stays as it is.
+    """A trained detector that stays as it is.
 
     It is no part of ``state_dict``, ``parameters`` or DDP, follows ``.to()``, and never leaves eval mode.
 
     Args:
-        detector: with its weights loaded. classes: how its class list relates to the student's.
+        detector: with its weights loaded. classes: how its class list relates to the student's; None for one without
+            predictions.
         flip_channels: the student's images have the other channel order (RGB for BGR) than the teacher expects.
     """
 
     @configurable
-    def __init__(self, *, detector: DetrDetector, classes: ClassMap, flip_channels: bool = False):
+    def __init__(self, *, detector: nn.Module, classes: ClassMap | None, flip_channels: bool = False):
         super().__init__()
         detector.eval().requires_grad_(False)
         # Outside the module tree: a list is not searched for parameters.
@@ -63,22 +72,25 @@ class FrozenDetector(nn.Module):
         # The student's random numbers must not depend on whether a teacher is built.
         with torch.random.fork_rng():
             detector = build_model(teacher_cfg)
-        if not isinstance(detector, DetrDetector):
+        if start_student.dispatch(type(detector)) is start_student.dispatch(object):
+            known = sorted(found.__name__ for found in start_student.registry if found is not object)
             raise ConfigError(
                 f"MODEL.DISTILL.TEACHER.CONFIG_FILE {node.CONFIG_FILE} describes a {type(detector).__name__}; "
-                "FrozenDetector takes a DetrDetector. Set MODEL.META_ARCHITECTURE of that file."
+                f"FrozenDetector takes one of {', '.join(known)} and their subclasses. Set MODEL.META_ARCHITECTURE of "
+                "that file."
             )
         load_strict(detector, find_weights(cfg))
         prepare_for_inference(detector.backbone)
-        teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
-        classes = match_classes(
-            _training_names(cfg), teacher_names, cfg.MODEL.DETR.NUM_CLASSES, teacher_cfg.MODEL.DETR.NUM_CLASSES
-        )
+        classes = None
+        if isinstance(detector, DetrDetector) or cfg.MODEL.DISTILL.MATCHERS:
+            teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
+            num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
+            classes = match_classes(_training_names(cfg), teacher_names, num_student, count_classes(detector))
         flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
         return {"detector": detector, "classes": classes, "flip_channels": flip_channels}
 
     @property
-    def detector(self) -> DetrDetector:
+    def detector(self) -> nn.Module:
         return self._hidden[0]
 
     @property
@@ -98,22 +110,66 @@ class FrozenDetector(nn.Module):
 
     @torch.no_grad()
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
-        """Looks at the student's images and ground truth.
+        """Looks at the student's images, and a DETR at the ground truth too.
 
         Args:
             step: of the student; its images are read, its features are not. capture: attention maps to keep.
         """
-        detector, batched_inputs = self.detector, step.batched_inputs
+        batched_inputs = step.batched_inputs
         if self.flip_channels:
             batched_inputs = [{**x, "image": x["image"].flip(0)} for x in batched_inputs]
-        own = start_student(detector, batched_inputs)
-        memory, targets = own.context
-        memory = dataclasses.replace(memory, tokens=detector.encoder(memory))
-        queries = detector.queries(memory)
-        output = detector.decode(memory, [queries], capture)["own"]
-        targets = dataclasses.replace(targets, labels=self.classes.teacher_labels(targets.labels))
-        cost = detector.criterion.matcher(output, targets)
-        return Knowledge(own.features, output, queries, cost, memory.shapes)
+        return read_knowledge(self.detector, batched_inputs, self.classes, capture)
+
+
+@singledispatch
+def read_knowledge(
+    detector: nn.Module, batched_inputs: list[dict], classes: ClassMap | None, capture: frozenset[str]
+) -> Knowledge:
+    """What a trained detector knows of a batch; of one that nothing else is known of, the maps that its head reads.
+
+    Args:
+        detector: in eval mode. batched_inputs: detectron2 dicts with ``image`` in the detector's own channel order, for
+            a DETR with ``instances``. classes: how its class list relates to the student's.
+        capture: what to keep beside, see structures.py.
+    """
+    return Knowledge(start_student(detector, batched_inputs).features)
+
+
+@read_knowledge.register
+def _read_detr(
+    detector: DetrDetector, batched_inputs: list[dict], classes: ClassMap | None, capture: frozenset[str]
+) -> Knowledge:
+    assert classes is not None
+    own = start_student(detector, batched_inputs)
+    memory, targets = own.context
+    memory = dataclasses.replace(memory, tokens=detector.encoder(memory))
+    queries = detector.queries(memory)
+
+    @torch.no_grad()
+    def decode(group: QueryGroup) -> DecoderOutput:
+        return detector.decode(memory, [group], capture)[group.name]
+
+    output = decode(queries)
+    targets = dataclasses.replace(targets, labels=classes.teacher_labels(targets.labels))
+    cost = detector.criterion.matcher(output, targets)
+    return Knowledge(
+        own.features,
+        output,
+        queries,
+        label_cost=cost,
+        memory_shapes=memory.shapes,
+        memory=memory,
+        targets=targets,
+        decode=decode,
+    )
+
+
+@read_knowledge.register(DenseDetector)
+@read_knowledge.register(GeneralizedRCNN)
+def _read_convolutional(
+    detector: nn.Module, batched_inputs: list[dict], classes: ClassMap | None, capture: frozenset[str]
+) -> Knowledge:
+    return read_detections(detector, batched_inputs, capture)
 
 
 def load_teacher_config(cfg: CfgNode) -> CfgNode:

@@ -85,7 +85,7 @@ class AttentionLoss(DistillLoss):
         return losses
 
     def _self_attention(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> Tensor:
-        maps, goals = student.outputs[match.student_group].self_attention, knowledge.output.self_attention  # type: ignore[union-attr]
+        maps, goals = student.outputs[match.student_group].self_attention, knowledge.output_of(match).self_attention
         losses = []
         for layer, teacher_layer in enumerate(match.teacher_layer):
             pairs = match.pairs.layer(layer)
@@ -95,7 +95,7 @@ class AttentionLoss(DistillLoss):
         return torch.stack(losses)
 
     def _cross_attention(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> Tensor:
-        maps, goals = student.outputs[match.student_group].cross_attention, knowledge.output.cross_attention  # type: ignore[union-attr]
+        maps, goals = student.outputs[match.student_group].cross_attention, knowledge.output_of(match).cross_attention
         assert student.memory is not None
         losses = []
         for layer, teacher_layer in enumerate(match.teacher_layer):

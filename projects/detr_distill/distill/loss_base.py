@@ -24,11 +24,13 @@ class DistillLoss(nn.Module):
     Attributes:
         requires: what the decoders must capture. remedies: for each of these what helps where a decoder lacks it.
         needs_pairs: False for a loss that compares no queries.
+        needs_assignment: True for a loss that reads ``Knowledge.assignment``.
     """
 
     requires: frozenset[str] = frozenset()
     remedies: dict[str, str] = {}
     needs_pairs = True
+    needs_assignment = False
 
     def __init__(self, *, key: str, weight: float, groups: list[str], layers: str):
         super().__init__()

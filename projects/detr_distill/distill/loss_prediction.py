@@ -26,12 +26,19 @@ class PredictionLoss(DistillLoss):
 
     Source: D3ETR (2211.09768) distils predictions [P]; the kind of each term, the weights 1 / 5 / 2 and what the sum
     is divided by are reconstructions [R], chosen by measurement (docs/benchmarks.md). Unmatched queries get no target.
+    DETRDistill (2211.10156) gives class scores of the teacher's positives alone, those of its queries that its own
+    matching pairs with an object, and boxes of all [P].
 
     Args:
         classes: shared classes. weight_class, weight_l1, weight_giou: of the three terms.
-        kind: "focal_bce", "bce" or "kl", see divergence.py. temperature: of "kl".
+        kind: "focal_bce", "bce", "kl" or "softmax_kl", see divergence.py; the last takes the softmax over the shared
+            classes whatever the heads are, as KD-DETR does [C]. temperature: of both "kl".
         box_score_threshold: box terms are taken where the teacher's best class probability is above this.
-        normalizer: "teacher_score": the sum of the teacher's best probabilities over the pairs; "pairs": their number.
+        normalizer: "teacher_score": the sum of the teacher's best probabilities over the pairs; "pairs": their number;
+            of the class term over the pairs that it takes.
+        class_targets: the class term is taken on "all" pairs, or those with the teacher's "positives".
+        pair_weight: pairs count "equal", or by the teacher's best class probability, "teacher_score", as in KD-DETR
+            (2211.08071) [P].
     """
 
     @configurable
@@ -46,14 +53,18 @@ class PredictionLoss(DistillLoss):
         temperature: float = 1.0,
         box_score_threshold: float = 0.25,
         normalizer: str = "teacher_score",
+        class_targets: str = "all",
+        pair_weight: str = "equal",
         weight: float = 1.0,
         groups: list[str] = (),  # type: ignore[assignment]
         layers: str = "all",
     ):
         super().__init__(key="PREDICTION_LOSS", weight=weight, groups=groups, layers=layers)
         for key, value, known in (
-            ("DIVERGENCE", kind, ("focal_bce", "bce", "kl")),
+            ("DIVERGENCE", kind, ("focal_bce", "bce", "kl", "softmax_kl")),
+            ("PAIR_WEIGHT", pair_weight, ("equal", "teacher_score")),
             ("NORMALIZER", normalizer, ("teacher_score", "pairs")),
+            ("CLASS_TARGETS", class_targets, ("all", "positives")),
         ):
             if value not in known:
                 raise ConfigError(f"MODEL.DISTILL.PREDICTION_LOSS.{key} is '{value}'. Known: {', '.join(known)}.")
@@ -62,6 +73,8 @@ class PredictionLoss(DistillLoss):
         self.kind, self.temperature = kind, temperature
         self.box_score_threshold = box_score_threshold
         self.normalizer = normalizer
+        self.needs_assignment = class_targets == "positives"
+        self.by_score = pair_weight == "teacher_score"
 
     @classmethod
     def from_config(cls, cfg, student, teacher):
@@ -75,6 +88,8 @@ class PredictionLoss(DistillLoss):
             "temperature": node.TEMPERATURE,
             "box_score_threshold": node.BOX_SCORE_THRESHOLD,
             "normalizer": node.NORMALIZER,
+            "class_targets": node.CLASS_TARGETS,
+            "pair_weight": node.PAIR_WEIGHT,
             "weight": node.WEIGHT,
             "groups": list(node.GROUPS),
             "layers": node.LAYERS,
@@ -82,23 +97,46 @@ class PredictionLoss(DistillLoss):
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The weighted terms ``class``, ``box`` and ``giou``, (Ls,) each."""
-        output, teacher = student.outputs[match.student_group], knowledge.output
-        assert teacher is not None
+        output, teacher = student.outputs[match.student_group], knowledge.output_of(match)
         with torch.autocast(output.logits.device.type, enabled=False):
             pairs = match.pairs
             pred_boxes = pairs.take_query(output.boxes.float())
             goal_boxes = pairs.take_target(take_layers(teacher.boxes.float(), match.teacher_layer))
             probabilities = take_layers(self.classes.select_teacher(teacher.probabilities()), match.teacher_layer)
             goal = pairs.take_target(probabilities)
-            score = goal.amax(-1) * pairs.weight
+            score = goal.amax(-1)
+            count = score if self.by_score else torch.ones_like(score)
+            class_weight = self._class_weight(knowledge, match)
             box_weight = pairs.weight * (score > self.box_score_threshold)
-            divisor = (score if self.normalizer == "teacher_score" else pairs.weight).sum((1, 2)).clamp(min=1)
+            divisor = self._divisor(score, pairs.weight)
             values = {
-                "class": self._class_divergence(output, teacher, goal, match) * pairs.weight,
-                "box": (pred_boxes - goal_boxes).abs().sum(-1) * box_weight,
-                "giou": (1 - generalized_iou(pred_boxes, goal_boxes)) * box_weight,
+                "class": (self._class_divergence(output, teacher, goal, match), class_weight),
+                "box": ((pred_boxes - goal_boxes).abs().sum(-1), box_weight),
+                "giou": (1 - generalized_iou(pred_boxes, goal_boxes), box_weight),
             }
-            return {name: self.weights[name] * value.sum((1, 2)) / divisor for name, value in values.items()}
+            divisors = {"class": self._divisor(score, class_weight), "box": divisor, "giou": divisor}
+            return {
+                name: self.weights[name] * (value * weight * count).sum((1, 2)) / divisors[name]
+                for name, (value, weight) in values.items()
+            }
+
+    def _divisor(self, score: Tensor, weight: Tensor) -> Tensor:
+        """(Ls,), at least 1, from the teacher's best probabilities and the weights of the pairs (Ls, B, M)."""
+        size = score * weight if self.normalizer == "teacher_score" else weight
+        return size.sum((1, 2)).clamp(min=1)
+
+    def _class_weight(self, knowledge: Knowledge, match: Match) -> Tensor:
+        """(Ls, B, M): 1 for the pairs whose class scores are compared."""
+        if not self.needs_assignment:
+            return match.pairs.weight
+        if knowledge.assignment is None or match.teacher_group != "own":
+            raise ConfigError(
+                "MODEL.DISTILL.PREDICTION_LOSS.CLASS_TARGETS is 'positives', which are known of a DetrDetector's own "
+                f"queries, not of the teacher's queries that '{match.name}' pairs. Set it to 'all'."
+            )
+        positive = knowledge.assignment.has_query(knowledge.output.logits.shape[2])  # type: ignore[union-attr]
+        positive = take_layers(positive, match.teacher_layer).unsqueeze(-1)
+        return match.pairs.weight * match.pairs.take_target(positive).squeeze(-1)
 
     def _class_divergence(self, output: DecoderOutput, teacher: DecoderOutput, goal: Tensor, match: Match) -> Tensor:
         """(Ls, B, M) divergence of the pairs' class scores."""
@@ -112,6 +150,8 @@ class PredictionLoss(DistillLoss):
         logits = match.pairs.take_query(self.classes.select_student(logits))
         if self.kind == "kl":
             return divergence.binary_kl(torch.logit(goal.clamp(1e-6, 1 - 1e-6)), logits, self.temperature)
+        if self.kind == "softmax_kl":
+            return divergence.softmax_kl(torch.logit(goal.clamp(1e-6, 1 - 1e-6)), logits, self.temperature)
         if self.kind == "bce":
             return divergence.binary_cross_entropy(goal, logits)
         return divergence.focal_binary_cross_entropy(goal, logits)

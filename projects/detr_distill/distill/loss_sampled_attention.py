@@ -94,8 +94,8 @@ class SampledAttentionLoss(DistillLoss):
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The term ``sampled_attention``, (Ls,)."""
-        output, teacher = student.outputs[match.student_group], knowledge.output
-        assert teacher is not None and output.sampled_attention is not None and teacher.sampled_attention is not None
+        output, teacher = student.outputs[match.student_group], knowledge.output_of(match)
+        assert output.sampled_attention is not None and teacher.sampled_attention is not None
         losses = []
         with torch.autocast(output.logits.device.type, enabled=False):
             score = self.classes.select_teacher(teacher.probabilities()).amax(-1)

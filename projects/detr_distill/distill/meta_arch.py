@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ..detr.assignment import solve_assignments
+from ..detr.assignment import Cost, solve_assignments
 from ..errors import ConfigError
 from ..iteration import current_iteration
 from ..registry import LOSS_REGISTRY, MATCHER_REGISTRY, TEACHER_REGISTRY, look_up
@@ -58,7 +58,8 @@ class DistillDetector(nn.Module):
         self.losses = nn.ModuleDict(losses)
         self.schedule = schedule or Schedule()
         self.balance = balance
-        self.capture: frozenset[str] = frozenset().union(*(loss.requires for loss in losses.values()))
+        wanted = [*(matcher.requires for matcher in matchers.values()), *(loss.requires for loss in losses.values())]
+        self.capture: frozenset[str] = frozenset().union(*wanted)
         for loss in losses.values():
             loss.check_groups([matcher.name for matcher in matchers.values()])
             for who, detector in (("student", student), ("teacher", getattr(teacher, "detector", None))):
@@ -112,7 +113,12 @@ class DistillDetector(nn.Module):
 
         costs = [matcher.cost(student, knowledge) for matcher in matchers]  # type: ignore[operator]
         pairs = solve_assignments(
-            [*student.costs, *on_teacher.costs, *(cost for cost in costs if cost is not None)],
+            [
+                *student.costs,
+                *on_teacher.costs,
+                *(cost for cost in costs if cost is not None),
+                *self._teacher_costs(knowledge, batched_inputs),
+            ]
         )
         solved = iter(pairs)
         losses = {**student.finish([next(solved) for _ in student.costs]), **knowledge.losses}
@@ -124,6 +130,7 @@ class DistillDetector(nn.Module):
             for matcher, cost in zip(matchers, costs, strict=True)
         ]
         matches = [match for match in found if match is not None]
+        knowledge = dataclasses.replace(knowledge, assignment=next(solved, None))
         losses.update(self._distill(student, knowledge, matches, losses))
         return losses
 
@@ -140,6 +147,14 @@ class DistillDetector(nn.Module):
             losses = self.balance(losses, others, iteration)
         factor = self.schedule.factor(iteration)
         return losses if factor == 1 else {name: factor * value for name, value in losses.items()}
+
+    def _teacher_costs(self, knowledge: Knowledge, batched_inputs: list[dict]) -> list[Cost]:
+        """The teacher's matching with the ground truth, where a loss asks for it and the teacher has one."""
+        wanted = any(loss.needs_assignment for loss in self.losses.values())
+        if knowledge.label_cost is None or not wanted:
+            return []
+        counts = [len(entry["instances"]) for entry in batched_inputs]
+        return [Cost("ground truth, teacher", knowledge.label_cost, counts)]
 
     def _run_head_on_teacher(self, step: StudentStep, knowledge: Knowledge) -> StudentOutput:
         """The student's head on the teacher's maps, where it has any."""

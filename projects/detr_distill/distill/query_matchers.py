@@ -17,9 +17,9 @@ from ..detr import DetrDetector
 from ..detr.assignment import Cost
 from ..detr.matcher import box_cost
 from ..errors import ConfigError
-from ..pairs import Pairs
+from ..pairs import Pairs, pairs_in_order
 from ..registry import MATCHER_REGISTRY
-from ..structures import DecoderOutput, Knowledge, Match, QueryGroup
+from ..structures import PREDICTIONS, DecoderOutput, Knowledge, Match, QueryGroup
 from .classes import ClassMap
 from .layers import layer_map, take_layers
 from .query_exchange import content_map, position_map
@@ -27,9 +27,14 @@ from .students import StudentOutput
 
 
 class QueryMatcher(nn.Module):
-    """Interface of matchers; the defaults add no group, need no assignment and pair nothing."""
+    """Interface of matchers; the defaults add no group, need no assignment and pair nothing.
+
+    Attributes:
+        requires: what the detectors must give beside their usual output, see structures.py.
+    """
 
     name: str = ""
+    requires: frozenset[str] = frozenset()
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
         """Query groups that the student decodes beside its own, for a batch of ``images`` images."""
@@ -56,6 +61,7 @@ class AdaptiveMatcher(QueryMatcher):
     """
 
     name = "adaptive"
+    requires = frozenset({PREDICTIONS})
 
     @configurable
     def __init__(self, *, classes: ClassMap, cost_class: float, cost_l1: float, cost_giou: float, teacher_layer: str):
@@ -89,7 +95,7 @@ class AdaptiveMatcher(QueryMatcher):
             boxes = take_layers(output.boxes.float(), layers)
             values = box_cost(own.boxes.float(), boxes, self.cost_l1, self.cost_giou) - self.cost_class * entropy
         images, columns = values.shape[1], values.shape[-1]
-        return Cost("student and teacher predictions", values, [columns] * images)
+        return Cost("student and teacher predictions", values, knowledge.counts or [columns] * images)
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
         assert pairs is not None and knowledge.output is not None
@@ -151,7 +157,7 @@ class FixedMatcher(QueryMatcher):
     @classmethod
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL
-        queries = _queries(teacher.detector), _queries(student)
+        queries = queries_of(teacher.detector, "FixedMatcher"), queries_of(student, "FixedMatcher")
         return {
             "content_projection": content_map(*queries),
             "position_projection": position_map(*queries),
@@ -181,16 +187,15 @@ class FixedMatcher(QueryMatcher):
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
         output = student.outputs[self.name]
         assert knowledge.output is not None
-        layers, images, queries = output.logits.shape[:3]
-        index = torch.arange(queries, device=output.logits.device).expand(layers, images, -1)
-        identity = Pairs(index, index, torch.ones_like(index, dtype=torch.float32), True, True)
-        return Match(self.name, self.name, layer_map(layers, knowledge.output.num_layers, self.teacher_layer), identity)
+        layers = layer_map(output.num_layers, knowledge.output.num_layers, self.teacher_layer)
+        return Match(self.name, self.name, layers, pairs_in_order(output.logits, *output.logits.shape[:3]))
 
 
-def _queries(detector: nn.Module | None) -> nn.Module:
+def queries_of(detector: nn.Module | None, matcher: str) -> nn.Module:
+    """A detector's own queries, for a matcher that exchanges them."""
     if not isinstance(detector, DetrDetector):
         raise ConfigError(
             f"MODEL.DISTILL.MATCHERS: extra query groups need DETR-type queries, found {type(detector).__name__}. "
-            "Remove FixedMatcher from MATCHERS, or choose a DetrDetector."
+            f"Remove {matcher} from MATCHERS, or choose a DetrDetector."
         )
     return detector.queries

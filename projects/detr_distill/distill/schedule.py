@@ -106,8 +106,12 @@ def scale_student(student: StudentOutput, share: float) -> StudentOutput:
     """What a student gave, feeling ``share`` of the gradient that comes back."""
     if share == 1:
         return student
+    memory = student.memory
+    if memory is not None:
+        memory = dataclasses.replace(memory, tokens=scale_gradient(memory.tokens, share))
     return dataclasses.replace(
         student,
+        memory=memory,
         features={name: scale_gradient(values, share) for name, values in student.features.items()},
         outputs={name: _scale_output(output, share) for name, output in student.outputs.items()},
     )

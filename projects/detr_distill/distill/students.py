@@ -25,7 +25,8 @@ from ..detr.assignment import Cost
 from ..errors import ConfigError
 from ..iteration import current_iteration
 from ..pairs import Pairs
-from ..structures import DecoderOutput, Memory, QueryGroup
+from ..structures import PREDICTIONS, DecoderOutput, Memory, QueryGroup
+from .dense_predictions import dense_output, listening, region_output
 from .levels import from_maps, select_rows, to_maps
 
 
@@ -51,7 +52,8 @@ class StudentOutput:
     """What a student's training forward gives.
 
     Attributes:
-        features: name -> (B, C, height, width). outputs: query group name -> decoder output.
+        features: name -> (B, C, height, width). outputs: query group name -> decoder output; of a convolutional
+            detector its predictions as the group ``own``, where a matcher asks for them.
         memory: encoder output, None for a detector without one.
         costs: matchings to be solved together with those of the step.
         finish: from the solved matchings of ``costs`` to the detection losses.
@@ -87,7 +89,7 @@ def run_student(
 
     Args:
         detector: the student. step: of :func:`start_student`.
-        groups: query groups to decode beside the detector's own. capture: attention maps to keep.
+        groups: query groups to decode beside the detector's own. capture: what to keep beside, see structures.py.
 
     Raises:
         ConfigError: no function is registered for the detector's class.
@@ -185,7 +187,8 @@ def _run_detr(
 @start_student.register(GeneralizedRCNN)
 def _start_convolutional(detector: Any, batched_inputs: list[dict]) -> StudentStep:
     images = detector.preprocess_image(batched_inputs)
-    instances = [x["instances"].to(detector.device) for x in batched_inputs]
+    # A teacher may be asked about images without labels.
+    instances = [x["instances"].to(detector.device) for x in batched_inputs if "instances" in x]
     features = detector.backbone(images.tensor)
     names = getattr(detector, "head_in_features", features)
     height, width = images.tensor.shape[-2:]
@@ -198,8 +201,10 @@ def _run_dense(
 ) -> StudentOutput:
     images, instances = step.context
     features = list(step.features.values())
-    losses = detector.forward_training(images, features, detector.head(features), instances)
-    return StudentOutput(step.features, finish=lambda pairs: losses, step=step)
+    predictions = detector.head(features)
+    outputs = {"own": dense_output(detector, predictions, features, images)} if PREDICTIONS in capture else {}
+    losses = detector.forward_training(images, features, predictions, instances)
+    return StudentOutput(step.features, outputs, finish=lambda pairs: losses, step=step)
 
 
 @run_student.register
@@ -211,8 +216,12 @@ def _run_rcnn(
         proposals, losses = [x["proposals"].to(detector.device) for x in step.batched_inputs], {}
     else:
         proposals, losses = detector.proposal_generator(images, step.features, instances)
-    losses = {**detector.roi_heads(images, step.features, proposals, instances)[1], **losses}
-    return StudentOutput(step.features, finish=lambda pairs: losses, step=step)
+    heads: Any = detector.roi_heads
+    with listening(heads, PREDICTIONS in capture) as kept:
+        regions, head_losses = heads(images, step.features, proposals, instances)
+    outputs = {"own": region_output(heads.box_predictor, *kept[0], regions)} if kept else {}
+    losses = {**head_losses, **losses}
+    return StudentOutput(step.features, outputs, finish=lambda pairs: losses, step=step)
 
 
 @select_images.register

@@ -22,6 +22,7 @@ from ..errors import CheckpointError, ConfigError
 from ..registry import TEACHER_REGISTRY
 from ..structures import DecoderOutput, Knowledge
 from .classes import ClassMap, match_classes
+from .detections import count_classes
 from .frozen import FrozenDetector
 from .students import StudentStep
 
@@ -78,10 +79,11 @@ class TransformersDetector(FrozenDetector):
         labels = detector.config.id2label
         names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or [labels[index] for index in sorted(labels)]
         known = not all(name.startswith("LABEL_") for name in names)
-        student = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
+        own_names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
+        own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
         return {
             "detector": detector,
-            "classes": match_classes(student, names if known else None, cfg.MODEL.DETR.NUM_CLASSES, len(labels)),
+            "classes": match_classes(own_names, names if known else None, own_count, len(labels)),
             "flip_channels": cfg.INPUT.FORMAT == "BGR",
             "activation": ACTIVATIONS[detector.config.model_type],
             **read_preprocessing(folder),

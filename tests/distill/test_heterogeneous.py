@@ -1,0 +1,194 @@
+"""Prediction matching between a DETR and a convolutional detector, in both directions."""
+
+from __future__ import annotations
+
+from detr_distill.detr.boxes import pairwise_iou
+from detr_distill.distill.classes import match_classes
+from detr_distill.distill.dense_predictions import listening, one_layer, region_output
+from detr_distill.distill.detections import as_output, count_classes
+from detr_distill.distill.query_overlap import OverlapMatcher
+from detr_distill.distill.students import StudentOutput, run_student, start_student
+from detr_distill.errors import ConfigError
+from detr_distill.structures import PREDICTIONS, Knowledge
+
+import pytest
+import torch
+from builders import make_inputs, randomise
+from convolutional import CASES
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+DETRS = ("conditional", "deformable")
+ALL = frozenset({PREDICTIONS})
+
+
+@pytest.fixture
+def distiller(tmp_path):
+    def build(teacher, student, **keys):
+        teacher_cfg = CASES[teacher]()
+        teacher_cfg.MODEL.RETINANET.SCORE_THRESH_TEST = teacher_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.005
+        torch.manual_seed(1)
+        network = build_model(teacher_cfg)
+        network = randomise(network, 1) if teacher in DETRS else network
+        (tmp_path / "teacher.yaml").write_text(teacher_cfg.dump())
+        torch.save({"model": network.state_dict()}, tmp_path / "teacher.pth")
+        cfg = CASES[student]()
+        node = cfg.MODEL.DISTILL
+        node.STUDENT_ARCHITECTURE, cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.META_ARCHITECTURE, "DistillDetector"
+        node.TEACHER.CONFIG_FILE, node.TEACHER.WEIGHTS = str(tmp_path / "teacher.yaml"), str(tmp_path / "teacher.pth")
+        node.MATCHERS = ["AdaptiveMatcher"] if student in DETRS else ["OverlapMatcher"]
+        node.LOSSES = ["PredictionLoss"]
+        node.PREDICTION_LOSS.BOX_SCORE_THRESHOLD = 0.0
+        node.OVERLAP_MATCHER.SCORE_THRESHOLD, node.OVERLAP_MATCHER.MIN_IOU = 0.0, 0.05
+        for key, value in keys.items():
+            cfg.merge_from_list([key.replace("__", "."), value])
+        return build_model(cfg).train()
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        ("conditional", "retinanet"), ("conditional", "fcos"), ("deformable", "faster_rcnn"),
+        ("conditional", "faster_rcnn"), ("retinanet", "conditional"), ("faster_rcnn", "conditional"),
+        ("fcos", "deformable"),
+    ],
+)  # fmt: skip
+def test_every_pair_takes_a_step(distiller, teacher, student):
+    model = distiller(teacher, student)
+    if student == "fcos":  # whose boxes start without area
+        torch.nn.init.ones_(model.student.head.bbox_pred.bias)
+    with EventStorage(0):
+        losses = model(make_inputs())
+    taught = {name: value for name, value in losses.items() if name.startswith("loss_distill")}
+    assert {name.split("_")[2] for name in taught} == {"class", "box", "giou"}
+    assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in losses.values())
+    assert all(value > 0 for value in taught.values())
+    sum(taught.values()).backward()
+    assert all(parameter.grad is None for parameter in model.teacher.detector.parameters())
+    backbone = [parameter for parameter in model.student.backbone.parameters() if parameter.requires_grad]
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in backbone)
+    assert count_classes(model.student) == count_classes(model.teacher.detector) == 5
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [("retinanet", "conditional"), ("faster_rcnn", "conditional"), ("conditional", "faster_rcnn")],
+)
+def test_mixed_precision_keeps_losses_in_float32(distiller, teacher, student):
+    with EventStorage(0), torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = distiller(teacher, student)(make_inputs())
+    for name, value in losses.items():
+        if name.startswith("loss_distill"):
+            assert value.dtype == torch.float32 and torch.isfinite(value), name
+
+
+def test_detections_in_the_form_of_a_decoder_by_hand():
+    """An image 100 wide and 50 high with two detections, one reaching beyond the border, and an empty image."""
+    found = Instances((50, 100), pred_boxes=Boxes(torch.tensor([[10.0, 10, 30, 20], [80, 0, 200, 50]])))
+    found.scores, found.pred_classes = torch.tensor([0.75, 0.5]), torch.tensor([2, 0])
+    none = Instances((50, 100), pred_boxes=Boxes(torch.zeros(0, 4)))
+    none.scores, none.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    output = as_output([found, none], num_classes=3)
+    assert output.logits.shape == (1, 2, 2, 3) and output.activation == "sigmoid"
+    torch.testing.assert_close(
+        output.probabilities()[0, 0], torch.tensor([[0.0, 0, 0.75], [0.5, 0, 0]]), atol=2e-6, rtol=0
+    )
+    torch.testing.assert_close(output.boxes[0, 0], torch.tensor([[0.2, 0.3, 0.2, 0.2], [0.9, 0.5, 0.2, 1.0]]))
+    assert output.probabilities()[0, 1].max() < 2e-6
+    torch.testing.assert_close(output.boxes[0, 1, 0], torch.tensor([0.5, 0.5, 1.0, 1.0]))
+    assert as_output([none, none], 3).boxes.shape == (1, 2, 1, 4)
+
+
+def test_padded_detections_teach_nothing(distiller):
+    """An image with fewer detections than its neighbour has as many pairs as it has detections."""
+    model = distiller("retinanet", "conditional")
+    teacher = model.teacher(start_student(model.student, make_inputs()), ALL)
+    assert teacher.counts is not None and len(teacher.counts) == 2
+    teacher.counts = [3, 1]
+    student = run_student(model.student, start_student(model.student, make_inputs()), [], ALL)
+    cost = model.matchers["AdaptiveMatcher"].cost(student, teacher)
+    assert cost.counts == [3, 1] and cost.values.shape[-1] == teacher.output.logits.shape[2]
+
+
+def test_overlap_matching_by_hand():
+    """Two detections side by side: each teaches the predictions on it, none teaches one between, none a far one."""
+    boxes = torch.tensor([[[0.2, 0.5, 0.2, 0.2], [0.2, 0.5, 0.2, 0.12], [0.6, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]])
+    student = StudentOutput({}, {"own": one_layer(torch.zeros(1, 4, 2), boxes, "sigmoid")})
+    goals = torch.tensor([[[0.5, 0.1, 0.1, 0.1], [0.62, 0.5, 0.2, 0.2], [0.2, 0.5, 0.2, 0.2]]])
+    scores = torch.tensor([[[0.2, 0.1], [0.9, 0.1], [0.1, 0.8]]])
+    knowledge = Knowledge(output=one_layer(torch.logit(scores), goals, "sigmoid"))
+    matcher = OverlapMatcher(classes=match_classes(None, None, 2, 2), student_predictions=2, min_iou=0.5)
+    match = matcher(student, knowledge, None)
+    found = [
+        (query, target)
+        for query, target, weight in zip(*(v[0, 0].tolist() for v in vars_of(match.pairs)), strict=True)
+        if weight
+    ]
+    # Prediction 1 has three fifths of detection 2's area; detection 0 is below the threshold and overlaps nothing.
+    assert sorted(found) == [(0, 2), (1, 2), (2, 1)]
+    assert match.teacher_layer == (0,) and match.student_group == "own"
+
+
+def vars_of(pairs):
+    return pairs.query, pairs.target, pairs.weight
+
+
+def test_a_prediction_follows_the_closest_detection_alone():
+    iou = torch.tensor([[[0.9, 0.6], [0.8, 0.7]]])
+    matcher = OverlapMatcher(classes=match_classes(None, None, 2, 2), student_predictions=2, min_iou=0.5)
+    places, weight = matcher._closest(iou)
+    assert places.tolist() == [[[0, 1], [0, 1]]]
+    assert weight.tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
+
+
+def test_dense_predictions_are_those_of_inference(distiller):
+    """Boxes and scores of RetinaNet as a decoder's output hold every detection that its own inference gives."""
+    model = distiller("conditional", "retinanet")
+    student = randomise(model.student, 3)
+    inputs = make_inputs()
+    with torch.no_grad(), EventStorage(0):
+        output = run_student(student, start_student(student, inputs), [], ALL).outputs["own"]
+        student.eval()
+        detections = student(inputs)
+    for image, entry in enumerate(inputs):
+        best = detections[image]["instances"][:3]
+        size = torch.tensor([entry["width"], entry["height"]] * 2)
+        pred, scores = output.boxes[0, image], output.probabilities()[0, image]
+        corners = (torch.cat([pred[:, :2] - pred[:, 2:] / 2, pred[:, :2] + pred[:, 2:] / 2], 1) * size).clamp(min=0)
+        corners = torch.minimum(corners, size)
+        for box, score, label in zip(best.pred_boxes.tensor, best.scores, best.pred_classes, strict=True):
+            same = ((corners - box).abs().amax(1) < 1e-2) & ((scores[:, label] - score).abs() < 1e-4)
+            assert same.any()
+
+
+def test_region_predictions_by_hand():
+    """Class-specific boxes: the best class's box counts; fewer regions are padded with boxes without area."""
+    model = build_model(CASES["faster_rcnn"]())
+    predictor = model.roi_heads.box_predictor
+    regions = [Instances((40, 80), proposal_boxes=Boxes(torch.tensor(boxes))) for boxes in (
+        [[0.0, 0, 40, 20], [0, 0, 8, 8]], [[40.0, 20, 80, 40]],
+    )]  # fmt: skip
+    scores = torch.zeros(3, 6)
+    scores[:, 5] = 9.0
+    scores[0, 1] = 5.0
+    deltas = torch.zeros(3, 20)
+    deltas[0, 4:8] = torch.tensor([10.0 / 4, 0, 0, 0])  # class 1: a quarter of the width to the right
+    output = region_output(predictor, scores, deltas, regions)
+    assert output.activation == "softmax" and output.logits.shape == (1, 2, 2, 6)
+    torch.testing.assert_close(output.boxes[0, 0, 0], torch.tensor([30 / 80, 0.25, 0.5, 0.5]))
+    torch.testing.assert_close(output.boxes[0, 1, 0], torch.tensor([0.75, 0.75, 0.5, 0.5]))
+    assert output.boxes[0, 1, 1].abs().sum() == 0
+    assert pairwise_iou(output.boxes[0, 1, 1:], output.boxes[0, 0]).abs().sum() == 0
+
+
+def test_unfit_pairs_are_refused(distiller):
+    with pytest.raises(ConfigError, match="Use AdaptiveMatcher"):
+        distiller("conditional", "conditional", MODEL__DISTILL__MATCHERS="('OverlapMatcher',)")
+    with pytest.raises(ConfigError, match="GeneralMatcher"):
+        distiller("retinanet", "conditional", MODEL__DISTILL__MATCHERS="('GeneralMatcher',)")
+    cascade = build_model(CASES["cascade_rcnn"]())
+    with pytest.raises(ConfigError, match="CascadeROIHeads"), listening(cascade.roi_heads, True):
+        pass
