@@ -36,6 +36,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.LABEL_ENCODER.REFINEMENT_KERNEL = 3
     node.LABEL_ENCODER.HEAD_SHARE = 1.0  # part of the batch's images on which the student's head reads the maps
     node.LABEL_ENCODER.HEAD_REGIONS = 1.0  # part of the regions that a two-stage head samples on them
+    node.LABEL_ENCODER.HEAD_LEARNS = True  # the student's head learns from the encoder's maps too
     node.LABEL_ENCODER.APPEARANCE_KERNEL = 3
     node.LABEL_ENCODER.KEEP_LABEL = False  # add an object's own label embedding to what attention tells it
 

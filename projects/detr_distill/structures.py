@@ -224,7 +224,7 @@ class Knowledge:
         head_features: maps in the student's own form, by its own names: the student's head detects on them too, with
             its full loss (``loss_*_teacher``); None: it does not.
         head_images: those of the batch on which it does. head_regions: part of the regions that a two-stage head
-            samples there.
+            samples there. head_learns: whether the head's own weights learn from it, or the teacher alone.
         counts: how many of the queries of ``output`` each image has, those behind are padding (host integers); None:
             all.
         decode: the teacher's decoder on another query group of its own kind and width; None: it has none.
@@ -243,6 +243,7 @@ class Knowledge:
     head_features: dict[str, Tensor] | None = None
     head_images: slice = field(default_factory=lambda: slice(None))
     head_regions: float = 1.0
+    head_learns: bool = True
     counts: list[int] | None = None
     decode: Callable[[QueryGroup], DecoderOutput] | None = None
     further: dict[str, DecoderOutput] = field(default_factory=dict)

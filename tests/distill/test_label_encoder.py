@@ -242,6 +242,28 @@ def test_the_student_stays_the_plain_detector(case):
             assert torch.equal(ours["instances"].pred_boxes.tensor, theirs["instances"].pred_boxes.tensor)
 
 
+@pytest.mark.parametrize("case", ["retinanet", "faster_rcnn", "conditional"])
+def test_a_head_that_does_not_learn_from_the_maps_learns_as_a_plain_one(case):
+    inputs = make_inputs(sizes=((64, 96), (96, 64)))
+
+    def gradients(learns: bool) -> tuple[dict, dict]:
+        keys = {"LABEL_ENCODER__HEAD_LEARNS": learns, "LABEL_ENCODER__DETACH_APPEARANCE": True}
+        model = randomise(build_distilling(case, **keys))
+        torch.manual_seed(0)
+        with EventStorage():
+            losses = model(inputs)
+        sum(value for name, value in losses.items() if name.endswith("_teacher")).backward()
+        assert all(value.requires_grad for value in model.student.parameters() if value.grad is not None)
+        student = {name: value.grad for name, value in model.student.named_parameters() if value.grad is not None}
+        return student, {name: value.grad for name, value in model.teacher.named_parameters()}
+
+    (learning, taught), (held, alone) = gradients(True), gradients(False)
+    assert any(value.any() for value in learning.values())
+    assert not any(value.any() for value in held.values())
+    for name, value in taught.items():
+        assert torch.allclose(alone[name], value, rtol=1e-4, atol=1e-6), name
+
+
 def test_the_second_run_leaves_no_traces():
     model, plain = build_distilling("retinanet"), build_model(CASES["retinanet"]()).train()
     plain.load_state_dict(model.student.state_dict())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from detr_distill.detr.assignment import solve_assignments
-from detr_distill.distill.students import fewer_regions, run_student, start_student
+from detr_distill.distill.second_run import fewer_regions
+from detr_distill.distill.students import run_student, start_student
 
 import pytest
 import torch

@@ -41,7 +41,8 @@ class LabelEncoder(nn.Module):
             convolutions behind the written map. head_share: part of the batch's images, at least one, on which the
             student's head reads these maps; they take turns. head_regions: part of the regions that a two-stage
             head samples there. appearance_kernel: of the convolution before objects are read, cells. keep_label: add
-            each object's own label embedding to what attention tells it.
+            each object's own label embedding to what attention tells it. head_learns: False lets these maps teach
+            the encoder alone and not the student's head.
     """
 
     classes: ClassMap | None = None
@@ -63,6 +64,7 @@ class LabelEncoder(nn.Module):
         head_regions: float = 1.0,
         appearance_kernel: int = 3,
         keep_label: bool = False,
+        head_learns: bool = True,
     ):
         super().__init__()
         if guide not in GUIDES:
@@ -82,7 +84,8 @@ class LabelEncoder(nn.Module):
                 "of the student's maps. Choose a divisor."
             )
         self.in_features, self.guide, self.detach_appearance = in_features, guide, detach_appearance
-        self.head_share, self.head_regions, self.keep_label = head_share, head_regions, keep_label
+        self.head_share, self.head_regions, self.head_learns = head_share, head_regions, head_learns
+        self.keep_label = keep_label
         self.feature_channels = dict.fromkeys(in_features, channels)
         self.descriptor = descriptor
         self.points = PointEncoder(descriptor.width)
@@ -126,6 +129,7 @@ class LabelEncoder(nn.Module):
             "head_regions": node.HEAD_REGIONS,
             "appearance_kernel": node.APPEARANCE_KERNEL,
             "keep_label": node.KEEP_LABEL,
+            "head_learns": node.HEAD_LEARNS,
         }
 
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
@@ -144,6 +148,7 @@ class LabelEncoder(nn.Module):
             head_features={**step.features, **taught},
             head_images=self._head_images(len(maps[0])),
             head_regions=self.head_regions,
+            head_learns=self.head_learns,
         )
 
     def _head_images(self, images: int) -> slice:

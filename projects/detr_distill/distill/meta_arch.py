@@ -18,15 +18,14 @@ from .balance import ShareBalance
 from .loss_base import DistillLoss, matcher_names
 from .query_matchers import QueryMatcher
 from .schedule import Schedule, scale_student
+from .second_run import fewer_regions, held_constant, without_traces
 from .students import (
     StudentOutput,
     StudentStep,
     check_student,
-    fewer_regions,
     run_student,
     select_images,
     start_student,
-    without_traces,
 )
 
 
@@ -163,7 +162,8 @@ class DistillDetector(nn.Module):
         step = select_images(
             self.student, dataclasses.replace(step, features=knowledge.head_features), knowledge.head_images
         )
-        with without_traces(self.student), fewer_regions(self.student, knowledge.head_regions):
+        regions = fewer_regions(self.student, knowledge.head_regions)
+        with without_traces(self.student), regions, held_constant(self.student, not knowledge.head_learns):
             return run_student(self.student, step, [], frozenset())
 
 

@@ -7,9 +7,8 @@ that its head reads, ``run_student`` runs the rest from given maps. Register bot
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
 from typing import Any
@@ -17,13 +16,11 @@ from typing import Any
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList
-from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..detr import DetrDetector
 from ..detr.assignment import Cost
 from ..errors import ConfigError
-from ..iteration import current_iteration
 from ..pairs import Pairs
 from ..structures import PREDICTIONS, DecoderOutput, Memory, QueryGroup
 from .dense_predictions import dense_output, listening, region_output
@@ -101,33 +98,6 @@ def run_student(
 def select_images(detector: nn.Module, step: StudentStep, images: slice) -> StudentStep:
     """The part of a step that belongs to some of its images."""
     raise ConfigError(_not_a_student(type(detector)))
-
-
-@contextlib.contextmanager
-def without_traces(detector: nn.Module) -> Iterator[None]:
-    """For a second run of a detector within a step: what it logs, and running means that it keeps, are as before."""
-    normalizer = vars(detector).get("loss_normalizer")  # of detectron2's dense detectors
-    with EventStorage(current_iteration()):
-        yield
-    if normalizer is None:
-        vars(detector).pop("loss_normalizer", None)
-    else:
-        detector.loss_normalizer = normalizer
-
-
-@contextlib.contextmanager
-def fewer_regions(detector: nn.Module, share: float) -> Iterator[None]:
-    """Within, a two-stage detector's head learns from that part of the regions an image; others have no regions."""
-    heads = getattr(detector, "roi_heads", None)
-    if heads is None or share == 1:
-        yield
-        return
-    number = heads.batch_size_per_image
-    heads.batch_size_per_image = max(1, round(share * number))
-    try:
-        yield
-    finally:
-        heads.batch_size_per_image = number
 
 
 @singledispatch
