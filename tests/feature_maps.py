@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from detr_distill.distill.feature_pairs import FeaturePair
+from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.students import StudentOutput, StudentStep
-from detr_distill.structures import Knowledge
 
 import torch
 from builders import make_inputs

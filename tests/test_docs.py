@@ -74,8 +74,9 @@ def test_the_example_pairs_the_nearest_centres(extension):
     model = extension["model"]
     matcher, own = model.matchers["CentreMatcher"], torch.rand(2, 1, 5, 4)
     from detr_distill.detr.assignment import solve_assignments
+    from detr_distill.distill.knowledge import Knowledge
     from detr_distill.distill.students import StudentOutput
-    from detr_distill.structures import DecoderOutput, Knowledge
+    from detr_distill.structures import DecoderOutput
 
     output = DecoderOutput(torch.zeros(2, 1, 5, 3), own, torch.zeros(2, 1, 5, 4), "sigmoid")
     student, knowledge = StudentOutput({}, {"own": output}), Knowledge(output=output)

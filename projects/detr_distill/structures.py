@@ -1,4 +1,4 @@
-"""The tensors that travel between a detector, its teacher, the matchers and the losses.
+"""The tensors that travel inside a detector, and from it to distillation.
 
 Letters: B images, L decoder layers, Q queries (Qs student, Qt teacher), K class scores, C width, P width of a query's
 position, H heads, S memory tokens, G ground-truth objects (padded to the largest image), M pairs (padded).
@@ -7,7 +7,6 @@ Boxes are normalised (centre x, centre y, width, height) in [0, 1] unless a name
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -187,69 +186,3 @@ class DecoderOutput:
         if self.activation == "softmax":
             return logits.softmax(-1)[..., :-1]
         return logits.sigmoid()
-
-
-@dataclass
-class Match:
-    """Pairs of student queries with teacher queries.
-
-    Attributes:
-        name: the matcher's short name. student_group: name of the student's query group.
-        teacher_layer: for each student layer, the teacher layer it is compared with (host integers).
-        pairs: ``query`` indexes the student, ``target`` the teacher, one row a student layer.
-        teacher_group: name of the teacher's query group.
-    """
-
-    name: str
-    student_group: str
-    teacher_layer: tuple[int, ...]
-    pairs: Pairs
-    teacher_group: str = "own"
-
-
-@dataclass
-class Knowledge:
-    """What a teacher knows of a batch, detached.
-
-    Attributes:
-        features: name -> (B, C, height, width).
-        output: the teacher's decoder output with logits in the teacher's own classes; None for a teacher without one.
-        queries: the teacher's query group, width of the teacher.
-        label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth; None without labels.
-        assignment: its solution, the teacher's positives and their objects; None where no loss asks for it.
-        memory_shapes: (height, width) of each memory level, the layout of a cross-attention map's last axis.
-        memory: the encoder's output. targets: the ground truth with labels in the teacher's classes, -1 for one that
-            it does not know. Both are None for a teacher without them.
-        losses: the teacher's own training losses.
-        head_features: maps in the student's own form, by its own names: the student's head detects on them too, with
-            its full loss (``loss_*_teacher``); None: it does not.
-        head_images: those of the batch on which it does. head_regions: part of the regions that a two-stage head
-            samples there. head_learns: whether the head's own weights learn from it, or the teacher alone.
-        counts: how many of the queries of ``output`` each image has, those behind are padding (host integers); None:
-            all.
-        decode: the teacher's decoder on another query group of its own kind and width; None: it has none.
-        further: outputs of such groups, by name.
-    """
-
-    features: dict[str, Tensor] = field(default_factory=dict)
-    output: DecoderOutput | None = None
-    queries: QueryGroup | None = None
-    label_cost: Tensor | None = None
-    assignment: Pairs | None = None
-    memory_shapes: list[tuple[int, int]] = field(default_factory=list)
-    memory: Memory | None = None
-    targets: Targets | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    head_features: dict[str, Tensor] | None = None
-    head_images: slice = field(default_factory=lambda: slice(None))
-    head_regions: float = 1.0
-    head_learns: bool = True
-    counts: list[int] | None = None
-    decode: Callable[[QueryGroup], DecoderOutput] | None = None
-    further: dict[str, DecoderOutput] = field(default_factory=dict)
-
-    def output_of(self, match: Match) -> DecoderOutput:
-        """What the queries of a match's teacher group became."""
-        output = self.output if match.teacher_group == "own" else self.further[match.teacher_group]
-        assert output is not None
-        return output

@@ -7,11 +7,12 @@ import math
 from detr_distill.detr.boxes import to_corners
 from detr_distill.detr.preprocess import normalised_targets
 from detr_distill.distill.classes import match_classes
+from detr_distill.distill.knowledge import Knowledge, Match
 from detr_distill.distill.loss_prediction import PredictionLoss
 from detr_distill.distill.students import StudentOutput
 from detr_distill.errors import ConfigError
 from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput, Knowledge, Match
+from detr_distill.structures import DecoderOutput
 
 import pytest
 import torch

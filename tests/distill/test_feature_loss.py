@@ -6,11 +6,12 @@ import math
 
 from detr_distill.distill.balance import ShareBalance
 from detr_distill.distill.divergence import jensen_shannon
+from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.loss_feature import FeatureLoss
 from detr_distill.distill.schedule import Schedule, scale_gradient, scale_student
 from detr_distill.distill.students import StudentOutput, StudentStep
 from detr_distill.errors import ConfigError
-from detr_distill.structures import DecoderOutput, Knowledge
+from detr_distill.structures import DecoderOutput
 
 import pytest
 import torch

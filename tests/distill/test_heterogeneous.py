@@ -6,10 +6,11 @@ from detr_distill.detr.boxes import pairwise_iou
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.dense_predictions import listening, one_layer, region_output
 from detr_distill.distill.detections import as_output, count_classes
+from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.query_overlap import OverlapMatcher
 from detr_distill.distill.students import StudentOutput, run_student, start_student
 from detr_distill.errors import ConfigError
-from detr_distill.structures import PREDICTIONS, Knowledge
+from detr_distill.structures import PREDICTIONS
 
 import pytest
 import torch

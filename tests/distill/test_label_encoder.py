@@ -207,7 +207,7 @@ def test_images_take_turns_at_the_head():
     turns = []
     for iteration in range(3):
         with EventStorage(iteration):
-            chosen = encoder(step, frozenset()).head_images
+            chosen = encoder(step, frozenset()).second_run.images
         turns.append((chosen.start, chosen.stop))
     assert turns == [(0, 2), (2, 4), (0, 2)]
 

@@ -6,12 +6,13 @@ import math
 
 from detr_distill.distill import divergence
 from detr_distill.distill.classes import match_classes
+from detr_distill.distill.knowledge import Knowledge, Match
 from detr_distill.distill.loss_attention import AttentionLoss
 from detr_distill.distill.loss_prediction import PredictionLoss
 from detr_distill.distill.students import StudentOutput
 from detr_distill.errors import ConfigError
 from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput, Knowledge, Match, Memory
+from detr_distill.structures import DecoderOutput, Memory
 
 import pytest
 import torch

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from detr_distill.distill.knowledge import Knowledge, Match
 from detr_distill.distill.loss_query_relation import QueryRelationLoss, pairwise_distances
 from detr_distill.distill.students import StudentOutput
 from detr_distill.errors import ConfigError
 from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput, Knowledge, Match
+from detr_distill.structures import DecoderOutput
 
 import pytest
 import torch

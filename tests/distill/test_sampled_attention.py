@@ -7,6 +7,7 @@ import math
 from detr_distill.detr.decoder_deformable import DeformableDecoder
 from detr_distill.detr.deformable import multi_scale_deformable_attention
 from detr_distill.distill.classes import match_classes
+from detr_distill.distill.knowledge import Knowledge, Match
 from detr_distill.distill.loss_sampled_attention import (
     NEAR,
     SampledAttentionLoss,
@@ -18,7 +19,7 @@ from detr_distill.distill.students import StudentOutput
 from detr_distill.errors import ConfigError
 from detr_distill.pairs import Pairs
 from detr_distill.registry import DECODER_REGISTRY
-from detr_distill.structures import SAMPLED_ATTENTION, DecoderOutput, Knowledge, Match, QueryGroup, SampledPoints
+from detr_distill.structures import SAMPLED_ATTENTION, DecoderOutput, QueryGroup, SampledPoints
 
 import pytest
 import torch

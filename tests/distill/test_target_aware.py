@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from detr_distill.detr.boxes import generalized_iou, intersection_over_union
+from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.loss_target_aware import TargetAwareLoss
 from detr_distill.distill.schedule import scale_student
 from detr_distill.distill.students import StudentOutput
 from detr_distill.distill.target_masks import ReadProjection, cell_weights, mask_loss, query_quality, touched_cells
 from detr_distill.errors import ConfigError
 from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput, Knowledge, Memory, Targets
+from detr_distill.structures import DecoderOutput, Memory, Targets
 
 import pytest
 import torch

@@ -15,8 +15,9 @@ from detectron2.structures import Instances
 
 from ..detr import DetrDetector
 from ..detr.boxes import to_centres
-from ..structures import PREDICTIONS, DecoderOutput, Knowledge
+from ..structures import PREDICTIONS, DecoderOutput
 from .dense_predictions import one_layer
+from .knowledge import Knowledge
 from .students import StudentStep, start_student
 
 

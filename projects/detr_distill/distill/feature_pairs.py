@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..structures import Knowledge
+from .knowledge import Knowledge
 from .label_descriptor import pad_boxes
 from .students import StudentOutput, feature_channels
 

@@ -23,10 +23,11 @@ from ..detr import DetrDetector
 from ..engine.configuration import build_config
 from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
-from ..structures import DecoderOutput, Knowledge, QueryGroup
+from ..structures import DecoderOutput, QueryGroup
 from .classes import ClassMap, match_classes
 from .detections import count_classes, read_detections
 from .inference_form import prepare_for_inference
+from .knowledge import Knowledge
 from .students import StudentStep, feature_channels, start_student
 
 

@@ -14,8 +14,8 @@ from ..config import count_classes
 from ..errors import ConfigError
 from ..iteration import current_iteration
 from ..registry import TEACHER_REGISTRY
-from ..structures import Knowledge
 from .classes import ClassMap
+from .knowledge import Knowledge, SecondRun
 from .label_descriptor import LabelDescriptor, Labels
 from .label_points import OUTPUT_WIDTH, NormalisedLinear, PointEncoder
 from .label_regions import BoxRegions, MaskRegions, find_regions, write_through
@@ -143,12 +143,10 @@ class LabelEncoder(nn.Module):
         seen = [region.read(_norm(self.appearance(x)).relu_()) for region, x in zip(regions, maps, strict=True)]
         related = self._relate(torch.stack(seen), embedding, labels)
         taught = dict(zip(self.in_features, self._render(related, regions, labels), strict=True))
+        images = self._head_images(len(maps[0]))
         return Knowledge(
             features=taught,
-            head_features={**step.features, **taught},
-            head_images=self._head_images(len(maps[0])),
-            head_regions=self.head_regions,
-            head_learns=self.head_learns,
+            second_run=SecondRun({**step.features, **taught}, images, self.head_regions, self.head_learns),
         )
 
     def _head_images(self, images: int) -> slice:

@@ -17,9 +17,9 @@ from ..checkpoint.strict import load_part
 from ..config import count_classes
 from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
-from ..structures import Knowledge
 from .classes import ClassMap
 from .frozen import find_weights
+from .knowledge import Knowledge, SecondRun
 from .label_descriptor import pad_boxes, pad_classes
 from .students import StudentStep, feature_channels
 
@@ -94,7 +94,7 @@ class LabelMapEncoder(nn.Module):
             taught = self._encode(self._draw(step, device))
         if self.frozen:
             return Knowledge(features=taught)
-        return Knowledge(features=taught, head_features={**step.features, **taught})
+        return Knowledge(features=taught, second_run=SecondRun({**step.features, **taught}))
 
     def _draw(self, step: StudentStep, device: torch.device) -> Tensor:
         """(B, K, height, width): in an object's channel 1 at its centre, falling to 1/2 at its border, 0 outside [C].

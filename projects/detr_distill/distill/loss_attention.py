@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from ..structures import CROSS_ATTENTION, SELF_ATTENTION, Knowledge, Match
+from ..structures import CROSS_ATTENTION, SELF_ATTENTION
 from . import divergence
+from .knowledge import Knowledge, Match
 from .loss_base import DistillLoss
 from .students import StudentOutput
 

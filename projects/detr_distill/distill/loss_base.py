@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import MATCHER_REGISTRY
-from ..structures import Knowledge, Match
+from .knowledge import Knowledge, Match
 from .students import StudentOutput
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from ..structures import Knowledge, Match
 from . import divergence
 from .feature_pairs import find_pairs, read_boxes, read_target
+from .knowledge import Knowledge, Match
 from .label_regions import BoxRegions
 from .loss_base import DistillLoss
 from .students import StudentOutput

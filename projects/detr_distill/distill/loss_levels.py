@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..structures import Knowledge, Match
 from .feature_pairs import FeaturePair, read_target
+from .knowledge import Knowledge, Match
 from .loss_base import DistillLoss
 from .students import StudentOutput
 

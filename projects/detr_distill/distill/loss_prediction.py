@@ -12,9 +12,10 @@ from torch import Tensor
 from ..detr.boxes import generalized_iou
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from ..structures import DecoderOutput, Knowledge, Match
+from ..structures import DecoderOutput
 from . import divergence
 from .classes import ClassMap
+from .knowledge import Knowledge, Match
 from .layers import take_layers
 from .loss_base import DistillLoss
 from .students import StudentOutput

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..detr import DetrDetector
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from ..structures import Knowledge, Match
 from .divergence import TINY
+from .knowledge import Knowledge, Match
 from .layers import take_layers
 from .loss_base import DistillLoss
 from .students import StudentOutput

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from ..structures import SAMPLED_ATTENTION, Knowledge, Match, SampledPoints
+from ..structures import SAMPLED_ATTENTION, SampledPoints
 from .classes import ClassMap
 from .divergence import TINY
+from .knowledge import Knowledge, Match
 from .loss_attention import mean_over_pairs, take_rows
 from .loss_base import DistillLoss
 from .students import StudentOutput

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..detr import DetrDetector
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from ..structures import Knowledge, Match, Memory
+from ..structures import Memory
+from .knowledge import Knowledge, Match
 from .levels import from_maps
 from .loss_base import DistillLoss
 from .students import StudentOutput, feature_channels

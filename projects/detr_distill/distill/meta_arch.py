@@ -13,8 +13,8 @@ from ..detr.assignment import Cost, solve_assignments
 from ..errors import ConfigError
 from ..iteration import current_iteration
 from ..registry import LOSS_REGISTRY, MATCHER_REGISTRY, TEACHER_REGISTRY, look_up
-from ..structures import Knowledge, Match
 from .balance import ShareBalance
+from .knowledge import Knowledge, Match
 from .loss_base import DistillLoss, matcher_names
 from .query_matchers import QueryMatcher
 from .schedule import Schedule, scale_student
@@ -157,13 +157,12 @@ class DistillDetector(nn.Module):
 
     def _run_head_on_teacher(self, step: StudentStep, knowledge: Knowledge) -> StudentOutput:
         """The student's head on the teacher's maps, where it has any."""
-        if knowledge.head_features is None:
+        second = knowledge.second_run
+        if second is None:
             return StudentOutput({})
-        step = select_images(
-            self.student, dataclasses.replace(step, features=knowledge.head_features), knowledge.head_images
-        )
-        regions = fewer_regions(self.student, knowledge.head_regions)
-        with without_traces(self.student), regions, held_constant(self.student, not knowledge.head_learns):
+        step = select_images(self.student, dataclasses.replace(step, features=second.features), second.images)
+        regions = fewer_regions(self.student, second.regions)
+        with without_traces(self.student), regions, held_constant(self.student, not second.head_learns):
             return run_student(self.student, step, [], frozenset())
 
 

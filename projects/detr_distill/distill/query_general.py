@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..pairs import Pairs, pairs_in_order
 from ..registry import MATCHER_REGISTRY
-from ..structures import Knowledge, Match, QueryGroup
+from ..structures import QueryGroup
+from .knowledge import Knowledge, Match
 from .layers import layer_map
 from .query_exchange import content_map, position_map
 from .query_matchers import QueryMatcher, queries_of

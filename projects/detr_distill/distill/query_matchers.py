@@ -19,8 +19,9 @@ from ..detr.matcher import box_cost
 from ..errors import ConfigError
 from ..pairs import Pairs, pairs_in_order
 from ..registry import MATCHER_REGISTRY
-from ..structures import PREDICTIONS, DecoderOutput, Knowledge, Match, QueryGroup
+from ..structures import PREDICTIONS, DecoderOutput, QueryGroup
 from .classes import ClassMap
+from .knowledge import Knowledge, Match
 from .layers import layer_map, take_layers
 from .query_exchange import content_map, position_map
 from .students import StudentOutput

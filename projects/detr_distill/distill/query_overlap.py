@@ -14,8 +14,9 @@ from ..detr.boxes import pairwise_iou
 from ..errors import ConfigError
 from ..pairs import Pairs
 from ..registry import MATCHER_REGISTRY
-from ..structures import PREDICTIONS, Knowledge, Match
+from ..structures import PREDICTIONS
 from .classes import ClassMap
+from .knowledge import Knowledge, Match
 from .layers import layer_map
 from .query_matchers import QueryMatcher
 from .students import StudentOutput

@@ -20,10 +20,11 @@ from ..data import class_names
 from ..detr.preprocess import pad_images
 from ..errors import CheckpointError, ConfigError
 from ..registry import TEACHER_REGISTRY
-from ..structures import DecoderOutput, Knowledge
+from ..structures import DecoderOutput
 from .classes import ClassMap, match_classes
 from .detections import count_classes
 from .frozen import FrozenDetector
+from .knowledge import Knowledge
 from .students import StudentStep
 
 KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"

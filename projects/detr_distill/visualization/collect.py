@@ -22,9 +22,10 @@ from ..detr.assignment import solve_assignments
 from ..detr.boxes import to_corners
 from ..distill import DistillDetector
 from ..distill.frozen import load_teacher_config
+from ..distill.knowledge import Knowledge
 from ..distill.query_matchers import AdaptiveMatcher
 from ..distill.students import StudentOutput
-from ..structures import CROSS_ATTENTION, DecoderOutput, Knowledge
+from ..structures import CROSS_ATTENTION, DecoderOutput
 
 DUPLICATE_IOU = 0.5  # of two teacher queries on one object, the surer one is shown
 

@@ -1,0 +1,90 @@
+"""What travels between teachers, matchers and losses.
+
+Letters: B images, C channels, Lt teacher layers, Qt teacher queries, G objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..pairs import Pairs
+from ..structures import DecoderOutput, Memory, QueryGroup, Targets
+
+
+@dataclass
+class Match:
+    """Pairs of student queries with teacher queries.
+
+    Attributes:
+        name: the matcher's short name. student_group: name of the student's query group.
+        teacher_layer: for each student layer, the teacher layer it is compared with (host integers).
+        pairs: ``query`` indexes the student, ``target`` the teacher, one row a student layer.
+        teacher_group: name of the teacher's query group.
+    """
+
+    name: str
+    student_group: str
+    teacher_layer: tuple[int, ...]
+    pairs: Pairs
+    teacher_group: str = "own"
+
+
+@dataclass
+class SecondRun:
+    """Maps for the student's head beside its own.
+
+    Attributes:
+        features: in the student's own form, by its own names. images: those of the batch that are used.
+        regions: part of the regions that a two-stage head samples. head_learns: whether the head's own weights learn
+            from them, or the teacher alone.
+    """
+
+    features: dict[str, Tensor]
+    images: slice = field(default_factory=lambda: slice(None))
+    regions: float = 1.0
+    head_learns: bool = True
+
+
+@dataclass
+class Knowledge:
+    """What a teacher knows of a batch, detached.
+
+    Attributes:
+        features: name -> (B, C, height, width).
+        output: the teacher's decoder output with logits in the teacher's own classes; None for a teacher without one.
+        queries: the teacher's query group, width of the teacher.
+        label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth; None without labels.
+        assignment: its solution, the teacher's positives and their objects; None where no loss asks for it.
+        memory_shapes: (height, width) of each memory level, the layout of a cross-attention map's last axis.
+        memory: the encoder's output. targets: the ground truth with labels in the teacher's classes, -1 for one that
+            it does not know. Both are None for a teacher without them.
+        losses: the teacher's own training losses.
+        second_run: what the student's head detects on too, with its full loss (``loss_*_teacher``); None: nothing.
+        counts: how many of the queries of ``output`` each image has, those behind are padding (host integers); None:
+            all.
+        decode: the teacher's decoder on another query group of its own kind and width; None: it has none.
+        further: outputs of such groups, by name.
+    """
+
+    features: dict[str, Tensor] = field(default_factory=dict)
+    output: DecoderOutput | None = None
+    queries: QueryGroup | None = None
+    label_cost: Tensor | None = None
+    assignment: Pairs | None = None
+    memory_shapes: list[tuple[int, int]] = field(default_factory=list)
+    memory: Memory | None = None
+    targets: Targets | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    second_run: SecondRun | None = None
+    counts: list[int] | None = None
+    decode: Callable[[QueryGroup], DecoderOutput] | None = None
+    further: dict[str, DecoderOutput] = field(default_factory=dict)
+
+    def output_of(self, match: Match) -> DecoderOutput:
+        """What the queries of a match's teacher group became."""
+        output = self.output if match.teacher_group == "own" else self.further[match.teacher_group]
+        assert output is not None
+        return output
