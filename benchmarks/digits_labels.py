@@ -25,6 +25,7 @@ from study import METRICS, Run, Study
 DETECTORS = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 ROWS = {
     "plain": ("{}_student", []),
+    "LGD, as published": ("lgd_{}_published", []),
     "LGD": ("lgd_{}", []),
     "LGD, light encoder": ("lgd_{}_light", []),
     "SSSD": ("sssd_{}", ["MODEL.DISTILL.SCHEDULE.STEPS", "[]", "MODEL.DISTILL.SCHEDULE.FACTORS", "[]"]),
