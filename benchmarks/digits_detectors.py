@@ -9,8 +9,6 @@ Runs already in the JSON are not repeated, unless their configuration file, or o
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from pathlib import Path
 
 from detr_distill.engine import build_config
@@ -19,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from rich.console import Console
 from rich.table import Table
-from study import METRICS, ROOT, Run, Study
+from study import METRICS, ROOT, Run, Study, settings_key
 
 
 def detectors() -> dict[str, CfgNode]:
@@ -29,12 +27,6 @@ def detectors() -> dict[str, CfgNode]:
     return {file: cfg for file, cfg in found.items() if cfg.MODEL.META_ARCHITECTURE != "DistillDetector"}
 
 
-def run_key(file: str) -> str:
-    """Names the run by the file and by what it says, bases included."""
-    settings = json.dumps(CfgNode.load_yaml_with_base(str(ROOT / file)), sort_keys=True)
-    return f"{file} | settings {hashlib.sha256(settings.encode()).hexdigest()[:8]} | seed 1"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="file for the result; runs found in it are kept")
@@ -42,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     study, found = Study(arguments.json, arguments.parallel), detectors()
-    runs = study.complete({run_key(file): Run(file, [], seed=1) for file in found})
+    runs = study.complete({f"{file} | settings {settings_key(file)} | seed 1": Run(file, [], seed=1) for file in found})
     rows = {}
     for (file, cfg), run in zip(found.items(), runs, strict=True):
         parameters = sum(p.numel() for p in build_model(cfg).parameters())

@@ -17,10 +17,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from digits_table import row, summary
+from digits_table import summary
 from rich.console import Console
 from rich.table import Table
-from study import METRICS, Run, Study
+from study import METRICS, Run, Study, settings_key
 
 DETECTORS = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 ROWS = {
@@ -58,22 +58,25 @@ def main() -> None:
     arguments = parser.parse_args()
 
     study = Study(arguments.json, arguments.parallel)
-    found: dict[str, dict[str, list[dict]]] = {}
     wanted = {
-        f"{title}, {name} | seed {seed}": Run(f"configs/digits/{file.format(detector)}.yaml", overrides, seed)
+        (title, name, seed): Run(f"configs/digits/{file.format(detector)}.yaml", overrides, seed)
         for seed in arguments.seeds
         for detector, title in DETECTORS.items()
         for name, (file, overrides) in ROWS.items()
     }
-    study.complete(wanted)
+    keys = [
+        f"{title}, {name} | settings {settings_key(run.config)} | seed {seed}"
+        for (title, name, seed), run in wanted.items()
+    ]
+    done = dict(zip(wanted, study.complete(dict(zip(keys, wanted.values(), strict=True))), strict=True))
+    found = {
+        title: {name: [done[title, name, seed] for seed in arguments.seeds] for name in ROWS}
+        for title in DETECTORS.values()
+    }
     table = Table("detector", "row", *METRICS, "gain", "CPU seconds", title="digits_val")
-    for detector, title in DETECTORS.items():
-        found[title] = {
-            name: row(study, arguments.seeds, f"{title}, {name}", f"configs/digits/{file.format(detector)}.yaml", keys)
-            for name, (file, keys) in ROWS.items()
-        }
-        plain = summary(found[title]["plain"])["AP"][0]
-        for name, runs in found[title].items():
+    for title, rows in found.items():
+        plain = summary(rows["plain"])["AP"][0]
+        for name, runs in rows.items():
             scores = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in summary(runs).values()]
             seconds = statistics.median(run["cpu_seconds"] for run in runs)
             table.add_row(title, name, *scores, f"{summary(runs)['AP'][0] - plain:+.1f}", f"{seconds:.0f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
+
+from detectron2.config import CfgNode
 
 ROOT = Path(__file__).parent.parent
 METRICS = ("AP", "AP50", "AP75")
@@ -22,6 +25,12 @@ class Run(NamedTuple):
     config: str
     overrides: list[str]
     seed: int
+
+
+def settings_key(config: str) -> str:
+    """Changes with what a configuration file says, its bases included."""
+    settings = json.dumps(CfgNode.load_yaml_with_base(str(ROOT / config)), sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
 def train(run: Run) -> dict:
