@@ -6,7 +6,7 @@ from detr_distill.engine.configuration import build_config, choose_device
 from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
 from detr_distill.engine.hooks import BestCheckpoint
 from detr_distill.engine.launch import argument_parser
-from detr_distill.engine.trainer import write_results
+from detr_distill.engine.results import write_results
 from detr_distill.errors import ConfigError
 
 import numpy as np

@@ -55,8 +55,12 @@ def detecting_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def student_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Weights that the plain detector detects with: of a distilling model its student's, of any other model its own."""
-    model = getattr(model, "module", model) if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return detecting_weights(model.state_dict())
+    return detecting_weights(undistributed(model).state_dict())
+
+
+def undistributed(model: nn.Module) -> nn.Module:
+    """The model itself, or what DistributedDataParallel wraps."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:

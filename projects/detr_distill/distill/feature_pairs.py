@@ -76,3 +76,14 @@ def read_boxes(student: StudentOutput, device: torch.device) -> tuple[Tensor, Te
     """The batch's objects: (B, N, 4) corners in pixels and (B, N) bool, False on padding."""
     assert student.step is not None
     return pad_boxes([entry["instances"] for entry in student.step.batched_inputs], device)
+
+
+def convolutions(channels: int, out_channels: int, layers: int, kernel: int = 3) -> nn.Sequential:
+    """Convolutions that keep the size, with ReLU between them; the first changes the width."""
+    parts: list[nn.Module] = []
+    for index in range(layers):
+        if index:
+            parts.append(nn.ReLU(inplace=True))
+        width = out_channels if index else channels
+        parts.append(nn.Conv2d(width, out_channels, kernel, padding=kernel // 2))
+    return nn.Sequential(*parts)

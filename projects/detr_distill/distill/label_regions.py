@@ -89,19 +89,14 @@ def write_through(values: Tensor, regions: list[BoxRegions | MaskRegions], convo
     Args:
         values: (levels, B, N, C). regions: of each level.
     """
+    boxes = [region for region in regions if isinstance(region, BoxRegions)]
+    if len(boxes) < len(regions):
+        return [convolution(region.write(objects)) for objects, region in zip(values, regions, strict=True)]
     kernel = convolution.kernel_size[0]
     taps = convolution.weight.permute(2, 3, 0, 1).flatten(0, 2)
-    answers = None
-    maps = []
-    for level, region in enumerate(regions):
-        if isinstance(region, MaskRegions):
-            maps.append(convolution(region.write(values[level])))
-            continue
-        if answers is None:  # of all levels at once
-            answers = F.linear(values, taps).unflatten(-1, (kernel, kernel, -1))
-        written = region.write_answers(answers[level])
-        maps.append(written if convolution.bias is None else written + convolution.bias[:, None, None])
-    return maps
+    answers = F.linear(values, taps).unflatten(-1, (kernel, kernel, -1))  # of all levels at once
+    maps = [region.write_answers(answer) for answer, region in zip(answers, boxes, strict=True)]
+    return maps if convolution.bias is None else [level + convolution.bias[:, None, None] for level in maps]
 
 
 def find_regions(labels: Labels, image_size: tuple[int, int], size: tuple[int, int]) -> BoxRegions | MaskRegions:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
 from . import divergence
-from .feature_pairs import find_pairs, read_boxes, read_target
+from .feature_pairs import convolutions, find_pairs, read_boxes, read_target
 from .knowledge import Knowledge, Match
 from .label_regions import BoxRegions
 from .loss_base import DistillLoss
@@ -109,7 +109,7 @@ class FeatureLoss(DistillLoss):
         self.kind, self.axis, self.temperature, self.norm, self.mean = kind, AXES[softmax], temperature, norm, mean
         self.foreground, self.background_weight = foreground, background_weight
         self.level_weights = tuple(level_weights) or (1.0,) * len(in_features)
-        self.adapter = _adapter(channels, teacher_channels, adapter_layers, adapter_kernel)
+        self.adapter = convolutions(channels, teacher_channels, adapter_layers, adapter_kernel)
 
     @classmethod
     def from_config(cls, cfg, student, teacher):
@@ -198,17 +198,6 @@ class FeatureLoss(DistillLoss):
 
     def _root(self, value: Tensor) -> Tensor:
         return (value + ROOT_EPSILON).sqrt() if self.kind == "js_distance" else value
-
-
-def _adapter(channels: int, teacher_channels: int, layers: int, kernel: int) -> nn.Sequential:
-    """Convolutions with ReLU between them; the first changes the width."""
-    parts: list[nn.Module] = []
-    for index in range(layers):
-        if index:
-            parts.append(nn.ReLU(inplace=True))
-        width = teacher_channels if index else channels
-        parts.append(nn.Conv2d(width, teacher_channels, kernel, padding=kernel // 2))
-    return nn.Sequential(*parts)
 
 
 def _masked_sum(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

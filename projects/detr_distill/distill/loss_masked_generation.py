@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
-from .feature_pairs import FeaturePair, find_pairs
+from .feature_pairs import FeaturePair, convolutions, find_pairs
 from .loss_levels import LevelLoss
 from .students import StudentOutput
 
@@ -36,7 +36,9 @@ class MaskedGenerationLoss(LevelLoss):
                 f"MODEL.DISTILL.MASKED_GENERATION_LOSS.MASK_RATIO is {mask_ratio}. Give 0 or more, and less than 1."
             )
         self.mask_ratio = mask_ratio
-        self.generation = nn.ModuleList(_generation(pair.teacher_channels) for pair in pairs)
+        self.generation = nn.ModuleList(
+            convolutions(pair.teacher_channels, pair.teacher_channels, layers=2) for pair in pairs
+        )
 
     @classmethod
     def from_config(cls, cfg, student, teacher):
@@ -54,11 +56,3 @@ class MaskedGenerationLoss(LevelLoss):
         generated = self.generation[index](own * shown)
         with torch.autocast(own.device.type, enabled=False):
             return {"generation": (generated.float() - target).square().sum() / images}
-
-
-def _generation(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(channels, channels, 3, padding=1),
-    )

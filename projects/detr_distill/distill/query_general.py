@@ -15,8 +15,7 @@ from ..registry import MATCHER_REGISTRY
 from ..structures import QueryGroup
 from .knowledge import Knowledge, Match
 from .layers import layer_map
-from .query_exchange import content_map, position_map
-from .query_matchers import QueryMatcher, queries_of
+from .query_matchers import QueryMatcher, query_maps
 from .students import StudentOutput
 
 
@@ -54,10 +53,8 @@ class GeneralMatcher(QueryMatcher):
 
     @classmethod
     def from_config(cls, cfg, student, teacher):
-        queries = queries_of(teacher.detector, "GeneralMatcher"), queries_of(student, "GeneralMatcher")
         return {
-            "content_projection": content_map(*queries),
-            "position_projection": position_map(*queries),
+            **query_maps(teacher.detector, student, "GeneralMatcher"),
             "num_queries": cfg.MODEL.DISTILL.GENERAL_MATCHER.NUM_QUERIES,
             "teacher_layer": cfg.MODEL.DISTILL.TEACHER_LAYER,
         }

@@ -158,10 +158,8 @@ class FixedMatcher(QueryMatcher):
     @classmethod
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL
-        queries = queries_of(teacher.detector, "FixedMatcher"), queries_of(student, "FixedMatcher")
         return {
-            "content_projection": content_map(*queries),
-            "position_projection": position_map(*queries),
+            **query_maps(teacher.detector, student, "FixedMatcher"),
             "student_layers": len(student.decoder.layers),
             "teacher_assignment": node.FIXED_MATCHER.TEACHER_ASSIGNMENT,
             "loss_weight": node.FIXED_MATCHER.LOSS_WEIGHT,
@@ -192,8 +190,13 @@ class FixedMatcher(QueryMatcher):
         return Match(self.name, self.name, layers, pairs_in_order(output.logits, *output.logits.shape[:3]))
 
 
-def queries_of(detector: nn.Module | None, matcher: str) -> nn.Module:
-    """A detector's own queries, for a matcher that exchanges them."""
+def query_maps(teacher: nn.Module | None, student: nn.Module, matcher: str) -> dict[str, nn.Module]:
+    """``content_projection`` and ``position_projection``, from the teacher's queries to the student's."""
+    queries = _queries(teacher, matcher), _queries(student, matcher)
+    return {"content_projection": content_map(*queries), "position_projection": position_map(*queries)}
+
+
+def _queries(detector: nn.Module | None, matcher: str) -> nn.Module:
     if not isinstance(detector, DetrDetector):
         raise ConfigError(
             f"MODEL.DISTILL.MATCHERS: extra query groups need DETR-type queries, found {type(detector).__name__}. "

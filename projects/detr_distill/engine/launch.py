@@ -19,8 +19,9 @@ from ..errors import DataError
 from .configuration import build_config, choose_device
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
+from .results import write_results
 from .run_folder import prepare_run_folder
-from .trainer import DistillTrainer, write_results
+from .trainer import DistillTrainer
 
 EVALUATION_FILE = "evaluation.json"
 

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..checkpoint.export import undistributed
 from ..errors import ConfigError
 
 CLIP_TYPES = ("full_model", "norm", "value")
@@ -101,7 +102,7 @@ def clipped_apart(model: nn.Module) -> list[list[nn.Parameter]]:
     A label encoder's gradients are far larger at first than its student's; its authors train it with an optimizer of
     its own [C]. Any other model is one part.
     """
-    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    model = undistributed(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     student = getattr(model, "student", None)
     if not isinstance(student, nn.Module):

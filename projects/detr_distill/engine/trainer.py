@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 import weakref
 from collections.abc import Iterator
@@ -21,7 +19,6 @@ from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
-from ..checkpoint.files import write_atomically
 from ..data import build_test_loader, build_train_loader
 from ..errors import CheckpointError, ConfigError, DetrDistillError
 from .configuration import suggest
@@ -30,6 +27,7 @@ from .freezing import ParameterFreeze
 from .hooks import BestCheckpoint, EvaluationHook
 from .precision import GradientClipper, Precision
 from .progress import ProgressPrinter
+from .results import write_results
 from .solver import build_optimizer
 from .step import StepTrainer
 
@@ -37,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 WRITER_PERIOD = 20
 STUDENT_FILE = "student_final.pth"
-RESULTS_FILE = "results.json"
 
 
 class DistillTrainer(DefaultTrainer):
@@ -223,24 +220,6 @@ def describe_model(model: nn.Module) -> str:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     total, trainable = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
     return f"{type(model).__name__}: {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable"
-
-
-def write_results(cfg: CfgNode, results: dict, iteration: int | None = None, file: str = RESULTS_FILE) -> None:
-    """Writes metrics to ``OUTPUT_DIR/<file>``: ``{"iteration": ..., "datasets": {name: {task: {metric: ...}}}}``.
-
-    Undefined numbers become null. Does nothing on all processes but the first.
-    """
-    if not comm.is_main_process():
-        return
-    datasets = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
-    text = json.dumps(_finite({"iteration": iteration, "datasets": datasets}), indent=2)
-    write_atomically(os.path.join(cfg.OUTPUT_DIR, file), lambda file: file.write(text.encode()))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(member) for key, member in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _save_student_after_last_step(trainer: DistillTrainer) -> None:
