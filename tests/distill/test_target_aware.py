@@ -19,6 +19,7 @@ import torch
 from builders import make_inputs
 from convolutional import dense_cfg
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from distill.test_distiller import ReadCounter
 from distill.test_mixed_pairs import ADAMIXER, CONDITIONAL, DEFORMABLE, LARGER, distiller, named_sets  # noqa: F401
 from torch import nn
@@ -161,6 +162,18 @@ def test_another_grid_is_resized_level_by_level():
     assert plain_loss()(student, known, [])[NAME].item() == pytest.approx(expected(weights, [0.25] * 5), rel=1e-5)
 
 
+def test_every_level_learns_from_the_nearest_in_size():
+    """One level of the teacher serves two of the student's; of two, the one of the same size is read."""
+    one, two = torch.tensor([CELLS[:1]]).repeat(1, 8, 1), torch.tensor([CELLS[:1] + CELLS[1:2] * 4])
+    student = student_of(torch.zeros(1, 10, 4), shapes=[(2, 4), (1, 2)])
+    weights = [WEIGHTS[0]] * 10
+    found = plain_loss()(student, knowledge(one, shapes=[(2, 4)]), [])[NAME].item()
+    assert found == pytest.approx(expected(weights, [0.25] * 10), rel=1e-5)
+    student = student_of(torch.zeros(1, 4, 4), shapes=[(2, 2)])
+    found = plain_loss()(student, knowledge(two, shapes=[(1, 1), (2, 2)]), [])[NAME].item()
+    assert found == pytest.approx(expected([WEIGHTS[1]] * 4, [0.25] * 4), rel=1e-5)
+
+
 def test_neck_maps_count_by_the_memorys_masks():
     known = knowledge()
     known.features = {"level0": torch.full((1, 4, 2, 2), 1.0)}
@@ -265,6 +278,8 @@ CASES = {
     "encoder_free": (ADAMIXER, ADAMIXER, ALONE),
     "teacher_without_encoder": (ADAMIXER, DEFORMABLE, ALONE),
     "student_without_encoder": (DEFORMABLE, ADAMIXER, ALONE),
+    "more_levels": (CONDITIONAL, DEFORMABLE, ALONE),
+    "fewer_levels": (DEFORMABLE, CONDITIONAL, ALONE),
     "neck": (DEFORMABLE, DEFORMABLE, {**ALONE, "DISTILL__TARGET_AWARE_LOSS__FEATURES": "neck"}),
 }
 
@@ -366,7 +381,6 @@ def test_one_device_read_a_step(family, keys, tmp_path, monkeypatch):
     ("teacher", "student", "keys", "message"),
     [
         (ADAMIXER, ADAMIXER, READ, "AdaMixerDecoder has no cross-attention"),
-        (CONDITIONAL, DEFORMABLE, ALONE, r"student has 2 \(level0, level1\) and the teacher 1"),
         (CONDITIONAL, CONDITIONAL, {**ALONE, "DISTILL__TARGET_AWARE_LOSS__PROJECTION": "own"}, "PROJECTION is 'own'"),
     ],
 )
@@ -375,21 +389,30 @@ def test_pairs_that_cannot_be_compared_are_named(teacher, student, keys, message
         distiller(tmp_path, teacher, student, **keys)
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({}, "FEATURES is 'memory'"),
-        ({"FEATURES": "neck"}, "student has 5"),
-        ({"teacher": "LabelEncoder"}, "LabelEncoder"),
-    ],
-)
-def test_a_convolutional_student_has_no_memory(keys, message, save_teacher):
+def convolutional_cfg(save_teacher, **keys):
+    """A RetinaNet that learns from the memory of a DETR."""
     cfg = dense_cfg("RetinaNet")
     node = cfg.MODEL.DISTILL
     for key, value in save_teacher().items():
         cfg.merge_from_list([key.replace("__", "."), value])
-    node.STUDENT_ARCHITECTURE, node.LOSSES, node.MATCHERS = "RetinaNet", ["TargetAwareLoss"], []
-    node.TEACHER.NAME = keys.get("teacher", "FrozenDetector")
-    node.TARGET_AWARE_LOSS.FEATURES = keys.get("FEATURES", "memory")
+    cfg.MODEL.META_ARCHITECTURE, node.STUDENT_ARCHITECTURE = "DistillDetector", "RetinaNet"
+    node.LOSSES, node.MATCHERS = ["TargetAwareLoss"], []
+    node.merge_from_list([part for key, value in keys.items() for part in (key.replace("__", "."), value)])
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({}, "FEATURES is 'memory'"), ({"TEACHER__NAME": "LabelEncoder"}, "LabelEncoder")],
+)
+def test_a_convolutional_student_has_no_memory(keys, message, save_teacher):
     with pytest.raises(ConfigError, match=message):
-        build_model(cfg)
+        build_model(convolutional_cfg(save_teacher, **keys))
+
+
+def test_a_convolutional_students_pyramid_learns(save_teacher):
+    model = build_model(convolutional_cfg(save_teacher, TARGET_AWARE_LOSS__FEATURES="neck")).train()
+    with EventStorage(0):
+        model(make_inputs())[NAME].backward()
+    learned = {name for name, p in model.student.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any("fpn_output" in name for name in learned) and not any("head" in name for name in learned)

@@ -80,11 +80,10 @@ class TargetAwareLoss(DistillLoss):
             )
         if node.FEATURES == "memory" and not isinstance(student, DetrDetector):
             raise ConfigError(f"{KEY}.FEATURES is 'memory', which {type(student).__name__} does not have. Set 'neck'.")
-        channels, teacher_channels = _common_width(feature_channels(student), feature_channels(detector))
         return {
             "weight": node.WEIGHT,
-            "channels": channels,
-            "teacher_channels": teacher_channels,
+            "channels": _common_width(feature_channels(student), "student"),
+            "teacher_channels": _common_width(feature_channels(detector), "teacher"),
             "exponent": node.EXPONENT,
             "features": node.FEATURES,
             "projection": choose_projection(node.PROJECTION, detector.decoder),
@@ -133,29 +132,27 @@ class TargetAwareLoss(DistillLoss):
 
 
 def _resize(values: Tensor, old: list[tuple[int, int]], new: list[tuple[int, int]]) -> Tensor:
-    """(B, S) or (B, S, C) over some grids to the same over others, level by level."""
+    """(B, S) or (B, S, C) over some grids to the same over others, each from the old grid nearest in size."""
     levels = values.view(*values.shape[:2], -1).split([height * width for height, width in old], dim=1)
-    maps = (x.transpose(1, 2).unflatten(-1, shape) for x, shape in zip(levels, old, strict=True))
+    maps = [x.transpose(1, 2).unflatten(-1, shape) for x, shape in zip(levels, old, strict=True)]
     resized = [
-        F.interpolate(x, shape, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
-        for x, shape in zip(maps, new, strict=True)
+        F.interpolate(maps[_nearest(shape, old)], shape, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+        for shape in new
     ]
     tokens = torch.cat(resized, dim=1)
     return tokens if values.dim() == 3 else tokens.squeeze(-1)
 
 
-def _common_width(student: dict[str, int], teacher: dict[str, int]) -> tuple[int, int]:
-    """Channels of the student's and of the teacher's levels, which are as many on both sides."""
-    if len(student) != len(teacher):
-        raise ConfigError(
-            f"MODEL.DISTILL.LOSSES: TargetAwareLoss compares level by level, but the student has {len(student)} "
-            f"({', '.join(student)}) and the teacher {len(teacher)} ({', '.join(teacher)}). Give both as many "
-            "(MODEL.DETR.IN_FEATURES, MODEL.DETR.NUM_LEVELS), or remove TargetAwareLoss from the list."
-        )
-    widths = set(zip(student.values(), teacher.values(), strict=True))
+def _nearest(shape: tuple[int, int], shapes: list[tuple[int, int]]) -> int:
+    return min(range(len(shapes)), key=lambda index: abs(math.log(math.prod(shapes[index]) / math.prod(shape))))
+
+
+def _common_width(channels: dict[str, int], side: str) -> int:
+    """Channels of all levels of a side."""
+    widths = set(channels.values())
     if len(widths) > 1:
         raise ConfigError(
-            "MODEL.DISTILL.LOSSES: TargetAwareLoss takes levels of one width; their (student, teacher) channels are "
-            f"{sorted(widths)}. Remove it from the list."
+            f"MODEL.DISTILL.LOSSES: TargetAwareLoss takes levels of one width; the {side}'s have {sorted(widths)} "
+            f"channels ({', '.join(channels)}). Remove it from the list."
         )
     return widths.pop()
