@@ -17,10 +17,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from digits_table import summary
-from rich.console import Console
-from rich.table import Table
-from study import METRICS, Run, Study, settings_key
+from rows import complete_rows, print_rows
+from study import Run, Study
 
 DETECTORS = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 ROWS = {
@@ -64,27 +62,11 @@ def main() -> None:
         for detector, title in DETECTORS.items()
         for name, (file, overrides) in ROWS.items()
     }
-    keys = [
-        f"{title}, {name} | settings {settings_key(run.config)} | seed {seed}"
-        for (title, name, seed), run in wanted.items()
-    ]
-    done = dict(zip(wanted, study.complete(dict(zip(keys, wanted.values(), strict=True))), strict=True))
-    found = {
-        title: {name: [done[title, name, seed] for seed in arguments.seeds] for name in ROWS}
-        for title in DETECTORS.values()
-    }
-    table = Table("detector", "row", *METRICS, "gain", "CPU seconds", title="digits_val")
-    for title, rows in found.items():
-        plain = summary(rows["plain"])["AP"][0]
-        for name, runs in rows.items():
-            scores = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in summary(runs).values()]
-            seconds = statistics.median(run["cpu_seconds"] for run in runs)
-            table.add_row(title, name, *scores, f"{summary(runs)['AP'][0] - plain:+.1f}", f"{seconds:.0f}")
-    Console(width=120).print(table)
-    study.save({title: {name: summary(runs) for name, runs in rows.items()} for title, rows in found.items()})
+    rows = complete_rows(study, wanted)
+    print_rows(rows)
     taught = {
-        title: {name: [run["shares"] for run in runs] for name, runs in rows.items() if "shares" in runs[0]}
-        for title, rows in found.items()
+        title: {name: [run["shares"] for run in runs] for name, runs in found.items() if "shares" in runs[0]}
+        for title, found in rows.items()
     }
     plot(taught, arguments.plot)
 

@@ -11,20 +11,13 @@ not repeated.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
-from detr_distill.data import build_train_loader
-from detr_distill.engine import build_config
-
-import torch
-from detectron2.modeling import build_model
 from rich.console import Console
 from rich.table import Table
-from study import METRICS, ROOT, Run, Study
+from study import METRICS, TEACHER_FREE_GROUP, Run, Study, step_ratio, summary
 
 PLAIN, D3ETR = "configs/digits/conditional_student.yaml", "configs/digits/d3etr_conditional.yaml"
 ROWS = {
@@ -42,44 +35,14 @@ ROWS = {
     ),
     "control: auxiliary group without a teacher": (
         PLAIN,
-        [
-            *("MODEL.DETR.TRAINING_GROUPS", '("GroupQueries",)'),
-            *("MODEL.DETR.GROUP_QUERIES.NUM_GROUPS", "2"),
-            # Both groups weigh 1, as with fixed matching.
-            *("MODEL.DETR.GROUP_QUERIES.COMBINE", "sum"),
-        ],
+        TEACHER_FREE_GROUP,
     ),
 }
-
-
-def step_ratio(rounds: int = 40) -> float:
-    """Time of a D3ETR training step over the plain student's: medians of steps taken in turn, one thread.
-
-    Loading and the optimizer's step are left out, so the plain control gets a few iterations too many.
-    """
-    torch.set_num_threads(1)
-    models = [build_model(build_config(str(ROOT / file), ["MODEL.DEVICE", "cpu"])).train() for file in (D3ETR, PLAIN)]
-    batches = iter(build_train_loader(build_config(str(ROOT / PLAIN), ["DATALOADER.NUM_WORKERS", "0"])))
-    seconds: list[list[float]] = [[], []]
-    for _, batch in zip(range(rounds), batches, strict=False):
-        for model, times in zip(models, seconds, strict=True):
-            start = time.perf_counter()
-            sum(model(batch).values()).backward()
-            times.append(time.perf_counter() - start)
-            model.zero_grad()
-    distilled, plain = (statistics.median(times) for times in seconds)
-    return distilled / plain
 
 
 def row(study: Study, seeds: list[int], name: str, config: str, overrides: list[str]) -> list[dict]:
     """The runs of a row, one for each seed."""
     return study.complete({f"{name} | seed {seed}": Run(config, overrides, seed) for seed in seeds})
-
-
-def summary(runs: list[dict]) -> dict:
-    """Mean and standard deviation over seeds."""
-    values = {key: [run[key] for run in runs] for key in METRICS}
-    return {key: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for key, v in values.items()}
 
 
 def main() -> None:
@@ -105,7 +68,7 @@ def main() -> None:
     rows = {f"plain (rate {value})": runs for value, runs in sweep.items()}
     for name, (config, overrides) in ROWS.items():
         rows[name] = train_row(name, config, [*length, *rate, *overrides])
-    ratio = study.remember("step_ratio", step_ratio)
+    ratio = study.remember("step_ratio", lambda: step_ratio(D3ETR, PLAIN))
     longer = round(arguments.iterations * ratio)
     name = "control: plain for D3ETR's time"
     rows[name] = train_row(name, PLAIN, ["SOLVER.MAX_ITER", str(longer), *rate])

@@ -5,18 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
+from detr_distill.data import build_train_loader
+from detr_distill.engine import build_config
+
+import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 
 ROOT = Path(__file__).parent.parent
 METRICS = ("AP", "AP50", "AP75")
+# Both groups weigh 1, as with fixed matching.
+TEACHER_FREE_GROUP = [
+    *("MODEL.DETR.TRAINING_GROUPS", '("GroupQueries",)'),
+    *("MODEL.DETR.GROUP_QUERIES.NUM_GROUPS", "2"),
+    *("MODEL.DETR.GROUP_QUERIES.COMBINE", "sum"),
+]
 
 
 class Run(NamedTuple):
@@ -65,6 +78,31 @@ def distillation_shares(metrics: str) -> list[tuple[int, float]]:
         if distilled and entry.get("total_loss"):
             shares.append((entry["iteration"], round(sum(distilled) / entry["total_loss"], 4)))
     return shares
+
+
+def step_ratio(distilled: str, plain: str, rounds: int = 40) -> float:
+    """Time of a training step of one configuration over another's: medians of steps taken in turn, one thread.
+
+    Loading and the optimizer's step are left out, so a plain control gets a few iterations too many.
+    """
+    torch.set_num_threads(1)
+    files = (distilled, plain)
+    models = [build_model(build_config(str(ROOT / file), ["MODEL.DEVICE", "cpu"])).train() for file in files]
+    batches = iter(build_train_loader(build_config(str(ROOT / plain), ["DATALOADER.NUM_WORKERS", "0"])))
+    seconds: list[list[float]] = [[], []]
+    for _, batch in zip(range(rounds), batches, strict=False):
+        for model, times in zip(models, seconds, strict=True):
+            start = time.perf_counter()
+            sum(model(batch).values()).backward()
+            times.append(time.perf_counter() - start)
+            model.zero_grad()
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+
+
+def summary(runs: list[dict]) -> dict:
+    """Mean and standard deviation over seeds."""
+    values = {key: [run[key] for run in runs] for key in METRICS}
+    return {key: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for key, v in values.items()}
 
 
 class Study:

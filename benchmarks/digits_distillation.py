@@ -1,0 +1,83 @@
+"""The table "DETRDistill and its parts" of docs/benchmarks.md.
+
+    python benchmarks/digits_distillation.py --json benchmarks/results/digits_distillation.json
+
+Conditional DETR and two-stage Deformable DETR on digits, taught by the shipped teacher at equal iterations: each part
+of DETRDistill alone, in pairs and together, D3ETR, feature baselines and KD-DETR; beside them the plain student, a
+second group of queries without a teacher, and the plain student for the time that DETRDistill takes, by the ratio of
+their steps measured in turn in this process. Runs already in the JSON are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rows import complete_rows, print_rows
+from study import TEACHER_FREE_GROUP, Run, Study, settings_key, step_ratio
+
+DETECTORS = {"conditional": "Conditional DETR", "deformable": "Deformable DETR"}
+PLAIN, DETRDISTILL, D3ETR = "{}_student", "detrdistill_{}", "d3etr_{}"
+LONGER = "control: plain for DETRDistill's time"
+
+
+def only(matchers: list[str], losses: list[str]) -> list[str]:
+    """Overrides that leave these matchers and losses of a method."""
+    return ["MODEL.DISTILL.MATCHERS", str(matchers), "MODEL.DISTILL.LOSSES", str(losses)]
+
+
+ADAPTIVE, FIXED, LOGITS, FEATURES = "AdaptiveMatcher", "FixedMatcher", "PredictionLoss", "TargetAwareLoss"
+ROWS = {
+    "plain": (PLAIN, []),
+    LONGER: (PLAIN, []),
+    "control: auxiliary group without a teacher": (PLAIN, TEACHER_FREE_GROUP),
+    "DETRDistill: logits": (DETRDISTILL, only([ADAPTIVE], [LOGITS])),
+    "DETRDistill: features": (DETRDISTILL, only([], [FEATURES])),
+    "DETRDistill: assignment": (DETRDISTILL, only([FIXED], [])),
+    "DETRDistill: logits, features": (DETRDISTILL, only([ADAPTIVE], [LOGITS, FEATURES])),
+    "DETRDistill: logits, assignment": (DETRDISTILL, only([ADAPTIVE, FIXED], [LOGITS])),
+    "DETRDistill: features, assignment": (DETRDISTILL, only([FIXED], [FEATURES])),
+    "DETRDistill: logits, features, assignment": (DETRDISTILL, only([ADAPTIVE, FIXED], [LOGITS, FEATURES])),
+    "DETRDistill: all three and query relation": (DETRDISTILL, []),
+    "D3ETR: adaptive": (D3ETR, ["MODEL.DISTILL.MATCHERS", str([ADAPTIVE])]),
+    "D3ETR: fixed": (D3ETR, ["MODEL.DISTILL.MATCHERS", str([FIXED])]),
+    "D3ETR: mix": (D3ETR, []),
+    "FitNet": ("fitnet_{}", []),
+    "FGD": ("fgd_{}", []),
+    "MGD": ("mgd_{}", []),
+    "KD-DETR": ("kd_detr_{}", []),
+}
+
+
+def wanted_runs(study: Study, seeds: list[int]) -> dict[tuple[str, str, int], Run]:
+    """Every run, by detector, row and seed; one seed after the other, so that an interrupted study has whole tables."""
+    runs = {}
+    for seed in seeds:
+        for detector, title in DETECTORS.items():
+            for name, (file, overrides) in ROWS.items():
+                config = f"configs/digits/{file.format(detector)}.yaml"
+                more = equal_time(study, detector) if name == LONGER else []
+                runs[title, name, seed] = Run(config, [*overrides, *more], seed)
+    return runs
+
+
+def equal_time(study: Study, detector: str) -> list[str]:
+    """As many iterations of the plain student as 800 of DETRDistill take."""
+    files = [f"configs/digits/{file.format(detector)}.yaml" for file in (DETRDISTILL, PLAIN)]
+    ratio = study.remember(f"step ratio, {detector} | settings {settings_key(files[0])}", lambda: step_ratio(*files))
+    return ["SOLVER.MAX_ITER", str(round(800 * ratio))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="file for the result; runs found in it are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
+    arguments = parser.parse_args()
+
+    study = Study(arguments.json, arguments.parallel)
+    print_rows(complete_rows(study, wanted_runs(study, arguments.seeds)))
+
+
+if __name__ == "__main__":
+    main()
