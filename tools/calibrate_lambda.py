@@ -9,14 +9,17 @@ The last line is the key to put into the configuration.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from detr_distill.engine.calibration import KEY, calibrate, measure_share
 from detr_distill.engine.configuration import build_config
-from detr_distill.engine.launch import choose_device, prepare_datasets
+from detr_distill.engine.launch import choose_device, flags_first, prepare_datasets
 from detr_distill.engine.report import report_user_errors
 from detr_distill.errors import ConfigError
+from detr_distill.ranges import COUNT, Range
 
 import rich.progress
+from detectron2.config import CfgNode
 from rich.console import Console
 
 
@@ -31,16 +34,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--probes", type=int, default=8, help="trials at most")
     parser.add_argument("--num-gpus", type=int, choices=(0, 1), default=1, help="0: on the CPU")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the configuration")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
     arguments.num_machines = 1
     console = Console(stderr=True)
     with report_user_errors():
         cfg = build_config(arguments.config_file, arguments.opts)
         choose_device(cfg, arguments)
-        if cfg.SEED < 0:
-            raise ConfigError("SEED is negative, so no two trials would start alike. Give a seed: SEED 1")
-        if cfg.MODEL.META_ARCHITECTURE != "DistillDetector" or "FeatureLoss" not in cfg.MODEL.DISTILL.LOSSES:
-            raise ConfigError(f"--config-file {arguments.config_file} does not distil with FeatureLoss.")
+        _check(cfg, arguments)
         prepare_datasets(cfg)
 
         def measure(weight: float) -> float:
@@ -54,10 +54,30 @@ def main(argv: list[str] | None = None) -> None:
         weight, probes = calibrate(
             measure, arguments.target_share, arguments.low, arguments.high, arguments.tolerance, arguments.probes
         )
-        if abs(min(abs(probe.share - arguments.target_share) for probe in probes)) > 0.1:
-            console.print(f"No weight in [{arguments.low}, {arguments.high}] comes near the target; widen the range.")
+        missed = min(abs(probe.share - arguments.target_share) for probe in probes)
+        if missed > arguments.tolerance:
+            console.print(
+                f"The nearest share is {missed:.3f} off, more than --tolerance {arguments.tolerance}: allow more "
+                f"--probes, or widen the range from --low {arguments.low} to --high {arguments.high}."
+            )
         node, name = KEY.removeprefix("MODEL.DISTILL.").split(".")
-        print(f"MODEL: {{DISTILL: {{{node}: {{{name}: {weight:.4g}}}}}}}")
+        # The key is a float, which a whole number in a file would not be.
+        print(f"MODEL: {{DISTILL: {{{node}: {{{name}: {float(f'{weight:.4g}')}}}}}}}")
+
+
+def _check(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    node = cfg.MODEL.DISTILL
+    if cfg.MODEL.META_ARCHITECTURE != "DistillDetector" or "FeatureLoss" not in node.LOSSES:
+        raise ConfigError(f"--config-file {arguments.config_file} does not distil with FeatureLoss.")
+    if node.BALANCE.TARGET_SHARE:
+        raise ConfigError(
+            f"MODEL.DISTILL.BALANCE.TARGET_SHARE is {node.BALANCE.TARGET_SHARE}: the run steers the share by itself. "
+            "Set it to 0.0 to look for a weight."
+        )
+    if cfg.SEED < 0:
+        raise ConfigError("SEED is negative, so no two trials would start alike. Give a seed: SEED 1")
+    COUNT.check("--probes", arguments.probes)
+    Range(1, most=cfg.SOLVER.MAX_ITER).check("--iterations, the first of SOLVER.MAX_ITER,", arguments.iterations)
 
 
 if __name__ == "__main__":

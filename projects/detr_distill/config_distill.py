@@ -52,7 +52,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.BALANCE = CfgNode()
     node.BALANCE.TARGET_SHARE = 0.0  # of the distillation losses in the total, steered; 0: weights stay as configured
     node.BALANCE.ITERATIONS = 1000
-    node.BALANCE.RANGE = [1.0, 100.0]  # of the common factor
+    node.BALANCE.RANGE = [0.01, 100.0]  # of the common factor
 
     node.MATCHERS = ["AdaptiveMatcher", "FixedMatcher"]
     node.ADAPTIVE_MATCHER = CfgNode()
@@ -75,7 +75,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.LOSSES = ["PredictionLoss", "AttentionLoss"]
     node.PREDICTION_LOSS = CfgNode()
     node.PREDICTION_LOSS.WEIGHT = 1.0
-    node.PREDICTION_LOSS.GROUPS = []  # matchers that this loss uses ("adaptive", "fixed"); empty: all
+    node.PREDICTION_LOSS.GROUPS = []  # matchers that this loss uses, such as "adaptive"; empty: all
     node.PREDICTION_LOSS.LAYERS = "all"  # student layers: "all" or "last"
     node.PREDICTION_LOSS.DIVERGENCE = "focal_bce"  # "focal_bce", "bce", "kl" or "softmax_kl"
     node.PREDICTION_LOSS.TEMPERATURE = 1.0  # kl and softmax_kl only

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.fcos import FCOS as PythonFCOS
 from detectron2.modeling.meta_arch.fcos import FCOSHead
-from torch import nn
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
 
 GROUPS = 32
 
@@ -20,6 +22,18 @@ class FCOS(PythonFCOS):
     @configurable
     def __init__(self, **arguments):
         super().__init__(**arguments)
+
+    @torch.no_grad()
+    def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Boxes]]:
+        """Classes and boxes of all anchors, image by image; without objects all are background.
+
+        detectron2's own matching fails on an image without objects.
+        """
+        found = zip(*super().label_anchors(anchors, [entry for entry in gt_instances if len(entry)]), strict=True)
+        everywhere = Boxes.cat(anchors)
+        background = torch.full((len(everywhere),), self.num_classes, device=everywhere.device)
+        pairs = [next(found) if len(entry) else (background, everywhere) for entry in gt_instances]
+        return [labels for labels, _ in pairs], [boxes for _, boxes in pairs]
 
     @classmethod
     def from_config(cls, cfg):

@@ -180,6 +180,19 @@ class DecoderOutput:
     def num_layers(self) -> int:
         return self.logits.shape[0]
 
+    def class_logits(self) -> Tensor:
+        """(L, B, Q, number of classes) logits in float32, without "no object"."""
+        logits = self.logits.float()
+        return logits[..., :-1] if self.activation == "softmax" else logits
+
+    def score_logits(self) -> Tensor:
+        """(L, B, Q, number of classes) in float32: their sigmoid is :meth:`probabilities`, each read by itself."""
+        if self.activation == "sigmoid":
+            return self.logits.float()
+        log_score = self.logits.float().log_softmax(-1)[..., :-1]
+        # A class that has all the probability has no finite logit.
+        return log_score - log_score.clamp(max=-1e-6).expm1().neg().log()
+
     def probabilities(self) -> Tensor:
         """(L, B, Q, number of classes) class probabilities in float32, without "no object"."""
         logits = self.logits.float()

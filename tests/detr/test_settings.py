@@ -6,9 +6,10 @@ import re
 
 from detr_distill.config import add_detr_distill_config
 from detr_distill.detr.backbone_timm import TimmBackbone
-from detr_distill.detr.settings import RANGES, Range, check_settings
+from detr_distill.detr.settings import RANGES, check_settings
 from detr_distill.engine.configuration import build_config
 from detr_distill.errors import ConfigError
+from detr_distill.ranges import Range
 from detr_distill.registry import DECODER_REGISTRY
 
 import pytest
@@ -54,13 +55,16 @@ def test_every_range_is_tried_and_holds_the_default():
         (Range(1), (1, 1000), (0, 0.999)),
         (Range(0, most=2), (0, 2.0), (-0.001, 2.001)),
         (Range(0, below=1), (0.0, 0.999), (-0.001, 1.0)),
+        (Range(0), (0, 1e9), (-1, float("inf"), float("nan"), "1", None)),
+        (Range(above=0, most=1), (1e-9, 1), (0, 1.001)),
+        (Range(1, odd=True), (1, 3), (0, 2, -1)),
     ],
 )
 def test_the_ends_of_a_range(allowed, inside, outside):
     for value in inside:
         allowed.check("KEY", value)
     for value in outside:
-        with pytest.raises(ConfigError, match=f"KEY is {value}"):
+        with pytest.raises(ConfigError, match=f"KEY is {value!r}"):
             allowed.check("KEY", value)
 
 

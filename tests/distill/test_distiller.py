@@ -196,7 +196,11 @@ def test_teacher_weights_are_checked(save_teacher, tmp_path):
         ("MODEL__DISTILL__PREDICTION_LOSS__GROUPS", ["fixd"], "fixd"),
         ("MODEL__DISTILL__PREDICTION_LOSS__WEIGHT", -1.0, "WEIGHT is -1"),
         ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "DistillDetector", "Known, .*: DenseDetector, DetrDetector"),
-        ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "PanopticFPN", "overrides .* GeneralizedRCNN.*run_student.register"),
+        (
+            "MODEL__DISTILL__STUDENT_ARCHITECTURE",
+            "PanopticFPN",
+            "overrides .* GeneralizedRCNN.*select_images",
+        ),
         ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "NoSuchDetector", "Known: .*DetrDetector"),
         ("MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE", "l7", "focal_bce, bce, kl"),
         ("MODEL__DISTILL__ATTENTION_LOSS__DIVERGENCE", "l7", "kl, mse"),

@@ -139,9 +139,10 @@ def test_training_groups_are_not_averaged(build_distiller):
     assert sum(value.numel() for value in model(make_inputs()).values()) > 0
 
 
-def test_decay_is_checked():
-    with pytest.raises(ConfigError, match="DECAY is 1.0"):
-        EmaTeacher(student=torch.nn.Linear(1, 1), num_classes=2, decay=1.0)
+@pytest.mark.parametrize("key", ["CONFIG_FILE", "WEIGHTS"])
+def test_another_network_is_not_silently_ignored(key, make_cfg):
+    with pytest.raises(ConfigError, match=f"TEACHER.{key} is 'other', but EmaTeacher is the student's own average"):
+        build_model(make_cfg("ema", **{f"MODEL__DISTILL__TEACHER__{key}": "other"}))
 
 
 def test_a_convolutional_student_may_have_its_average_as_teacher():

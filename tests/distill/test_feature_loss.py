@@ -1,22 +1,17 @@
-"""The feature loss against closed forms, its bounds, and the course of distillation over a run."""
+"""The feature loss against closed forms, and its bounds."""
 
 from __future__ import annotations
 
-import math
-
-from detr_distill.distill.balance import ShareBalance
 from detr_distill.distill.divergence import jensen_shannon
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.loss_feature import FeatureLoss
-from detr_distill.distill.schedule import Schedule, scale_gradient, scale_student
 from detr_distill.distill.students import StudentOutput, StudentStep
 from detr_distill.errors import ConfigError
-from detr_distill.structures import DecoderOutput
 
 import pytest
 import torch
-from builders import make_inputs, small_cfg
-from detectron2.utils.events import EventStorage
+from builders import make_inputs
+from distill.label_teachers import build_distilling
 from torch import nn
 
 OPTIONS = {
@@ -70,6 +65,24 @@ def test_each_divergence_against_its_closed_form(kind, softmax):
         "js_distance": (js / length + 1e-8).sqrt(),
     }[kind]
     assert compare(loss, {"a": own}, {"a": target}).item() == pytest.approx(3 * expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["cells", "levels"])
+def test_a_map_is_compared_with_the_teachers_of_the_named_pair(mean):
+    own = {"a": maps(0), "b": maps(1)}
+    # The teacher has maps of the student's names as well, which are not those to be compared.
+    target = {name: maps(2 + seed) for seed, name in enumerate("abxy")}
+    loss = FeatureLoss(**{**OPTIONS, "in_features": ["a", "b"], "teacher_features": ("y", "a")}, mean=mean)
+    expected = ((own["a"] - target["y"]).square().mean() + (own["b"] - target["a"]).square().mean()) / 2
+    assert compare(loss, own, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_teacher_features_reach_the_loss():
+    keys = {"IN_FEATURES": ["p3", "p5"], "TEACHER_FEATURES": ["p4", "p3"], "ADAPTER_LAYERS": 0, "NORM": "none"}
+    model = build_distilling("retinanet", **{f"FEATURE_LOSS__{key}": value for key, value in keys.items()})
+    own, target = ({f"p{level}": maps(seed + level, 16) for level in range(3, 8)} for seed in (0, 5))
+    expected = ((own["p3"] - target["p4"]).square().mean() + (own["p5"] - target["p3"]).square().mean()) / 2
+    assert compare(model.losses["FeatureLoss"], own, target).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_levels_are_joined_by_cells_or_by_means():
@@ -130,89 +143,12 @@ def test_gradient_reaches_the_student_and_not_the_teacher(kind):
         ({"kind": "l7"}, "js_distance"),
         ({"norm": "layer"}, "FEATURE_LOSS.NORM"),
         ({"softmax": "time"}, "FEATURE_LOSS.SOFTMAX"),
-        ({"adapter_layers": 4}, "ADAPTER_LAYERS is 4"),
         ({"teacher_channels": 4}, "3 channels and the teacher's 4"),
         ({"level_weights": (1.0,)}, "LEVEL_WEIGHTS"),
+        ({"level_weights": (0.0,), "mean": "levels"}, "LEVEL_WEIGHTS are all 0"),
         ({"foreground": True, "softmax": "space", "kind": "kl"}, "FOREGROUND"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         FeatureLoss(**{**OPTIONS, **options})
-
-
-def schedule(**keys) -> Schedule:
-    cfg = small_cfg()
-    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 1800, (1200, 1600)
-    for key, value in keys.items():
-        cfg.MODEL.DISTILL.SCHEDULE[key] = value
-    return Schedule.from_config(cfg)
-
-
-def test_schedule_of_lgd_and_sssd():
-    course = schedule(STUDENT_FROM=1 / 6, STOP_AT=1700.0, STEPS=["lr_drop"], FACTORS=[4 / 3])
-    assert [course.student_share(i) for i in (0, 299, 300, 1799)] == [0, 0, 1, 1]
-    assert [course.factor(i) for i in (0, 1199, 1200, 1699, 1700)] == [1, 1, 4 / 3, 4 / 3, 0]
-    assert schedule() == Schedule(), "by default nothing changes over the run"
-    assert schedule(STEPS=[0.25, 900.0], FACTORS=[2.0, 3.0]).steps == (450, 900)
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"STEPS": [5], "FACTORS": []}, "one factor"),
-        ({"STEPS": [0.9, 5], "FACTORS": [1.0, 2.0]}, "in order"),
-        ({"STEPS": ["never"], "FACTORS": [1.0]}, "'never'"),
-        ({"STOP_AT": -1.0}, "STOP_AT"),
-    ],
-)
-def test_bad_schedules_are_named(keys, message):
-    with pytest.raises(ConfigError, match=message):
-        schedule(**keys)
-
-
-def test_scaled_gradient_is_the_value_forward():
-    values = torch.randn(3, requires_grad=True)
-    scaled = scale_gradient(values, 0.25)
-    assert torch.equal(scaled, values)
-    scaled.sum().backward()
-    assert torch.equal(values.grad, torch.full((3,), 0.25))
-    output = DecoderOutput(values, values, values, "sigmoid", self_attention=(values,))
-    student = scale_student(StudentOutput({"a": values}, {"own": output}), 0.0)
-    total = student.features["a"] + student.outputs["own"].logits + student.outputs["own"].self_attention[0]
-    assert not torch.autograd.grad(total.sum(), values)[0].any()
-
-
-def test_adapters_train_while_the_student_waits():
-    own, target = maps(0).requires_grad_(), maps(1)
-    loss = FeatureLoss(**{**OPTIONS, "adapter_layers": 1})
-    student = scale_student(StudentOutput({"a": own}), 0.0)
-    loss(student, Knowledge(features={"a": target}), [])["loss_distill_feature"].backward()
-    assert not own.grad.any() and all(p.grad.abs().sum() > 0 for p in loss.parameters())
-
-
-def test_balance_reaches_its_share_and_keeps_it():
-    balance = ShareBalance(0.45, iterations=3, lowest=1e-3, highest=1e3)
-    shares = []
-    for iteration, (distilled, other) in enumerate([(2.0, 1.0), (1.0, 3.0), (0.5, 2.0), (9.0, 9.0)]):
-        found = balance({"loss_distill": torch.tensor(distilled)}, {"loss": torch.tensor(other)}, iteration)
-        shares.append(found["loss_distill"].item() / distilled)
-    ratio = 0.45 / 0.55
-    assert shares[0] == pytest.approx(ratio * 1 / 2) and shares[1] == pytest.approx(ratio * 4 / 3)
-    assert shares[2] == shares[3] == pytest.approx(ratio * 6 / 3.5)
-    again = ShareBalance(0.45, iterations=3, lowest=1e-3, highest=1e3)
-    again.load_state_dict(balance.state_dict())
-    assert again({"x": torch.ones(())}, {"y": torch.ones(())}, 10)["x"].item() == pytest.approx(shares[3])
-    bounded = ShareBalance(0.45, 3, lowest=1.0, highest=100.0)
-    assert bounded({"x": torch.tensor(1e-9)}, {"y": torch.ones(())}, 0)["x"].item() == pytest.approx(1e-7)
-    with pytest.raises(ConfigError, match="TARGET_SHARE is 1"):
-        ShareBalance(1.0, 1, 1.0, 2.0)
-
-
-def test_iterations_come_from_the_training_under_way():
-    from detr_distill.iteration import current_iteration
-
-    assert current_iteration() == 0
-    with EventStorage(17):
-        assert current_iteration() == 17
-    assert math.isclose(Schedule(steps=(5,), factors=(2.0,)).factor(17), 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.boxes import pairwise_iou
+import dataclasses
+
+from detr_distill.detr.boxes import pairwise_iou, to_corners
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.dense_predictions import listening, one_layer, region_output
 from detr_distill.distill.detections import as_output, count_classes
@@ -87,17 +89,17 @@ def test_mixed_precision_keeps_losses_in_float32(distiller, teacher, student):
 
 
 def test_detections_in_the_form_of_a_decoder_by_hand():
-    """An image 100 wide and 50 high with two detections, one reaching beyond the border, and an empty image."""
-    found = Instances((50, 100), pred_boxes=Boxes(torch.tensor([[10.0, 10, 30, 20], [80, 0, 200, 50]])))
-    found.scores, found.pred_classes = torch.tensor([0.75, 0.5]), torch.tensor([2, 0])
+    """An image 100 wide and 50 high, where one box reaches beyond the border and one lies there; and an empty image."""
+    corners = torch.tensor([[10.0, 10, 30, 20], [80, 0, 200, 50], [110, 10, 130, 20]])
+    found = Instances((50, 100), pred_boxes=Boxes(corners))
+    found.scores, found.pred_classes = torch.tensor([0.75, 0.5, 0.25]), torch.tensor([2, 0, 1])
     none = Instances((50, 100), pred_boxes=Boxes(torch.zeros(0, 4)))
     none.scores, none.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.long)
     output = as_output([found, none], num_classes=3)
-    assert output.logits.shape == (1, 2, 2, 3) and output.activation == "sigmoid"
-    torch.testing.assert_close(
-        output.probabilities()[0, 0], torch.tensor([[0.0, 0, 0.75], [0.5, 0, 0]]), atol=2e-6, rtol=0
-    )
-    torch.testing.assert_close(output.boxes[0, 0], torch.tensor([[0.2, 0.3, 0.2, 0.2], [0.9, 0.5, 0.2, 1.0]]))
+    assert output.logits.shape == (1, 2, 3, 3) and output.activation == "sigmoid"
+    scores = torch.tensor([[0.0, 0, 0.75], [0.5, 0, 0], [0, 0, 0]])
+    torch.testing.assert_close(output.probabilities()[0, 0], scores, atol=2e-6, rtol=0)
+    torch.testing.assert_close(output.boxes[0, 0, :2], torch.tensor([[0.2, 0.3, 0.2, 0.2], [0.9, 0.5, 0.2, 1.0]]))
     assert output.probabilities()[0, 1].max() < 2e-6
     torch.testing.assert_close(output.boxes[0, 1, 0], torch.tensor([0.5, 0.5, 1.0, 1.0]))
     assert as_output([none, none], 3).boxes.shape == (1, 2, 1, 4)
@@ -114,61 +116,107 @@ def test_padded_detections_teach_nothing(distiller):
     assert cost.counts == [3, 1] and cost.values.shape[-1] == teacher.output.logits.shape[2]
 
 
+def overlap_matcher(**options) -> OverlapMatcher:
+    return OverlapMatcher(classes=match_classes(None, None, 2, 2), student_predictions=2, **options)
+
+
+def matched(match) -> list[tuple[int, int, int]]:
+    """(image, prediction, detection) of every pair."""
+    pairs = match.pairs
+    return sorted(
+        (image, pairs.query[0, image, place].item(), pairs.target[0, image, place].item())
+        for image, place in pairs.weight[0].nonzero().tolist()
+    )
+
+
 def test_overlap_matching_by_hand():
-    """Two detections side by side: each teaches the predictions on it, none teaches one between, none a far one."""
+    """Two detections side by side each teach the predictions on it; an unsure one, and the layer before, teach none."""
     boxes = torch.tensor([[[0.2, 0.5, 0.2, 0.2], [0.2, 0.5, 0.2, 0.12], [0.6, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]])
     student = StudentOutput({}, {"own": one_layer(torch.zeros(1, 4, 2), boxes, "sigmoid")})
-    goals = torch.tensor([[[0.5, 0.1, 0.1, 0.1], [0.62, 0.5, 0.2, 0.2], [0.2, 0.5, 0.2, 0.2]]])
+    goals = torch.tensor([[[0.9, 0.9, 0.1, 0.1], [0.62, 0.5, 0.2, 0.2], [0.2, 0.5, 0.2, 0.2]]])
     scores = torch.tensor([[[0.2, 0.1], [0.9, 0.1], [0.1, 0.8]]])
-    knowledge = Knowledge(output=one_layer(torch.logit(scores), goals, "sigmoid"))
-    matcher = OverlapMatcher(classes=match_classes(None, None, 2, 2), student_predictions=2, min_iou=0.5)
-    match = matcher(student, knowledge, None)
-    found = [
-        (query, target)
-        for query, target, weight in zip(*(v[0, 0].tolist() for v in vars_of(match.pairs)), strict=True)
-        if weight
-    ]
-    # Prediction 1 has three fifths of detection 2's area; detection 0 is below the threshold and overlaps nothing.
-    assert sorted(found) == [(0, 2), (1, 2), (2, 1)]
-    assert match.teacher_layer == (0,) and match.student_group == "own"
+    last = one_layer(torch.logit(scores), goals, "sigmoid")
+    teacher = dataclasses.replace(
+        last,
+        logits=torch.cat([last.logits.flip(2), last.logits]),
+        boxes=torch.cat([last.boxes.roll(1, 2), last.boxes]),
+    )
+    match = overlap_matcher(min_iou=0.5)(student, Knowledge(output=teacher), None)
+    # Prediction 1 has three fifths of detection 2's area; 3 is where detection 0 is, below the threshold.
+    assert matched(match) == [(0, 0, 2), (0, 1, 2), (0, 2, 1)]
+    assert match.teacher_layer == (1,) and match.student_group == "own"
 
 
-def vars_of(pairs):
-    return pairs.query, pairs.target, pairs.weight
+def test_an_image_without_detections_teaches_nothing():
+    """Its padding is the whole image, which every prediction overlaps."""
+    found = Instances((50, 100), pred_boxes=Boxes(torch.tensor([[0.0, 0, 100, 50]])))
+    found.scores, found.pred_classes = torch.tensor([0.75]), torch.tensor([0])
+    predictions = torch.tensor([0.5, 0.5, 0.5, 0.5]).repeat(2, 2, 1)
+    student = StudentOutput({}, {"own": one_layer(torch.zeros(2, 2, 2), predictions, "sigmoid")})
+    knowledge = Knowledge(output=as_output([found, found[:0]], 2), counts=[1, 0])
+    match = overlap_matcher(score_threshold=0.0, min_iou=0.0)(student, knowledge, None)
+    assert matched(match) == [(0, 0, 0), (0, 1, 0)]
 
 
 def test_a_prediction_follows_the_closest_detection_alone():
     iou = torch.tensor([[[0.9, 0.6], [0.8, 0.7]]])
-    matcher = OverlapMatcher(classes=match_classes(None, None, 2, 2), student_predictions=2, min_iou=0.5)
-    places, weight = matcher._closest(iou)
+    places, weight = overlap_matcher(min_iou=0.5)._closest(iou)
     assert places.tolist() == [[[0, 1], [0, 1]]]
     assert weight.tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
 
 
+def test_a_prediction_that_overlaps_too_little_follows_nothing():
+    """Without any overlap not even where the lowest that is asked for is 0."""
+    places, weight = overlap_matcher(min_iou=0.0)._closest(torch.tensor([[[0.9, 0.0], [0.2, 0.0]]]))
+    assert places[0, 0].tolist() == [0, 1]
+    assert weight.tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
+    _, weight = overlap_matcher(min_iou=0.5)._closest(torch.tensor([[[0.9, 0.4]]]))
+    assert weight.tolist() == [[[1.0, 0.0]]]
+
+
 def test_dense_predictions_are_those_of_inference(distiller):
     """Boxes and scores of RetinaNet as a decoder's output hold every detection that its own inference gives."""
-    model = distiller("conditional", "retinanet")
-    student = randomise(model.student, 3)
-    inputs = make_inputs()
+    student = distiller("conditional", "retinanet").student
+    student.test_score_thresh = 0.0
+    inputs = make_inputs(sizes=((40, 96), (64, 48)))
     with torch.no_grad(), EventStorage(0):
         output = run_student(student, start_student(student, inputs), [], ALL).outputs["own"]
         student.eval()
         detections = student(inputs)
     for image, entry in enumerate(inputs):
-        best = detections[image]["instances"][:3]
+        found = detections[image]["instances"]
+        assert len(found) > 10
         size = torch.tensor([entry["width"], entry["height"]] * 2)
-        pred, scores = output.boxes[0, image], output.probabilities()[0, image]
-        corners = (torch.cat([pred[:, :2] - pred[:, 2:] / 2, pred[:, :2] + pred[:, 2:] / 2], 1) * size).clamp(min=0)
-        corners = torch.minimum(corners, size)
-        for box, score, label in zip(best.pred_boxes.tensor, best.scores, best.pred_classes, strict=True):
-            same = ((corners - box).abs().amax(1) < 1e-2) & ((scores[:, label] - score).abs() < 1e-4)
+        corners = torch.minimum((to_corners(output.boxes[0, image]) * size).clamp(min=0), size)
+        scores = output.probabilities()[0, image]
+        for box, score, label in zip(found.pred_boxes.tensor, found.scores, found.pred_classes, strict=True):
+            same = ((corners - box).abs().amax(1) < 1e-2) & ((scores[:, label] - score).abs() < 1e-6)
             assert same.any()
 
 
 def test_region_predictions_by_hand():
     """Class-specific boxes: the best class's box counts; fewer regions are padded with boxes without area."""
-    model = build_model(CASES["faster_rcnn"]())
-    predictor = model.roi_heads.box_predictor
+    predictor, scores, deltas, regions = two_and_one_regions()
+    output = region_output(predictor, scores, deltas, regions)
+    assert output.activation == "softmax" and output.logits.shape == (1, 2, 2, 6)
+    torch.testing.assert_close(output.boxes[0, 0, 0], torch.tensor([30 / 80, 0.25, 0.5, 0.5]))
+    torch.testing.assert_close(output.boxes[0, 1, 0], torch.tensor([0.75, 0.75, 0.5, 0.5]))
+    assert output.boxes[0, 1, 1].abs().sum() == 0
+    assert pairwise_iou(output.boxes[0, 1, 1:], output.boxes[0, 0]).abs().sum() == 0
+
+
+def test_regions_with_independent_classes_have_none_for_no_object():
+    """As in later detectron2, where the last column of a head with sigmoid scores stays and says nothing."""
+    predictor, scores, deltas, regions = two_and_one_regions()
+    predictor.use_sigmoid_ce = True
+    output = region_output(predictor, scores, deltas, regions)
+    assert output.activation == "sigmoid" and output.logits.shape == (1, 2, 2, 5)
+    assert torch.equal(output.probabilities()[0, 0], scores[:2, :5].sigmoid())
+
+
+def two_and_one_regions():
+    """A head of five classes with a box each, and its predictions for two regions of an image and one of another."""
+    predictor = build_model(CASES["faster_rcnn"]()).roi_heads.box_predictor
     regions = [Instances((40, 80), proposal_boxes=Boxes(torch.tensor(boxes))) for boxes in (
         [[0.0, 0, 40, 20], [0, 0, 8, 8]], [[40.0, 20, 80, 40]],
     )]  # fmt: skip
@@ -177,12 +225,7 @@ def test_region_predictions_by_hand():
     scores[0, 1] = 5.0
     deltas = torch.zeros(3, 20)
     deltas[0, 4:8] = torch.tensor([10.0 / 4, 0, 0, 0])  # class 1: a quarter of the width to the right
-    output = region_output(predictor, scores, deltas, regions)
-    assert output.activation == "softmax" and output.logits.shape == (1, 2, 2, 6)
-    torch.testing.assert_close(output.boxes[0, 0, 0], torch.tensor([30 / 80, 0.25, 0.5, 0.5]))
-    torch.testing.assert_close(output.boxes[0, 1, 0], torch.tensor([0.75, 0.75, 0.5, 0.5]))
-    assert output.boxes[0, 1, 1].abs().sum() == 0
-    assert pairwise_iou(output.boxes[0, 1, 1:], output.boxes[0, 0]).abs().sum() == 0
+    return predictor, scores, deltas, regions
 
 
 def test_unfit_pairs_are_refused(distiller):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from detr_distill.distill.label_descriptor import LabelDescriptor
 from detr_distill.distill.label_encoder import LabelEncoder
 from detr_distill.distill.label_points import PointEncoder, TransformNetwork
 from detr_distill.distill.label_regions import BoxRegions, MaskRegions, write_through
 from detr_distill.distill.students import StudentStep, start_student
-from detr_distill.errors import ConfigError
+from detr_distill.errors import ConfigError, DataError
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from convolutional import CASES, make_masked_inputs
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from distill.label_teachers import build_distilling
 from torch import nn
 
 DEVICE = torch.device("cpu")
@@ -31,19 +33,6 @@ def labels_of(boxes, classes, size=(64, 96), masks=None) -> dict:
     if masks is not None:
         instances.gt_masks = masks
     return {"instances": instances}
-
-
-def build_distilling(case: str, **keys):
-    """A detector that learns from a label encoder; ``keys`` are below MODEL.DISTILL, with ``__`` for ``.``."""
-    cfg = CASES[case]()
-    student = cfg.MODEL.META_ARCHITECTURE
-    cfg.MODEL.META_ARCHITECTURE = "DistillDetector"
-    cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE = student
-    cfg.MODEL.DISTILL.TEACHER.NAME = "LabelEncoder"
-    cfg.MODEL.DISTILL.MATCHERS, cfg.MODEL.DISTILL.LOSSES = [], ["FeatureLoss"]
-    for key, value in keys.items():
-        cfg.merge_from_list([f"MODEL.DISTILL.{key.replace('__', '.')}", value])
-    return build_model(cfg).train()
 
 
 def test_descriptor_rows_by_hand():
@@ -212,6 +201,17 @@ def test_images_take_turns_at_the_head():
     assert turns == [(0, 2), (2, 4), (0, 2)]
 
 
+@pytest.mark.parametrize(("images", "share"), [(3, 0.5), (5, 0.5), (3, 0.67), (4, 0.3), (1, 0.1), (7, 1.0)])
+def test_every_image_has_its_turn(images, share):
+    encoder, read, parts = small_encoder(head_share=share), set(), set()
+    for iteration in range(8):
+        with EventStorage(iteration):
+            part = range(images)[encoder._head_images(images)]
+        read.update(part)
+        parts.add(len(part))
+    assert read == set(range(images)) and parts == {max(1, round(share * images))}
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_distils_on_any_detector(case, share):
@@ -226,6 +226,31 @@ def test_distils_on_any_detector(case, share):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     # Normalised, unrelated maps differ by twice their variance.
     assert losses["loss_distill_feature"].item() == pytest.approx(2.0, abs=0.5)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("counts", [(0, 0), (0, 2)])
+def test_any_detector_takes_images_without_objects(case, counts):
+    model = build_distilling(case)
+    with EventStorage():
+        losses = model(make_masked_inputs(counts=counts))
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_an_image_without_objects_is_background_for_fcos():
+    """Beside another image, whose labels are those that detectron2 gives it alone."""
+    model = build_model(CASES["fcos"]()).eval()
+    entries = make_inputs(counts=(0, 2))
+    objects = [entry["instances"] for entry in entries]
+    maps = [torch.zeros(1, 1, math.ceil(64 / stride), math.ceil(96 / stride)) for stride in (8, 16, 32, 64, 128)]
+    anchors = model.anchor_generator(maps)
+    labels, boxes = model.label_anchors(anchors, objects)
+    alone, boxes_alone = model.label_anchors(anchors, objects[1:])
+    assert (labels[0] == model.num_classes).all() and labels[0].shape == labels[1].shape
+    assert torch.equal(labels[1], alone[0]) and (alone[0] < model.num_classes).any()
+    assert torch.equal(boxes[1].tensor, boxes_alone[0].tensor) and len(boxes[0]) == len(boxes[1])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -276,6 +301,41 @@ def test_the_second_run_leaves_no_traces():
     assert set(ours.latest()) == set(theirs.latest())
 
 
+def test_running_means_of_the_head_are_those_of_its_own_maps():
+    cfg = CASES["retinanet"]()
+    cfg.MODEL.RETINANET.NORM = "BN"
+    cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE, cfg.MODEL.DISTILL.TEACHER.NAME = "RetinaNet", "LabelEncoder"
+    cfg.MODEL.DISTILL.MATCHERS, cfg.MODEL.DISTILL.LOSSES = [], ["FeatureLoss"]
+    plain = build_model(cfg).train()
+    cfg.MODEL.META_ARCHITECTURE = "DistillDetector"
+    model = build_model(cfg).train()
+    model.student.load_state_dict(plain.state_dict())
+    buffers = {name: id(value) for name, value in model.student.named_buffers()}
+    with EventStorage():
+        sum(model(make_inputs()).values()).backward()
+        plain(make_inputs())
+    expected = plain.state_dict()
+    assert any("running_mean" in name and value.any() for name, value in expected.items())
+    assert all(torch.equal(value, expected[name]) for name, value in model.student.state_dict().items())
+    assert buffers == {name: id(value) for name, value in model.student.named_buffers()}
+
+
+def test_part_of_the_images_gives_the_loss_of_an_image():
+    """The dense detector's divisor counts the objects of the whole batch; of two equal images one gives the same."""
+    values = []
+    for share in (1.0, 0.5):
+        model = randomise(build_distilling("retinanet", LABEL_ENCODER__HEAD_SHARE=share))
+        with EventStorage():
+            values.append(model(make_inputs(sizes=((64, 64),), counts=(3,)) * 2))
+    for name in ("loss_cls_teacher", "loss_box_reg_teacher"):
+        assert values[0][name].item() == pytest.approx(values[1][name].item(), rel=1e-5) and values[0][name] > 0
+
+
+def test_training_without_labels_is_named():
+    with pytest.raises(DataError, match="has no 'instances'"), EventStorage():
+        build_distilling("conditional")(make_inputs(labels=False))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -284,6 +344,7 @@ def test_the_second_run_leaves_no_traces():
         ({"LABEL_ENCODER__NUM_HEADS": 3}, "NUM_HEADS is 3"),
         ({"LABEL_ENCODER__HEAD_SHARE": 0.0}, "HEAD_SHARE is 0"),
         ({"FEATURE_LOSS__IN_FEATURES": ["p9"]}, "student has"),
+        ({"SCHEDULE__STOP_AT": -1.0}, "STOP_AT is -1"),
         ({"MATCHERS": ["FixedMatcher"]}, "DETR-type"),
         ({"LOSSES": ["PredictionLoss"]}, "PREDICTION_LOSS.GROUPS"),
     ],

@@ -1,12 +1,15 @@
-"""Runs with label encoders through the trainer: exact resume over every schedule, AMP, and a student of its own."""
+"""Runs with label encoders: exact resume over every schedule, AMP, two processes, and a student of its own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.multiprocessing
 from convolutional import CASES
 from detectron2.modeling import build_model
 from distill.running import losses_by_iteration, run
+from distill.two_processes import DISTILLED, OTHERS, WORLD, work
+from distill.two_processes import build_model as build_spawned
 
 
 @pytest.fixture
@@ -76,3 +79,14 @@ def test_bfloat16_trains(make_cfg, case):
         keys["SOLVER__FREEZE"] = []
     for values in losses_by_iteration(run(make_cfg(case, "run", **keys))).values():
         assert all(value == value and abs(value) < 1e4 for value, _ in values)
+
+
+def test_two_processes_agree_where_one_has_no_objects(tmp_path):
+    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=WORLD)
+    first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(WORLD))
+    assert first["factor"] == second["factor"] == pytest.approx(0.4 / 0.6 * sum(OTHERS) / sum(DISTILLED))
+    before = build_spawned().state_dict()
+    for key, value in first["model"].items():
+        assert torch.equal(value, second["model"][key]), key
+    moved = {key for key, value in first["model"].items() if not torch.equal(value, before[key])}
+    assert {"balance.factor", "teacher.points.expand.weight", "teacher.relation.in_proj_weight"} <= moved

@@ -117,6 +117,46 @@ def test_equal_predictions_cost_nothing(kind, activation):
     assert all(abs(value.item()) < 1e-5 for value in found.values())
 
 
+EXTREME = [[-20.0, -18.0, -25.0], [3.0, 20.0, -16.0]]
+
+
+@pytest.mark.parametrize("kind", ["kl", "softmax_kl"])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_equal_logits_of_any_size_cost_nothing(kind, activation):
+    """Logits are never read back from probabilities that have lost them."""
+    student = output(EXTREME, BOX, activation=activation)
+    classes = match_classes(None, None, *(2 * [3 if activation == "sigmoid" else 2]))
+    loss = PredictionLoss(
+        classes=classes, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind=kind, temperature=10.0,
+        normalizer="pairs",
+    )  # fmt: skip
+    found = run(loss, student, student, match([0, 1], [0, 1]))["class"]
+    found.backward()
+    assert abs(found.item()) < 1e-4 and student.logits.grad.abs().max() < 1e-5
+
+
+def test_softmax_heads_meet_in_their_logits():
+    """KD-DETR: the softmax of the shared classes' logits over the temperature, "no object" left out."""
+    teacher, student = [[-6.0, -4.0, 9.0]], [[-9.0, -6.0, 9.0]]
+    loss = PredictionLoss(
+        classes=SAME, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind="softmax_kl", temperature=10.0,
+        normalizer="pairs",
+    )  # fmt: skip
+    outputs = (output(logits, BOX[:1], activation="softmax") for logits in (student, teacher))
+    found = run(loss, *outputs, match([0], [0]))["class"].item()
+    goal, own = ([1 / (1 + math.exp((b - a) / 10)), 1 / (1 + math.exp((a - b) / 10))] for a, b in ((-6, -4), (-9, -6)))
+    assert found == pytest.approx(100 * sum(g * math.log(g / o) for g, o in zip(goal, own, strict=True)), rel=1e-4)
+
+
+def test_scores_of_a_softmax_by_themselves():
+    """However improbable a class is, its logit is the one whose sigmoid is its probability."""
+    logits = torch.tensor([[30.0, -20.0, 2.0], [0.5, 0.1, -0.3]], dtype=torch.float64)
+    exact = torch.logit(logits.softmax(-1)[:, :-1])
+    found = DecoderOutput(logits[None, None].float(), torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 0), "softmax")
+    assert found.score_logits()[0, 0].flatten().tolist()[1:] == pytest.approx(exact.flatten().tolist()[1:], rel=1e-4)
+    assert found.score_logits().isfinite().all() and torch.equal(found.class_logits()[0, 0], logits[:, :2].float())
+
+
 def test_classes_are_compared_by_name():
     classes = match_classes(["cat", "dog"], ["tree", "dog", "cat"], 2, 3)
     student, teacher = output([[1.0, -1.0]], BOX[:1]), output([[9.0, -1.0, 1.0]], BOX[:1])

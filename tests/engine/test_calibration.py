@@ -7,11 +7,13 @@ from pathlib import Path
 
 from detr_distill.engine.calibration import KEY, calibrate, measure_share
 from detr_distill.engine.configuration import build_config
+from detr_distill.engine.trainer import DistillTrainer
 from detr_distill.errors import ConfigError
 
 import pytest
 import yaml
 from builders import ROOT
+from detectron2.utils.events import get_event_storage
 
 SMALL = ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "2", "MODEL.FPN.OUT_CHANNELS", "16", "OUTPUT_DIR", "unused"]
 
@@ -40,7 +42,31 @@ def test_trials_start_alike_and_leave_nothing():
     assert not Path("unused").exists()
 
 
-def test_the_tool_prints_the_key(capsys):
+def test_a_trial_is_the_start_of_the_run(monkeypatch):
+    """The mean share of the losses that its steps had, at the rates of the run's own warm-up."""
+    cfg = build_config(str(ROOT / "configs/digits/sssd_retinanet.yaml"), SMALL)
+    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = 3, 0.1
+    steps = []
+
+    class WatchedTrainer(DistillTrainer):
+        def run_step(self):
+            rate = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["initial_lr"]
+            super().run_step()
+            storage = get_event_storage()
+            losses = {name: value for name, (value, _) in storage.latest().items() if name.startswith("loss_")}
+            iterations = {self.iter, self._trainer.iter, storage.iter}
+            steps.append({"iterations": iterations, "rate": rate, "losses": losses})
+
+    monkeypatch.setattr("detr_distill.engine.calibration.DistillTrainer", WatchedTrainer)
+    told = []
+    share = measure_share(cfg, 3, told.append)
+    assert told == [0, 1, 2] and [step["iterations"] for step in steps] == [{0}, {1}, {2}]
+    assert [step["rate"] for step in steps] == pytest.approx([0.1, 0.4, 0.7], rel=1e-3)
+    shares = [step["losses"]["loss_distill_feature"] / sum(step["losses"].values()) for step in steps]
+    assert len(set(shares)) == 3 and share == pytest.approx(sum(shares) / 3, rel=1e-6)
+
+
+def test_the_tool_prints_the_key(capsys, tmp_path):
     spec = importlib.util.spec_from_file_location("calibrate_lambda", ROOT / "tools/calibrate_lambda.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
@@ -48,6 +74,20 @@ def test_the_tool_prints_the_key(capsys):
     tool.main([*config, "--iterations", "2", "--probes", "2", "--target-share", "0.3", *SMALL])
     found = yaml.safe_load(capsys.readouterr().out.strip().splitlines()[-1])
     assert 1 <= found["MODEL"]["DISTILL"]["FEATURE_LOSS"]["WEIGHT"] <= 100
-    with pytest.raises(SystemExit):
-        tool.main(["--config-file", str(ROOT / "configs/digits/retinanet_student.yaml"), "--num-gpus", "0"])
-    assert "does not distil with FeatureLoss" in capsys.readouterr().err
+    # A whole number, at the middle of the range, and after the overrides: the line is a file's content as it is.
+    tool.main([*config, *SMALL, "--iterations", "1", "--probes", "1", "--low", "1", "--high", "99"])
+    output = capsys.readouterr()
+    file = tmp_path / "found.yaml"
+    file.write_text(f"_BASE_: {ROOT / 'configs/digits/sssd_retinanet.yaml'}\n{output.out.strip().splitlines()[-1]}\n")
+    assert build_config(str(file), SMALL).MODEL.DISTILL.FEATURE_LOSS.WEIGHT == 50
+    assert "more than --tolerance 0.005" in output.err
+    for refused, message in (
+        (["--config-file", str(ROOT / "configs/digits/retinanet_student.yaml")], "does not distil with FeatureLoss"),
+        (["--probes", "0"], "--probes is 0. Give 1 or more"),
+        (["--iterations", "0"], "is 0. Give a number from 1 to 800"),
+        (["--iterations", "801"], "is 801. Give a number from 1 to 800"),
+        (["MODEL.DISTILL.BALANCE.TARGET_SHARE", "0.3"], "TARGET_SHARE is 0.3: the run steers"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.main([*config, *refused])
+        assert message in " ".join(capsys.readouterr().err.split())

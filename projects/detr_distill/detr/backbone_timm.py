@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.locate import local_file
 from ..errors import CheckpointError, ConfigError
+from ..ranges import Range
 from .backbone_stages import Stage, StagedBackbone, check_output_stride, load_complete
-from .settings import Range
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from .boxes import to_corners
 from .criterion import SetCriterion
 from .deformable_kernel import choose_deformable_kernel
 from .groups import decode_groups
-from .preprocess import normalised_targets, pad_images
+from .preprocess import labels_of, normalised_targets, pad_images
 from .settings import check_parts, check_settings, check_training_groups
 
 
@@ -164,7 +164,7 @@ class DetrDetector(nn.Module):
 
     def targets(self, batched_inputs: list[dict], images: ImageBatch) -> Targets:
         """Ground truth of a batch, normalised by each image's own size."""
-        return normalised_targets([x["instances"] for x in batched_inputs], images.sizes, self.device)
+        return normalised_targets(labels_of(batched_inputs), images.sizes, self.device)
 
     def supervised(
         self, outputs: dict[str, DecoderOutput], groups: list[QueryGroup], memory: Memory, targets: Targets

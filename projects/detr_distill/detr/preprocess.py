@@ -8,6 +8,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..errors import DataError
 from ..structures import ImageBatch, Targets
 from .boxes import to_centres
 
@@ -33,6 +34,21 @@ def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: in
         # The layout passes on from convolution to convolution; a ResNet's are faster in it (docs/benchmarks.md).
         batch = batch.contiguous(memory_format=torch.channels_last)
     return ImageBatch(batch, mask, sizes)
+
+
+def labels_of(batched_inputs: list[dict]) -> list[Instances]:
+    """Each image's objects.
+
+    Raises:
+        DataError: an image without labels.
+    """
+    for entry in batched_inputs:
+        if "instances" not in entry:
+            raise DataError(
+                f"A training image ({entry.get('file_name', 'without a file name')}) has no 'instances'. Train on a "
+                "data set with annotations (DATASETS.TRAIN)."
+            )
+    return [entry["instances"] for entry in batched_inputs]
 
 
 def normalised_targets(instances: list[Instances], sizes: list[tuple[int, int]], device: torch.device) -> Targets:

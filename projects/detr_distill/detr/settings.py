@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from operator import attrgetter
-from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from torch import nn
 
 from ..errors import ConfigError
+from ..ranges import Range
 from ..registry import QUERIES_REGISTRY
-
-
-class Range(NamedTuple):
-    """Numbers from ``least`` to ``most``, both included, and less than ``below``."""
-
-    least: float
-    most: float = math.inf
-    below: float = math.inf
-
-    def check(self, key: str, value: float) -> None:
-        """Raises ConfigError where ``value``, the setting of ``key``, is outside."""
-        if not (self.least <= value <= self.most and value < self.below):
-            raise ConfigError(f"{key} is {value}. Give {self._in_words()}.")
-
-    def _in_words(self) -> str:
-        if self.below < math.inf:
-            return f"{self.least} or more, and less than {self.below}"
-        return f"{self.least} or more" if self.most == math.inf else f"a number from {self.least} to {self.most}"
-
 
 # Under MODEL.DETR. A temperature is the ratio between the longest and the shortest wave length.
 RANGES = {

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 class ShareBalance(nn.Module):
@@ -18,22 +23,21 @@ class ShareBalance(nn.Module):
     1,000 iterations, in trial runs [P]; steering it in the run itself is ours [R].
 
     Args:
-        target_share: in (0, 1). iterations: of the search. lowest, highest: bounds of the factor.
+        target_share: in (0, 1). iterations: of the search. bounds: of the factor, the lowest and the highest.
+
+    Raises:
+        ConfigError: bounds that are not two factors in order.
     """
 
     factor: Tensor
     sums: Tensor
 
-    def __init__(self, target_share: float, iterations: int, lowest: float, highest: float):
+    def __init__(self, target_share: float, iterations: int, bounds: Sequence[float]):
         super().__init__()
-        if not 0 < target_share < 1:
-            raise ConfigError(f"MODEL.DISTILL.BALANCE.TARGET_SHARE is {target_share}. Give a share between 0 and 1.")
-        if not 0 < lowest <= highest:
-            raise ConfigError(
-                f"MODEL.DISTILL.BALANCE.RANGE is [{lowest}, {highest}]. Give two factors above 0, in order."
-            )
+        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+            raise ConfigError(f"MODEL.DISTILL.BALANCE.RANGE is {list(bounds)}. Give two factors above 0, in order.")
         self.ratio = target_share / (1 - target_share)
-        self.iterations, self.lowest, self.highest = iterations, lowest, highest
+        self.iterations, (self.lowest, self.highest) = iterations, bounds
         self.register_buffer("factor", torch.ones(()))
         self.register_buffer("sums", torch.zeros(2))
 
@@ -41,8 +45,22 @@ class ShareBalance(nn.Module):
         """The distillation losses times the factor."""
         if iteration < self.iterations:
             self._update(distilled, others)
+        if iteration == self.iterations:
+            self._tell()
         factor = self.factor.clone()
         return {name: value * factor for name, value in distilled.items()}
+
+    def recorded_values(self) -> dict[str, Tensor]:
+        """What the trainer records beside the losses."""
+        return {"distill_factor": self.factor}
+
+    def _tell(self) -> None:
+        factor = self.factor.item()
+        if factor in (self.lowest, self.highest):
+            logger.warning(
+                f"MODEL.DISTILL.BALANCE: the factor ended at {factor}, a bound of RANGE, so TARGET_SHARE is not "
+                "reached. Widen RANGE, or change the losses' own weights."
+            )
 
     @torch.no_grad()
     def _update(self, distilled: dict[str, Tensor], others: dict[str, Tensor]) -> None:

@@ -35,8 +35,6 @@ class EmaTeacher(FrozenDetector):
 
     @configurable
     def __init__(self, *, student: nn.Module, num_classes: int, decay: float, ramp_up: bool = True):
-        if not 0 <= decay < 1:
-            raise ConfigError(f"MODEL.DISTILL.EMA_TEACHER.DECAY is {decay}. Give a number from 0 to below 1.")
         average = copy.deepcopy(student)
         if hasattr(average, "training_groups"):
             average.training_groups = nn.ModuleDict()  # of the training step alone
@@ -49,7 +47,13 @@ class EmaTeacher(FrozenDetector):
 
     @classmethod
     def from_config(cls, cfg, student=None):
-        node = cfg.MODEL.DISTILL.EMA_TEACHER
+        node, given = cfg.MODEL.DISTILL.EMA_TEACHER, cfg.MODEL.DISTILL.TEACHER
+        for key in ("CONFIG_FILE", "WEIGHTS", "OPTS"):
+            if given[key]:
+                raise ConfigError(
+                    f"MODEL.DISTILL.TEACHER.{key} is {given[key]!r}, but EmaTeacher is the student's own average and "
+                    "reads no other network. Remove the key, or set TEACHER.NAME FrozenDetector."
+                )
         return {
             "student": student,
             "num_classes": count_classes(student),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..detr.preprocess import labels_of
 from ..errors import ConfigError
 from .knowledge import Knowledge
 from .label_descriptor import pad_boxes
@@ -50,6 +51,8 @@ def find_pairs(node: CfgNode, key: str, student: nn.Module, teacher: nn.Module) 
             f"MODEL.DISTILL.{key}.TEACHER_FEATURES is {teacher_names} and IN_FEATURES {list(node.IN_FEATURES)}. Name "
             "as many maps in both, those that are compared at the same place."
         )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"MODEL.DISTILL.{key}.IN_FEATURES is {names}. Name each map once.")
     for side, wanted, found in (("student", names, channels), ("teacher", teacher_names, teacher_channels)):
         unknown = [name for name in wanted if name not in found]
         if unknown:
@@ -75,7 +78,7 @@ def read_target(knowledge: Knowledge, name: str, size: tuple[int, int]) -> Tenso
 def read_boxes(student: StudentOutput, device: torch.device) -> tuple[Tensor, Tensor]:
     """The batch's objects: (B, N, 4) corners in pixels and (B, N) bool, False on padding."""
     assert student.step is not None
-    return pad_boxes([entry["instances"] for entry in student.step.batched_inputs], device)
+    return pad_boxes(labels_of(student.step.batched_inputs), device)
 
 
 def convolutions(channels: int, out_channels: int, layers: int, kernel: int = 3) -> nn.Sequential:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from torch import Tensor, nn
 
+from ..detr.preprocess import labels_of
 from ..errors import ConfigError
 from .students import StudentStep
 
@@ -63,12 +65,14 @@ class LabelDescriptor(nn.Module):
             ConfigError: masks are wanted and an image has none.
         """
         height, width = step.image_size
-        instances = [entry["instances"] for entry in step.batched_inputs]
+        instances = labels_of(step.batched_inputs)
         boxes, valid = pad_boxes(instances, device, (width, height) if self.context else None)
         classes = pad_classes(instances, boxes.shape[1], self.num_classes, device)
-        is_context = valid & (classes == self.num_classes)
-        scale = boxes.new_tensor([width, height, width, height])
-        parts = [2 * (boxes / scale).clamp(0, 1) - 1, self._classes(classes)]
+        # Behind an image's objects: the last row that is no padding.
+        is_context = valid & ~F.pad(valid[:, 1:], (0, 1)) if self.context else torch.zeros_like(valid)
+        x, y = boxes.unflatten(-1, (2, 2)).unbind(-1)
+        corners = torch.stack([x / width, y / height], dim=-1).flatten(-2)
+        parts = [2 * corners.clamp(0, 1) - 1, self._classes(classes)]
         masks = None
         if self.use_masks:
             masks = _pad_masks(instances, boxes.shape[1], step.image_size, self.context, device)

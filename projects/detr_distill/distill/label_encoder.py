@@ -5,6 +5,9 @@ Letters: B images, N labels an image, C channels.
 
 from __future__ import annotations
 
+import logging
+import math
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -21,7 +24,10 @@ from .label_points import OUTPUT_WIDTH, NormalisedLinear, PointEncoder
 from .label_regions import BoxRegions, MaskRegions, find_regions, write_through
 from .students import StudentStep, feature_channels
 
+logger = logging.getLogger(__name__)
+
 GUIDES = ("student", "label")
+MANY_CLASSES = 256
 
 
 @TEACHER_REGISTRY.register()
@@ -69,15 +75,6 @@ class LabelEncoder(nn.Module):
         super().__init__()
         if guide not in GUIDES:
             raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.GUIDE is '{guide}'. Known: {', '.join(GUIDES)}.")
-        for key, value in (("HEAD_SHARE", head_share), ("HEAD_REGIONS", head_regions)):
-            if not 0 < value <= 1:
-                raise ConfigError(
-                    f"MODEL.DISTILL.LABEL_ENCODER.{key} is {value}, a part of the images or regions. Give a number "
-                    "above 0 and up to 1."
-                )
-        for key, value in (("APPEARANCE_KERNEL", appearance_kernel), ("REFINEMENT_KERNEL", refinement_kernel)):
-            if value < 1 or value % 2 == 0:
-                raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.{key} is {value}. Give an odd number of cells.")
         if channels % num_heads:
             raise ConfigError(
                 f"MODEL.DISTILL.LABEL_ENCODER.NUM_HEADS is {num_heads}, which does not divide the {channels} channels "
@@ -110,16 +107,25 @@ class LabelEncoder(nn.Module):
             raise ConfigError(
                 f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES names {unknown}; the student's head reads {list(channels)}."
             )
+        if len(set(in_features)) < len(in_features):
+            raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES is {in_features}. Name each map once.")
         widths = {channels[name] for name in in_features}
         if len(widths) > 1:
             raise ConfigError(
                 f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES: the maps have {channels} channels; one encoder serves maps "
                 "of one width. Name maps of equal width."
             )
+        num_classes = count_classes(cfg)[1]
+        if num_classes > MANY_CLASSES and not node.CLASS_EMBEDDING:
+            logger.warning(
+                f"The label encoder reads {num_classes} classes as {num_classes} numbers, and its first transform has "
+                f"{257 * (4 + num_classes) ** 2 / 1e6:.0f} M weights for them. "
+                "MODEL.DISTILL.LABEL_ENCODER.CLASS_EMBEDDING 64 gives each class a learned vector instead."
+            )
         return {
             "in_features": in_features,
             "channels": widths.pop(),
-            "descriptor": LabelDescriptor(count_classes(cfg)[1], node.CONTEXT, node.CLASS_EMBEDDING, node.USE_MASKS),
+            "descriptor": LabelDescriptor(num_classes, node.CONTEXT, node.CLASS_EMBEDDING, node.USE_MASKS),
             "num_heads": node.NUM_HEADS,
             "guide": node.GUIDE,
             "detach_appearance": node.DETACH_APPEARANCE,
@@ -150,9 +156,10 @@ class LabelEncoder(nn.Module):
         )
 
     def _head_images(self, images: int) -> slice:
+        """The images whose turn it is; a last turn that is not full reads some of the one before again."""
         count = max(1, round(self.head_share * images))
-        turns = images // count
-        start = current_iteration() % turns * count
+        turns = math.ceil(images / count)
+        start = min(current_iteration() % turns * count, images - count)
         return slice(start, start + count)
 
     def _relate(self, appearance: Tensor, embedding: Tensor, labels: Labels) -> Tensor:

@@ -15,6 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from ..checkpoint.strict import load_part
 from ..config import count_classes
+from ..detr.preprocess import labels_of
 from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
 from .classes import ClassMap
@@ -103,7 +104,7 @@ class LabelMapEncoder(nn.Module):
         random, half of them not at all [C].
         """
         height, width = step.image_size
-        instances = [entry["instances"] for entry in step.batched_inputs]
+        instances = labels_of(step.batched_inputs)
         boxes, valid = pad_boxes(instances, device)
         classes = pad_classes(instances, boxes.shape[1], 0, device)
         brightness = valid.to(boxes.dtype)

@@ -34,8 +34,6 @@ class DistillLoss(nn.Module):
 
     def __init__(self, *, key: str, weight: float, groups: list[str], layers: str):
         super().__init__()
-        if weight < 0:
-            raise ConfigError(f"MODEL.DISTILL.{key}.WEIGHT is {weight}. Give 0 to switch the loss off, or more.")
         if layers not in ("all", "last"):
             raise ConfigError(f"MODEL.DISTILL.{key}.LAYERS is '{layers}'. Known: 'all', 'last'.")
         self.key, self.weight, self.groups = key, weight, matcher_names(groups)

@@ -11,6 +11,7 @@ from detectron2.config import configurable
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..ranges import NOT_NEGATIVE
 from ..registry import LOSS_REGISTRY
 from . import divergence
 from .feature_pairs import convolutions, find_pairs, read_boxes, read_target
@@ -76,7 +77,6 @@ class FeatureLoss(DistillLoss):
             ("SOFTMAX", softmax, tuple(AXES)),
             ("NORM", norm, NORMS),
             ("MEAN", mean, MEANS),
-            ("ADAPTER_LAYERS", adapter_layers, (0, 1, 2, 3)),
         ):
             if value not in known:
                 raise ConfigError(f"MODEL.DISTILL.FEATURE_LOSS.{key} is {value!r}. Known: {known}.")
@@ -85,15 +85,19 @@ class FeatureLoss(DistillLoss):
                 f"MODEL.DISTILL.FEATURE_LOSS.LEVEL_WEIGHTS is {list(level_weights)}; it takes MEAN 'levels' and one "
                 f"weight for each of {in_features}."
             )
+        for level_weight in level_weights:
+            NOT_NEGATIVE.check("A number of MODEL.DISTILL.FEATURE_LOSS.LEVEL_WEIGHTS", level_weight)
+        if level_weights and not any(level_weights):
+            raise ConfigError("MODEL.DISTILL.FEATURE_LOSS.LEVEL_WEIGHTS are all 0. Give one above 0, or WEIGHT 0.")
         if foreground and softmax == "space" and kind in ("js", "js_distance", "kl"):
             raise ConfigError(
                 "MODEL.DISTILL.FEATURE_LOSS.FOREGROUND is True with SOFTMAX 'space', which compares channels and no "
                 "places. Set SOFTMAX 'channels' or FOREGROUND False."
             )
-        if background_weight < 0 or (background_weight and not foreground):
+        if background_weight and not foreground:
             raise ConfigError(
                 f"MODEL.DISTILL.FEATURE_LOSS.BACKGROUND_WEIGHT is {background_weight} with FOREGROUND {foreground}. "
-                "Give 0 or more, and set FOREGROUND True for a weight above 0."
+                "Give 0, or set FOREGROUND True."
             )
         if norm == "attention" and kind != "mse":
             raise ConfigError(

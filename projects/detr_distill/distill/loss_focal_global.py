@@ -49,18 +49,10 @@ class FocalGlobalLoss(LevelLoss):
     ):
         super().__init__(key="FOCAL_GLOBAL_LOSS", weight=weight, pairs=pairs)
         self.weights = dict(zip(TERMS, weights, strict=True))
-        for term, value in self.weights.items():
-            if value < 0:
-                raise ConfigError(
-                    f"MODEL.DISTILL.FOCAL_GLOBAL_LOSS.{term.upper()}_WEIGHT is {value}. Give 0 to leave the term out, "
-                    "or more."
-                )
         if not any(self.weights.values()):
             raise ConfigError(
                 "MODEL.DISTILL.FOCAL_GLOBAL_LOSS: all four weights are 0. Give one above 0, or WEIGHT 0 for no loss."
             )
-        if temperature <= 0:
-            raise ConfigError(f"MODEL.DISTILL.FOCAL_GLOBAL_LOSS.TEMPERATURE is {temperature}. Give more than 0.")
         self.temperature = temperature
         related = pairs if self.weights["relation"] else []
         self.relation_teacher = nn.ModuleList(ContextBlock(pair.teacher_channels) for pair in related)

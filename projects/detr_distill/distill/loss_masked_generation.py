@@ -9,7 +9,6 @@ import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
 from .feature_pairs import FeaturePair, convolutions, find_pairs
 from .loss_levels import LevelLoss
@@ -31,10 +30,6 @@ class MaskedGenerationLoss(LevelLoss):
     @configurable
     def __init__(self, *, weight: float, pairs: list[FeaturePair], mask_ratio: float = 0.65):
         super().__init__(key="MASKED_GENERATION_LOSS", weight=weight, pairs=pairs)
-        if not 0 <= mask_ratio < 1:
-            raise ConfigError(
-                f"MODEL.DISTILL.MASKED_GENERATION_LOSS.MASK_RATIO is {mask_ratio}. Give 0 or more, and less than 1."
-            )
         self.mask_ratio = mask_ratio
         self.generation = nn.ModuleList(
             convolutions(pair.teacher_channels, pair.teacher_channels, layers=2) for pair in pairs

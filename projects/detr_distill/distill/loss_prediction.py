@@ -5,10 +5,13 @@ Letters: Ls student layers, B images, M pairs, K shared classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from detectron2.config import configurable
 from torch import Tensor
 
+from ..detr import DetrDetector
 from ..detr.boxes import generalized_iou
 from ..errors import ConfigError
 from ..registry import LOSS_REGISTRY
@@ -32,8 +35,8 @@ class PredictionLoss(DistillLoss):
 
     Args:
         classes: shared classes. weight_class, weight_l1, weight_giou: of the three terms.
-        kind: "focal_bce", "bce", "kl" or "softmax_kl", see divergence.py; the last takes the softmax over the shared
-            classes whatever the heads are, as KD-DETR does [C]. temperature: of both "kl".
+        kind: "focal_bce", "bce", "kl" or "softmax_kl", see divergence.py; the last takes the softmax of the shared
+            classes' logits whatever the heads are, as KD-DETR does [C]. temperature: of both "kl".
         box_score_threshold: box terms are taken where the teacher's best class probability is above this.
         normalizer: "teacher_score": the sum of the teacher's best probabilities over the pairs; "pairs": their number;
             of the class term over the pairs that it takes.
@@ -80,6 +83,11 @@ class PredictionLoss(DistillLoss):
     @classmethod
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL.PREDICTION_LOSS
+        if node.CLASS_TARGETS == "positives" and not isinstance(getattr(teacher, "detector", None), DetrDetector):
+            raise ConfigError(
+                "MODEL.DISTILL.PREDICTION_LOSS.CLASS_TARGETS is 'positives', the queries to which a DetrDetector's own "
+                f"matching gives an object, and {type(teacher).__name__} has none. Set it to 'all'."
+            )
         return {
             "classes": teacher.classes,
             "weight_class": node.CLASS_WEIGHT,
@@ -95,6 +103,14 @@ class PredictionLoss(DistillLoss):
             "groups": list(node.GROUPS),
             "layers": node.LAYERS,
         }
+
+    def check_groups(self, used: list[str]) -> None:
+        super().check_groups(used)
+        if self.needs_assignment and "general" in (self.groups or used):
+            raise ConfigError(
+                "MODEL.DISTILL.PREDICTION_LOSS.CLASS_TARGETS is 'positives', which are known of the teacher's own "
+                "queries and not of GeneralMatcher's. Set it to 'all', or name the other matchers in GROUPS."
+            )
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The weighted terms ``class``, ``box`` and ``giou``, (Ls,) each."""
@@ -130,29 +146,27 @@ class PredictionLoss(DistillLoss):
         """(Ls, B, M): 1 for the pairs whose class scores are compared."""
         if not self.needs_assignment:
             return match.pairs.weight
-        if knowledge.assignment is None or match.teacher_group != "own":
-            raise ConfigError(
-                "MODEL.DISTILL.PREDICTION_LOSS.CLASS_TARGETS is 'positives', which are known of a DetrDetector's own "
-                f"queries, not of the teacher's queries that '{match.name}' pairs. Set it to 'all'."
-            )
-        positive = knowledge.assignment.has_query(knowledge.output.logits.shape[2])  # type: ignore[union-attr]
+        assert knowledge.assignment is not None and knowledge.output is not None
+        positive = knowledge.assignment.has_query(knowledge.output.logits.shape[2])
         positive = take_layers(positive, match.teacher_layer).unsqueeze(-1)
         return match.pairs.weight * match.pairs.take_target(positive).squeeze(-1)
 
     def _class_divergence(self, output: DecoderOutput, teacher: DecoderOutput, goal: Tensor, match: Match) -> Tensor:
         """(Ls, B, M) divergence of the pairs' class scores."""
-        softmax = output.activation == "softmax"
-        if self.kind == "kl" and softmax and teacher.activation == "softmax" and self.classes.identical:
-            goal_logits = match.pairs.take_target(take_layers(teacher.logits, match.teacher_layer))
-            logits = match.pairs.take_query(output.logits)
-            return divergence.softmax_kl(goal_logits, logits, self.temperature)
-        # A softmax student's class probabilities are read as independent scores.
-        logits = torch.logit(output.probabilities().clamp(1e-6, 1 - 1e-6)) if softmax else output.logits.float()
-        logits = match.pairs.take_query(self.classes.select_student(logits))
-        if self.kind == "kl":
-            return divergence.binary_kl(torch.logit(goal.clamp(1e-6, 1 - 1e-6)), logits, self.temperature)
+        if self.kind == "kl" and output.activation == teacher.activation == "softmax" and self.classes.identical:
+            return self._logit_divergence(divergence.softmax_kl, output.logits, teacher.logits, match)
         if self.kind == "softmax_kl":
-            return divergence.softmax_kl(torch.logit(goal.clamp(1e-6, 1 - 1e-6)), logits, self.temperature)
-        if self.kind == "bce":
-            return divergence.binary_cross_entropy(goal, logits)
-        return divergence.focal_binary_cross_entropy(goal, logits)
+            own, target = output.class_logits(), teacher.class_logits()
+            own, target = self.classes.select_student(own), self.classes.select_teacher(target)
+            return self._logit_divergence(divergence.softmax_kl, own, target, match)
+        # The class probabilities of a softmax are read as independent scores.
+        own = self.classes.select_student(output.score_logits())
+        if self.kind == "kl":
+            target = self.classes.select_teacher(teacher.score_logits())
+            return self._logit_divergence(divergence.binary_kl, own, target, match)
+        compare = divergence.binary_cross_entropy if self.kind == "bce" else divergence.focal_binary_cross_entropy
+        return compare(goal, match.pairs.take_query(own))
+
+    def _logit_divergence(self, compare: Callable, own: Tensor, target: Tensor, match: Match) -> Tensor:
+        goal = match.pairs.take_target(take_layers(target, match.teacher_layer))
+        return compare(goal, match.pairs.take_query(own), self.temperature)

@@ -53,8 +53,6 @@ class QueryRelationLoss(DistillLoss):
             raise ConfigError(
                 f"MODEL.DISTILL.QUERY_RELATION_LOSS.DIVERGENCE is '{kind}'. Known: 'distance', 'contrastive'."
             )
-        if temperature <= 0:
-            raise ConfigError(f"MODEL.DISTILL.QUERY_RELATION_LOSS.TEMPERATURE is {temperature}. Give more than 0.")
         self.kind, self.normalize, self.temperature = kind, normalize, temperature
         project = kind == "contrastive" and widths[0] != widths[1]
         self.projection = nn.Linear(*widths) if project else nn.Identity()

@@ -68,9 +68,6 @@ class SampledAttentionLoss(DistillLoss):
         ):
             if value not in known:
                 raise ConfigError(f"MODEL.DISTILL.{self.key}.{key} is '{value}'. Known: {', '.join(known)}.")
-        for key, number in (("DIRECTIONS", directions), ("GRID_SIZE", grid_size)):
-            if number < 2:
-                raise ConfigError(f"MODEL.DISTILL.{self.key}.{key} is {number}. Give 2 or more.")
         self.classes, self.heads, self.by_score = classes, heads, pair_weight == "teacher_score"
         self.distance = (
             partial(energy_coefficient, directions=directions)

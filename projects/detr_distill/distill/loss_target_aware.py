@@ -57,8 +57,6 @@ class TargetAwareLoss(DistillLoss):
         projection: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(key="TARGET_AWARE_LOSS", weight=weight, groups=[], layers="all")
-        if not 0 <= exponent <= 1:
-            raise ConfigError(f"{KEY}.EXPONENT is {exponent}. Give the share of the class score, from 0 to 1.")
         if features not in ("memory", "neck"):
             raise ConfigError(f"{KEY}.FEATURES is '{features}'. Known: 'memory', 'neck'.")
         self.exponent, self.features, self.projection = exponent, features, projection

@@ -19,6 +19,7 @@ from .loss_base import DistillLoss, matcher_names
 from .query_matchers import QueryMatcher
 from .schedule import Schedule, scale_student
 from .second_run import fewer_regions, held_constant, without_traces
+from .settings import check_settings
 from .students import (
     StudentOutput,
     StudentStep,
@@ -67,6 +68,7 @@ class DistillDetector(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        check_settings(cfg)
         node = cfg.MODEL.DISTILL
         student = check_student(
             look_up(META_ARCH_REGISTRY, node.STUDENT_ARCHITECTURE, "MODEL.DISTILL.STUDENT_ARCHITECTURE")
@@ -160,15 +162,17 @@ class DistillDetector(nn.Module):
         second = knowledge.second_run
         if second is None:
             return StudentOutput({})
+        images = len(step.batched_inputs)
         step = select_images(self.student, dataclasses.replace(step, features=second.features), second.images)
         regions = fewer_regions(self.student, second.regions)
-        with without_traces(self.student), regions, held_constant(self.student, not second.head_learns):
+        traces = without_traces(self.student, len(step.batched_inputs) / images)
+        with traces, regions, held_constant(self.student, not second.head_learns):
             return run_student(self.student, step, [], frozenset())
 
 
 def _build_balance(cfg) -> ShareBalance | None:
     node = cfg.MODEL.DISTILL.BALANCE
-    return ShareBalance(node.TARGET_SHARE, node.ITERATIONS, *node.RANGE) if node.TARGET_SHARE else None
+    return ShareBalance(node.TARGET_SHARE, node.ITERATIONS, node.RANGE) if node.TARGET_SHARE else None
 
 
 def _names_in_use(cfg) -> dict:
@@ -182,7 +186,11 @@ def _names_in_use(cfg) -> dict:
     losses = [
         name for name in node.LOSSES if look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES").is_active(nodes[name])
     ]
-    groups = [matcher_names(nodes[name].get("GROUPS", ())) for name in losses]
+    groups = [
+        matcher_names(nodes[name].get("GROUPS", ()))
+        for name in losses
+        if look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES").needs_pairs
+    ]
     matchers = []
     for name in node.MATCHERS:
         matcher = look_up(MATCHER_REGISTRY, name, "MODEL.DISTILL.MATCHERS")

@@ -9,7 +9,6 @@ import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..pairs import Pairs, pairs_in_order
 from ..registry import MATCHER_REGISTRY
 from ..structures import QueryGroup
@@ -41,11 +40,6 @@ class GeneralMatcher(QueryMatcher):
         self, *, content_projection: nn.Module, position_projection: nn.Module, num_queries: int, teacher_layer: str
     ):
         super().__init__()
-        if num_queries < 1:
-            raise ConfigError(
-                f"MODEL.DISTILL.GENERAL_MATCHER.NUM_QUERIES is {num_queries}. Give 1 or more, or remove GeneralMatcher "
-                "from MATCHERS."
-            )
         self.num_queries = num_queries
         self.teacher_layer = teacher_layer
         self.content_projection = content_projection

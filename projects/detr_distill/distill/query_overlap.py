@@ -51,9 +51,6 @@ class OverlapMatcher(QueryMatcher):
         teacher_layer: str = "aligned",
     ):
         super().__init__()
-        for key, value in (("TEACHER_QUERIES", teacher_queries), ("STUDENT_PREDICTIONS", student_predictions)):
-            if value < 1:
-                raise ConfigError(f"MODEL.DISTILL.OVERLAP_MATCHER.{key} is {value}. Give 1 or more.")
         self.classes = classes
         self.teacher_queries, self.score_threshold = teacher_queries, score_threshold
         self.student_predictions, self.min_iou = student_predictions, min_iou
@@ -82,6 +79,9 @@ class OverlapMatcher(QueryMatcher):
         assert output is not None
         with torch.autocast(own.logits.device.type, enabled=False):
             score = self.classes.select_teacher(output.probabilities()[-1]).amax(-1)
+            if knowledge.counts is not None:  # what follows them is padding
+                counts = torch.tensor(knowledge.counts).to(score.device, non_blocking=True)
+                score = score.masked_fill(torch.arange(score.shape[1], device=score.device) >= counts[:, None], -1.0)
             score, chosen = score.topk(min(self.teacher_queries, score.shape[1]), dim=1)
             goals = output.boxes[-1].float().gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4))
             iou = pairwise_iou(goals, own.boxes[-1].float()) * (score > self.score_threshold).unsqueeze(-1)

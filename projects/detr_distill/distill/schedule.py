@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..iteration import resolve_iteration
+from ..ranges import NOT_NEGATIVE
 from ..structures import DecoderOutput
 from .students import StudentOutput
 
 LEARNING_RATE_DROP = "lr_drop"
+STEPPED = ("WarmupMultiStepLR",)  # schedules of the learning rate that read SOLVER.STEPS
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class Schedule:
         """Reads ``MODEL.DISTILL.SCHEDULE``; see docs/configs.md for the forms of an iteration.
 
         Raises:
-            ConfigError: a step that is no iteration, steps out of order, or as many factors as steps are not given.
+            ConfigError: a step that is no iteration of the run, steps out of order, or other than one factor a step.
         """
         node = cfg.MODEL.DISTILL.SCHEDULE
-        steps = tuple(_iteration(value, "STEPS", cfg) for value in node.STEPS)
+        steps = tuple(_step(value, cfg) for value in node.STEPS)
         if len(steps) != len(node.FACTORS):
             raise ConfigError(
                 f"MODEL.DISTILL.SCHEDULE.STEPS is {list(node.STEPS)} and FACTORS is {list(node.FACTORS)}. "
@@ -51,9 +53,11 @@ class Schedule:
             )
         if list(steps) != sorted(steps):
             raise ConfigError(f"MODEL.DISTILL.SCHEDULE.STEPS are iterations {list(steps)}. Give them in order.")
+        for factor in node.FACTORS:
+            NOT_NEGATIVE.check("A number of MODEL.DISTILL.SCHEDULE.FACTORS", factor)
         return cls(
-            student_from=_iteration(node.STUDENT_FROM, "STUDENT_FROM", cfg),
-            stop_at=_iteration(node.STOP_AT, "STOP_AT", cfg) or None,
+            student_from=resolve_iteration(node.STUDENT_FROM, cfg.SOLVER.MAX_ITER),
+            stop_at=resolve_iteration(node.STOP_AT, cfg.SOLVER.MAX_ITER) if node.STOP_AT else None,
             steps=steps,
             factors=tuple(float(value) for value in node.FACTORS),
         )
@@ -70,19 +74,22 @@ class Schedule:
         return float(iteration >= self.student_from)
 
 
-def _iteration(value: float | str, key: str, cfg: CfgNode) -> int:
+def _step(value: float | str, cfg: CfgNode) -> int:
+    """An entry of STEPS as an iteration."""
     if value == LEARNING_RATE_DROP:
-        if not cfg.SOLVER.STEPS:
+        if not cfg.SOLVER.STEPS or cfg.SOLVER.LR_SCHEDULER_NAME not in STEPPED:
             raise ConfigError(
-                f"MODEL.DISTILL.SCHEDULE.{key} names '{LEARNING_RATE_DROP}', but SOLVER.STEPS is empty. "
-                "Give an iteration, or a fraction of the run below 1."
+                f"MODEL.DISTILL.SCHEDULE.STEPS names '{LEARNING_RATE_DROP}', but SOLVER.STEPS is "
+                f"{list(cfg.SOLVER.STEPS)} and SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME}, which drops "
+                "at none of them. Give an iteration, or a fraction of the run below 1."
             )
         return cfg.SOLVER.STEPS[0]
-    if isinstance(value, str) or value < 0:
+    if isinstance(value, str):
         raise ConfigError(
-            f"MODEL.DISTILL.SCHEDULE.{key} holds {value!r}. Give an iteration, a fraction of the run below 1, "
-            f"or '{LEARNING_RATE_DROP}' (SOLVER.STEPS[0])."
+            f"MODEL.DISTILL.SCHEDULE.STEPS holds {value!r}. Give an iteration, a fraction of the run below 1, or "
+            f"'{LEARNING_RATE_DROP}' (SOLVER.STEPS[0])."
         )
+    NOT_NEGATIVE.check("An entry of MODEL.DISTILL.SCHEDULE.STEPS", value)
     return resolve_iteration(value, cfg.SOLVER.MAX_ITER)
 
 

@@ -1,8 +1,9 @@
 """Running any detector as a student: its own training forward in two halves, with its inner tensors kept.
 
-A detector is reached through two functions that dispatch on its class: ``start_student`` runs it up to the feature maps
-that its head reads, ``run_student`` runs the rest from given maps. Register both for a new one:
-``@start_student.register(MyDetector)``, ``@run_student.register(MyDetector)``.
+A detector is reached through functions that dispatch on its class: ``start_student`` runs it up to the feature maps
+that its head reads, ``run_student`` runs the rest from given maps, ``feature_channels`` names those maps, and
+``select_images`` takes some of a step's images for a second run. Register all four for a new one, as in
+``@start_student.register(MyDetector)``.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def start_student(detector: nn.Module, batched_inputs: list[dict]) -> StudentSte
     Raises:
         ConfigError: no function is registered for the detector's class.
     """
-    raise ConfigError(_not_a_student(type(detector)))
+    raise ConfigError(_not_a_student(type(detector), missing="start_student"))
 
 
 @singledispatch
@@ -91,19 +92,19 @@ def run_student(
     Raises:
         ConfigError: no function is registered for the detector's class.
     """
-    raise ConfigError(_not_a_student(type(detector)))
+    raise ConfigError(_not_a_student(type(detector), missing="run_student"))
 
 
 @singledispatch
 def select_images(detector: nn.Module, step: StudentStep, images: slice) -> StudentStep:
     """The part of a step that belongs to some of its images."""
-    raise ConfigError(_not_a_student(type(detector)))
+    raise ConfigError(_not_a_student(type(detector), missing="select_images"))
 
 
 @singledispatch
 def feature_channels(detector: nn.Module) -> dict[str, int]:
     """Names and channels of the maps that :func:`start_student` gives, in order."""
-    raise ConfigError(_not_a_student(type(detector)))
+    raise ConfigError(_not_a_student(type(detector), missing="feature_channels"))
 
 
 def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
@@ -113,18 +114,19 @@ def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
     """
     known = next((cls for cls in architecture.__mro__ if cls in run_student.registry), object)
     if known is object:
-        raise ConfigError(_not_a_student(architecture))
+        raise ConfigError(_not_a_student(architecture, missing="run_student"))
     if architecture.forward is not known.forward:  # type: ignore[attr-defined]
-        raise ConfigError(_not_a_student(architecture, f"it overrides the forward() of {known.__name__}"))
+        raise ConfigError(_not_a_student(architecture, f"overrides the forward() of {known.__name__}"))
     return architecture
 
 
-def _not_a_student(architecture: type, reason: str = "no training forward is registered for it") -> str:
+def _not_a_student(architecture: type, reason: str = "", missing: str = "") -> str:
     known = sorted(cls.__name__ for cls in run_student.registry if cls is not object)
     return (
-        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student, {reason}. "
-        f"Known, with their subclasses: {', '.join(known)}. Add one with start_student.register and "
-        f"run_student.register({architecture.__name__}) of detr_distill.distill.students."
+        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student here, it "
+        f"{reason or f'has no {missing}() registered'}. Known, with their subclasses: {', '.join(known)}. Register "
+        f"start_student, run_student, feature_channels and select_images of detr_distill.distill.students for "
+        f"{architecture.__name__} (docs/extending.md)."
     )
 
 

@@ -12,6 +12,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from ..errors import ConfigError
+from .step import DISTILLED_SHARE
 from .trainer import DistillTrainer
 
 KEY = "MODEL.DISTILL.FEATURE_LOSS.WEIGHT"
@@ -48,9 +49,7 @@ def measure_share(cfg: CfgNode, iterations: int, progress: Callable[[int], None]
                 trainer.iter = trainer._trainer.iter = storage.iter = iteration
                 trainer.run_step()
                 trainer.scheduler.step()
-                latest = {name: value for name, (value, _) in storage.latest().items()}
-                distilled = sum(value for name, value in latest.items() if name.startswith("loss_distill"))
-                shares.append(distilled / latest["total_loss"])
+                shares.append(storage.latest()[DISTILLED_SHARE][0])
                 progress(iteration)
     return statistics.fmean(shares)
 

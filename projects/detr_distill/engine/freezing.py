@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..iteration import resolve_iteration
+from ..ranges import NOT_NEGATIVE
 
 
 class ParameterFreeze:
@@ -50,6 +51,7 @@ def _resolve(pair, model: nn.Module, max_iter: int) -> tuple[list[nn.Parameter],
             f"SOLVER.FREEZE holds {pair!r} ({error}). Expected [regular expression, iteration] pairs, for example "
             '[["backbone.bottom_up", 20000]]; below 1 the iteration is a fraction of SOLVER.MAX_ITER.'
         ) from error
+    NOT_NEGATIVE.check(f'SOLVER.FREEZE: the iteration of "{expression}"', until)
     parameters = [value for name, value in model.named_parameters() if value.requires_grad and pattern.search(name)]
     if not parameters:
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -20,6 +20,7 @@ from .precision import GradientClipper, Precision, clipped_apart
 from .randomness import seed_step
 
 GRADIENT_NORM = "grad_norm"
+DISTILLED_SHARE = "distill_share"  # of the distillation losses in the total
 
 
 class StepTrainer(SimpleTrainer):
@@ -55,6 +56,12 @@ class StepTrainer(SimpleTrainer):
         self.precision = precision or Precision("cpu")
         self.clipper = clipper or GradientClipper()
         self._parts = clipped_apart(model)
+        # Modules that have numbers of their own to record.
+        self._tellers: list[Callable[[], dict[str, Tensor]]] = [
+            module.recorded_values  # type: ignore[misc]
+            for module in model.modules()
+            if hasattr(module, "recorded_values")
+        ]
         self.seed = seed
         self.freeze = freeze or ParameterFreeze([])
         self._batches: Iterator | None = None
@@ -75,11 +82,12 @@ class StepTrainer(SimpleTrainer):
         self.freeze(self.iter)
         self.precision.scaler.unscale_(self.optimizer)
         norm = self.clipper(*self._parts)
-        metrics = gather_metrics({**losses, GRADIENT_NORM: norm}, data_seconds)
+        values = {name: value for tell in self._tellers for name, value in tell().items()}
+        metrics = gather_metrics({**losses, **values, GRADIENT_NORM: norm}, data_seconds)
         self._check(metrics, micro_batches)
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
-        self._record(metrics)
+        self._record(metrics, losses)
 
     def _load(self) -> tuple[list, float]:
         start = time.perf_counter()
@@ -130,13 +138,12 @@ class StepTrainer(SimpleTrainer):
         found = ", ".join(f"{key} = {metrics.mean[key]}" for key in bad)
         raise NonFiniteError(describe_non_finite(self.iter, found, images, self._last_losses))
 
-    def _record(self, metrics: StepMetrics) -> None:
+    def _record(self, metrics: StepMetrics, losses: Iterable[str]) -> None:
         if not comm.is_main_process():
             return
         storage = get_event_storage()
-        values = dict(metrics.mean)
-        storage.put_scalar("data_time", metrics.data_seconds)
-        storage.put_scalar(GRADIENT_NORM, values.pop(GRADIENT_NORM))
-        storage.put_scalar("total_loss", sum(values.values()))
-        values.pop("total_loss", None)
-        storage.put_scalars(**values)
+        total = sum(metrics.mean[name] for name in losses)
+        distilled = [metrics.mean[name] for name in losses if name.startswith("loss_distill")]
+        if distilled and total:
+            storage.put_scalar(DISTILLED_SHARE, sum(distilled) / total)
+        storage.put_scalars(**{**metrics.mean, "total_loss": total, "data_time": metrics.data_seconds})
