@@ -28,10 +28,12 @@ def random_inputs(sizes: list[tuple[int, int]], num_classes: int, objects: int =
     return inputs
 
 
-def training_step(model: torch.nn.Module, inputs: list[dict]) -> None:
-    """Losses and their gradients, without an optimizer's step."""
+def training_step(model: torch.nn.Module, inputs: list[dict], optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Losses, their gradients and the optimizer's update, if one is given."""
     losses = model(inputs)
     sum(losses.values()).backward()
+    if optimizer is not None:
+        optimizer.step()
     model.zero_grad(set_to_none=True)
 
 

@@ -2,12 +2,14 @@
 
     python benchmarks/step_time.py --method d3etr --json step_time.json
 
-They are timed in turn, round after round, in one process, so that other work on the machine meets all alike; the
-medians are reported. Weights are random, but for zeros in residual branches and in the region proposal network: maps
-from a deep random network are so large that hardly a region would be left, and the plain step far too cheap; now the
-head reads as many regions, of the same sizes, from any maps. Keys of the JSON: ratio (distilled / (plain + teacher)),
-plain_seconds, teacher_seconds, distilled_seconds, peak_memory_ratio (distilled / plain, of the bytes that one step's
-tensors take at most beyond the weights), regions (that the plain student's box head reads, an image), and the setting.
+A step is forward, backward and the update by the recipe's optimizer, at learning rate 0 so that all rounds see the
+same weights. All are timed in turn, round after round, in one process, so that other work on the machine meets all
+alike; the medians are reported. Weights are random, but for zeros in residual branches and in the region proposal
+network: maps from a deep random network are so large that hardly a region would be left, and the plain step far too
+cheap; now the head reads as many regions, of the same sizes, from any maps. Keys of the JSON: ratio (distilled /
+(plain + teacher)), plain_seconds, teacher_seconds, distilled_seconds, peak_memory_ratio (distilled / plain, of the
+bytes that one step's tensors take at most beyond the weights), regions (that the plain student's box head reads, an
+image), and the setting.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import json
 import statistics
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from detr_distill.distill.frozen import FrozenDetector
 from detr_distill.distill.students import StudentStep
 from detr_distill.engine.configuration import build_config
+from detr_distill.engine.solver import build_optimizer
 
 import torch
 from common import device_name, peak_bytes, random_inputs, time_in_turn, training_step
@@ -54,7 +58,7 @@ METHODS = {
 
 
 def build(config: str, device: str, folder: Path):
-    """The distilling model of a configuration, its plain student and its plain teacher or None; random weights."""
+    """The distilling model, its plain student, its plain teacher or None, random weights; the configuration."""
     teacher_model = None
     cfg = build_config(str(ROOT / f"configs/{config}.yaml"), ["MODEL.DEVICE", device])
     cfg.MODEL.WEIGHTS = ""
@@ -77,7 +81,7 @@ def build(config: str, device: str, folder: Path):
             if isinstance(module, StandardRPNHead):
                 nn.init.zeros_(module.anchor_deltas.weight)
                 nn.init.zeros_(module.objectness_logits.weight)
-    return distilled, plain, teacher_model
+    return distilled, plain, teacher_model, cfg
 
 
 def main() -> None:
@@ -97,18 +101,20 @@ def main() -> None:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        distilled, plain, teacher = build(method.config, arguments.device, Path(folder))
+        distilled, plain, teacher, cfg = build(method.config, arguments.device, Path(folder))
+    cfg.SOLVER.BASE_LR = 0.0
     inputs = random_inputs([(size, size)] * arguments.batch, num_classes=80)
     capture = distilled.capture
-    steps = {
-        "plain": lambda: training_step(plain, inputs),
-        "distilled": lambda: training_step(distilled, inputs),
-    }
+    models = {"plain": plain, "distilled": distilled}
+    optimizers = {name: build_optimizer(cfg, model) for name, model in models.items()}
+    steps = {name: partial(training_step, model, inputs, optimizers[name]) for name, model in models.items()}
     if teacher is not None:
         steps["teacher"] = lambda: teacher(StudentStep(inputs), frozenset())
     with EventStorage() as storage:  # detectron2's own heads write to it
         seconds = time_in_turn(steps, arguments.rounds, arguments.device)
-        peaks = {name: peak_bytes(steps[name], arguments.device) for name in ("plain", "distilled")}
+        peaks = {
+            name: peak_bytes(partial(training_step, model, inputs), arguments.device) for name, model in models.items()
+        }
         steps["plain"]()
     regions = [value for name, (value, _) in storage.latest().items() if name.startswith("roi_head/num_")]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
