@@ -40,18 +40,19 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Method:
-    """What is timed by default: a configuration, the side of its square images in pixels, and threads (0: torch's)."""
+    """Defaults: a configuration, the side of its square images in pixels, threads (0: torch's own), timed rounds."""
 
     config: str
     size: int
     threads: int = 0
+    rounds: int = 7
 
 
 METHODS = {
     "d3etr": Method("d3etr/conditional_r101_r50", 640),
     "detrdistill": Method("detrdistill/conditional_r101_r50", 640),
-    "lgd_retinanet": Method("lgd/retinanet_r50", 256, threads=1),
-    "lgd_retinanet_light": Method("lgd/retinanet_r50_light", 256, threads=1),
+    "lgd_retinanet": Method("lgd/retinanet_r50", 256, threads=1, rounds=15),
+    "lgd_retinanet_light": Method("lgd/retinanet_r50_light", 256, threads=1, rounds=15),
     "lgd_faster_rcnn": Method("lgd/faster_rcnn_r50", 256, threads=1),
     "lgd_faster_rcnn_light": Method("lgd/faster_rcnn_r50_light", 256, threads=1),
 }
@@ -88,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=sorted(METHODS), required=True)
     parser.add_argument("--json", type=Path, required=True, help="file for the result")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one to warm up")
+    parser.add_argument("--rounds", type=int, help="timed rounds, after one to warm up; default: the method's")
     parser.add_argument("--size", type=int, help="side of the square images, pixels; default: the method's")
     parser.add_argument("--threads", type=int, help="default: the method's")
     parser.add_argument("--batch", type=int, default=2)
@@ -111,7 +112,7 @@ def main() -> None:
     if teacher is not None:
         steps["teacher"] = lambda: teacher(StudentStep(inputs), frozenset())
     with EventStorage() as storage:  # detectron2's own heads write to it
-        seconds = time_in_turn(steps, arguments.rounds, arguments.device)
+        seconds = time_in_turn(steps, arguments.rounds or method.rounds, arguments.device)
         peaks = {
             name: peak_bytes(partial(training_step, model, inputs), arguments.device) for name, model in models.items()
         }

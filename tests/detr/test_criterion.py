@@ -14,6 +14,7 @@ from detr_distill.structures import DecoderOutput, QueryGroup, Targets
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou
 
 
@@ -42,6 +43,22 @@ def make_criterion(classification, deep_supervision=True, classes=4):
         num_classes=classes, matcher=HungarianMatcher(2.0, 5.0, 2.0), classification=classification, weight_class=2.0,
         weight_l1=5.0, weight_giou=2.0, deep_supervision=deep_supervision,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 110, 110), (3, 1, 150, 90), (3, 1, 90, 150), (1, 2, 120, 120)])
+@pytest.mark.parametrize("alike", [0.01, 1.0])
+def test_large_matchings_of_all_layers_are_the_best(shape, alike):
+    """Layers that share what the first one's solution tells, whether their costs are like its or not."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(1, *shape[1:], generator=generator) + alike * torch.rand(shape, generator=generator)
+    counts = [shape[3] - 7 * image for image in range(shape[1])]
+    (pairs,) = solve_assignments([Cost("large", values, counts)])
+    for layer, image in itertools.product(range(shape[0]), range(shape[1])):
+        matrix = values[layer, image, :, : counts[image]].double().numpy()
+        kept = pairs.weight[layer, image].bool()
+        found = [index[layer, image][kept].numpy() for index in (pairs.query, pairs.target)]
+        assert len(found[0]) == len(set(found[0])) == len(set(found[1])) == min(matrix.shape)
+        assert matrix[tuple(found)].sum() == pytest.approx(matrix[linear_sum_assignment(matrix)].sum(), rel=1e-9)
 
 
 def test_pairwise_giou_equals_torchvision():

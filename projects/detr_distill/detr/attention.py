@@ -131,7 +131,7 @@ def drop(values: Tensor, probability: float) -> Tensor:
         return F.dropout(values, probability)
     bits = torch.empty(values.numel() // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     keep = bits.view(values.shape) >= round(probability * 2**16) - 2**15
-    return values * (keep * (1 / (1 - probability))).to(values.dtype)
+    return values * keep.to(values.dtype).mul_(1 / (1 - probability))
 
 
 class Dropout(nn.Dropout):

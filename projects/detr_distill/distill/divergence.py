@@ -33,10 +33,10 @@ class _KullbackLeibler(torch.autograd.Function):
     @staticmethod
     def forward(ctx, target: Tensor, prediction: Tensor) -> Tensor:
         ratio = prediction + TINY
-        torch.div(target, ratio, out=ratio)
+        # The second TINY keeps the logarithm finite where the target is 0; a new tensor for it would cost more than it.
+        torch.div(target, ratio, out=ratio).add_(TINY)
         ctx.save_for_backward(ratio)
-        # TINY keeps the logarithm finite where the target is 0; vecdot sums without a tensor of products.
-        return torch.linalg.vecdot(target, (ratio + TINY).log_())
+        return torch.linalg.vecdot(target, ratio.log())  # without a tensor of products
 
     @staticmethod
     @once_differentiable
