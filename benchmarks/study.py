@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from detr_distill.data import build_train_loader
 from detr_distill.engine import build_config
+from detr_distill.engine.step import DISTILLED_SHARE
 
 import torch
 from detectron2.config import CfgNode
@@ -70,14 +71,9 @@ def train(run: Run) -> dict:
 
 
 def distillation_shares(metrics: str) -> list[tuple[int, float]]:
-    """(iteration, distillation losses / total loss) of a run's metrics.json; empty for a run without a teacher."""
-    shares = []
-    for line in metrics.splitlines():
-        entry = json.loads(line)
-        distilled = [value for name, value in entry.items() if name.startswith("loss_distill_")]
-        if distilled and entry.get("total_loss"):
-            shares.append((entry["iteration"], round(sum(distilled) / entry["total_loss"], 4)))
-    return shares
+    """(iteration, distillation losses / total loss) as metrics.json records them; empty for a run without a teacher."""
+    entries = [json.loads(line) for line in metrics.splitlines()]
+    return [(entry["iteration"], round(entry[DISTILLED_SHARE], 4)) for entry in entries if DISTILLED_SHARE in entry]
 
 
 def step_ratio(distilled: str, plain: str, rounds: int = 40) -> float:

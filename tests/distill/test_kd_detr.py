@@ -17,7 +17,7 @@ from detr_distill.structures import DecoderOutput
 import pytest
 import torch
 from builders import make_inputs, small_cfg
-from distill.running import run
+from distill.running import whole_and_resumed
 from distill.test_mixed_pairs import ADAMIXER, DAB, DEFORMABLE, TWO_STAGE, distiller
 
 KD_DETR = {
@@ -134,12 +134,7 @@ def test_a_resumed_run_draws_the_whole_runs_queries(save_teacher, tiny_digits, t
             SOLVER__IMS_PER_BATCH=2, SOLVER__MAX_ITER=4, SOLVER__CHECKPOINT_PERIOD=2, OUTPUT_DIR=str(tmp_path / name),
         )  # fmt: skip
 
-    whole = run(cfg("whole"))
-    run(cfg("half"), stop_after=2)
-    resumed = run(cfg("half"), resume=True)
-    assert resumed.start_iter == 2
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    whole_and_resumed(cfg, stop_after=2)
 
 
 def test_numbers_are_checked(build_distiller, wide_teacher):

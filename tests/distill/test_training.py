@@ -11,7 +11,7 @@ import pytest
 import torch
 from builders import small_cfg
 from detectron2.modeling import build_model
-from distill.running import losses_by_iteration, run
+from distill.running import run, whole_and_resumed
 
 
 @pytest.fixture
@@ -36,16 +36,7 @@ def make_cfg(tmp_path, save_teacher, tiny_digits):
 
 def test_distilling_run_resumes_bit_for_bit(make_cfg):
     """Both matchers, dropout, the learned projection of the teacher's queries and AdamW's state included."""
-    whole = run(make_cfg("whole"))
-    run(make_cfg("half"), stop_after=3)
-    resumed = run(make_cfg("half"), resume=True)
-    assert resumed.start_iter == 3
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[key]), key
-    expected, found = losses_by_iteration(whole), losses_by_iteration(resumed)
-    assert expected.keys() == found.keys()
-    for key, values in expected.items():
-        assert {i: v for v, i in values if i >= 3} == {i: v for v, i in found[key]}, key
+    whole_and_resumed(make_cfg, stop_after=3)
 
 
 def test_student_file_evaluates_alike_in_the_plain_detector(make_cfg, tmp_path):
