@@ -221,6 +221,11 @@ def test_learned_masks_learn_from_their_own_loss_alone():
     error = (tokens - torch.tensor([CELLS])).square().mean(-1).detach()[0]
     assert losses[NAME].item() == pytest.approx(expected([QUALITY / 4] * 4, error.tolist())), "masks start at a half"
     assert losses[MASK_NAME].item() == pytest.approx(QUALITY * math.log(2))
+    doubled = plain_loss(projection=None)
+    doubled.load_state_dict(loss.state_dict())
+    doubled.weight = 2.0
+    twice = doubled(student_of(tokens), knowledge(), [])
+    assert twice[NAME] == 2 * losses[NAME] and twice[MASK_NAME] == losses[MASK_NAME]
     tokens.grad = None
     losses[MASK_NAME].backward()
     assert loss.mask_projection.weight.grad.any() and tokens.grad is None

@@ -35,6 +35,8 @@ TERMS = {
 }
 # Of one part of an entry, which stays.
 PARTS = {"FEATURE_LOSS.BACKGROUND_WEIGHT"}
+# A loss of the loss's own layers, which only weight 0 takes away.
+UNSCALED = {"loss_distill_target_mask"}
 
 # Two steps hold all losses: dense attention and sampled attention exclude each other.
 DENSE = {
@@ -100,6 +102,8 @@ def test_a_weight_scales_its_terms_alone(step, key, factor):
         elif factor == 0:
             # A loss of weight 0 is not even built; a term of one may stay as a zero.
             assert name not in found if key.endswith("_LOSS.WEIGHT") else found.get(name, 0) == 0, name
+        elif name in UNSCALED:
+            assert torch.equal(value, found[name]), name
         else:
             assert torch.equal(factor * value, found[name]), name
 

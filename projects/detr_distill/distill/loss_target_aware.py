@@ -109,7 +109,8 @@ class TargetAwareLoss(DistillLoss):
             losses = {"loss_distill_target_aware": self.weight * value}
             if self.projection is None:
                 boxes = pairs.take_target(targets.boxes.unsqueeze(0))[0]
-                losses["loss_distill_target_mask"] = self.weight * mask_loss(logits, boxes, quality, memory)
+                # It teaches the masks, not the student: a large weight would only distort the distillation's share.
+                losses["loss_distill_target_mask"] = mask_loss(logits, boxes, quality, memory)
         return losses
 
     def _tokens(self, features: dict[str, Tensor], memory: Memory | None) -> Tensor:
