@@ -27,6 +27,13 @@ def only(matchers: list[str], losses: list[str]) -> list[str]:
 
 
 ADAPTIVE, FIXED, LOGITS, FEATURES = "AdaptiveMatcher", "FixedMatcher", "PredictionLoss", "TargetAwareLoss"
+# The prediction and the feature loss of configs/detrdistill/, which the digits files replace.
+PUBLISHED = [
+    *("MODEL.DISTILL.PREDICTION_LOSS.DIVERGENCE", "kl"),
+    *("MODEL.DISTILL.PREDICTION_LOSS.NORMALIZER", "pairs"),
+    *("MODEL.DISTILL.PREDICTION_LOSS.PAIR_WEIGHT", "equal"),
+    *("MODEL.DISTILL.TARGET_AWARE_LOSS.WEIGHT", "1.0"),
+]
 ROWS = {
     "plain": (PLAIN, []),
     LONGER: (PLAIN, []),
@@ -39,6 +46,7 @@ ROWS = {
     "DETRDistill: features, assignment": (DETRDISTILL, only([FIXED], [FEATURES])),
     "DETRDistill: logits, features, assignment": (DETRDISTILL, only([ADAPTIVE, FIXED], [LOGITS, FEATURES])),
     "DETRDistill: all three and query relation": (DETRDISTILL, []),
+    "DETRDistill: all three, as published": (DETRDISTILL, [*only([ADAPTIVE, FIXED], [LOGITS, FEATURES]), *PUBLISHED]),
     "D3ETR: adaptive": (D3ETR, ["MODEL.DISTILL.MATCHERS", str([ADAPTIVE])]),
     "D3ETR: fixed": (D3ETR, ["MODEL.DISTILL.MATCHERS", str([FIXED])]),
     "D3ETR: mix": (D3ETR, []),

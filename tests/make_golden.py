@@ -68,6 +68,15 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
         "detrdistill_conditional",
         {"LOSSES": ("QueryRelationLoss",), "QUERY_RELATION_LOSS.DIVERGENCE": "contrastive"},
     ),
+    "detrdistill_published": (
+        "detrdistill_conditional",
+        {
+            "PREDICTION_LOSS.DIVERGENCE": "kl",
+            "PREDICTION_LOSS.NORMALIZER": "pairs",
+            "PREDICTION_LOSS.PAIR_WEIGHT": "equal",
+            "TARGET_AWARE_LOSS.WEIGHT": 1.0,
+        },
+    ),
     "cwd_conditional": feature_loss(WEIGHT=10.0, DIVERGENCE="kl", SOFTMAX="space", MEAN="sum"),
     "defeat_conditional": feature_loss(WEIGHT=1.5, MEAN="levels", FOREGROUND=True, BACKGROUND_WEIGHT=4.0),
     "pkd_conditional": feature_loss(WEIGHT=3.0, NORM="batch", MEAN="sum"),
