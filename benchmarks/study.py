@@ -9,19 +9,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-from detr_distill.data import build_train_loader
 from detr_distill.engine import build_config
 from detr_distill.engine.step import DISTILLED_SHARE
+from detr_distill.engine.trainer import DistillTrainer
 
 import torch
+from common import time_in_turn
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 ROOT = Path(__file__).parent.parent
 METRICS = ("AP", "AP50", "AP75")
@@ -77,22 +77,24 @@ def distillation_shares(metrics: str) -> list[tuple[int, float]]:
 
 
 def step_ratio(distilled: str, plain: str, rounds: int = 40) -> float:
-    """Time of a training step of one configuration over another's: medians of steps taken in turn, one thread.
+    """Time of a training iteration of one configuration over another's: medians of iterations in turn, one thread.
 
-    Loading and the optimizer's step are left out, so a plain control gets a few iterations too many.
+    An iteration is the trainer's: batch, losses, gradients, clipping, update.
     """
     torch.set_num_threads(1)
-    files = (distilled, plain)
-    models = [build_model(build_config(str(ROOT / file), ["MODEL.DEVICE", "cpu"])).train() for file in files]
-    batches = iter(build_train_loader(build_config(str(ROOT / plain), ["DATALOADER.NUM_WORKERS", "0"])))
-    seconds: list[list[float]] = [[], []]
-    for _, batch in zip(range(rounds), batches, strict=False):
-        for model, times in zip(models, seconds, strict=True):
-            start = time.perf_counter()
-            sum(model(batch).values()).backward()
-            times.append(time.perf_counter() - start)
-            model.zero_grad()
-    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+    with tempfile.TemporaryDirectory() as folder, EventStorage():
+        iterations = {file: training_iteration(file, folder) for file in (distilled, plain)}
+        seconds = time_in_turn(iterations, rounds, "cpu")
+    return statistics.median(seconds[distilled]) / statistics.median(seconds[plain])
+
+
+def training_iteration(file: str, folder: str) -> Callable[[], None]:
+    """One iteration of the run that a configuration file describes, at a call."""
+    keys = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", folder]
+    trainer = DistillTrainer(build_config(str(ROOT / file), keys))
+    trainer.iter = trainer._trainer.iter = 0
+    trainer.model.train()
+    return trainer.run_step
 
 
 def summary(runs: list[dict]) -> dict:
