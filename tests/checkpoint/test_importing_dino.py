@@ -18,7 +18,7 @@ from detectron2.modeling import build_model
 
 pytest.importorskip("transformers")
 
-from checkpoint.test_importing import build_imported, last_layer
+from checkpoint.imported_detectors import build_imported, last_layer
 from parity import to_official
 from parity_detrex import FAMILIES as DETREX
 from parity_detrex import to_detrex

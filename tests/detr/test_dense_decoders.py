@@ -12,7 +12,7 @@ from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
 from detr.test_anchor import ANCHOR, STANDARD
 from detr.test_smca import MULTI_SCALE, SMCA
-from distill.test_distiller import ReadCounter
+from steps import ReadCounter
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from builders import ROOT, make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
-from distill.test_distiller import train_steps
+from steps import train_steps
 
 DIGITS = ROOT / "configs" / "digits"
 # Every decoder that has a small configuration, under its file's name, and DETR's.

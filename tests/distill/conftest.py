@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from builders import randomise, small_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 TEACHER = {"MODEL__DETR__HIDDEN_DIM": 24, "MODEL__DETR__NUM_QUERIES": 9, "MODEL__DETR__DECODER__NUM_LAYERS": 3}
@@ -64,3 +64,16 @@ def tiny_digits(tmp_path_factory):
     register_datasets([["tiny_digits", str(folder / "annotations/instances.json"), str(folder / "images")]])
     assert len(DatasetCatalog.get("tiny_digits")) == 10
     return "tiny_digits"
+
+
+@pytest.fixture(scope="module")
+def named_sets():
+    """Two training sets that are known by their class names alone."""
+    names = {"mixed_teacher": list("abcdefgh"), "mixed_student": ["g", "b", "x", "d"]}
+    for name, classes in names.items():
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).thing_classes = classes
+    yield tuple(names)
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from builders import make_inputs, small_cfg
 from detectron2.modeling import build_model
-from torch.utils._python_dispatch import TorchDispatchMode
+from steps import ReadCounter, train_steps
 
 MATCHERS = [["AdaptiveMatcher"], ["FixedMatcher"], ["AdaptiveMatcher", "FixedMatcher"]]
 
@@ -56,19 +56,6 @@ def test_inference_is_the_student_alone(build_distiller, wide_teacher):
         assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
 
 
-def train_steps(model, inputs, steps=3):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    history = []
-    for step in range(steps):
-        torch.manual_seed(step)
-        losses = model(inputs)
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
-        history.append({k: v.item() for k, v in losses.items() if "distill" not in k})
-    return history, torch.get_rng_state()
-
-
 def test_zero_weight_trains_bit_for_bit_like_the_plain_student(wide_teacher, inputs):
     dropout = {"MODEL__DETR__DROPOUT": 0.1}
     torch.manual_seed(7)
@@ -100,23 +87,6 @@ def test_teacher_present_but_weightless_leaves_the_student_alone(build_distiller
     expected, found = train_steps(plain, inputs), train_steps(model, inputs)
     assert expected[0] == found[0] and torch.equal(expected[1], found[1])
     assert all(torch.equal(v, model.state_dict()["student." + k]) for k, v in plain.state_dict().items())
-
-
-class ReadCounter(TorchDispatchMode):
-    """Counts operations whose result must be known on the host."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
-
-    def __init__(self):
-        super().__init__()
-        self.reads = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name.removeprefix("aten::")
-        boolean_index = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if name in self.NAMES or boolean_index:
-            self.reads.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("matchers", MATCHERS)

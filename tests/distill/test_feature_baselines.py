@@ -16,8 +16,8 @@ import pytest
 import torch
 from builders import randomise, small_cfg
 from detectron2.modeling import build_model
-from distill.test_distiller import ReadCounter
 from feature_maps import OWN, TARGET, levels, make_step, random_maps, run
+from steps import ReadCounter
 from torch import nn
 
 FITNET = {"norm": "none", "adapter_layers": 1, "adapter_kernel": 1, "mean": "levels"}

@@ -17,8 +17,8 @@ from detr_distill.structures import DecoderOutput
 import pytest
 import torch
 from builders import make_inputs, small_cfg
+from distill.families import ADAMIXER, DAB, DEFORMABLE, TWO_STAGE, distiller
 from distill.running import whole_and_resumed
-from distill.test_mixed_pairs import ADAMIXER, DAB, DEFORMABLE, TWO_STAGE, distiller
 
 KD_DETR = {
     "MODEL__DISTILL__MATCHERS": "('FixedMatcher', 'GeneralMatcher')",

@@ -1,48 +1,19 @@
-"""Distillation losses against hand-computed values, and the divergences' defining properties."""
+"""The prediction loss by hand: thresholds, padding, heads of either kind, and classes by name."""
 
 from __future__ import annotations
 
 import math
 
-from detr_distill.distill import divergence
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.knowledge import Knowledge, Match
-from detr_distill.distill.loss_attention import AttentionLoss
+from detr_distill.distill.knowledge import Match
 from detr_distill.distill.loss_prediction import PredictionLoss
-from detr_distill.distill.students import StudentOutput
 from detr_distill.errors import ConfigError
 from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput, Memory
+from detr_distill.structures import DecoderOutput
 
 import pytest
 import torch
-
-SAME = match_classes(None, None, 2, 2)
-
-
-def output(logits, boxes, activation="sigmoid", **maps):
-    """One layer, one image."""
-    logits = torch.tensor(logits, dtype=torch.float32)[None, None].requires_grad_()
-    boxes = torch.tensor(boxes, dtype=torch.float32)[None, None]
-    return DecoderOutput(logits, boxes, torch.zeros(1, 1, logits.shape[2], 1), activation, **maps)
-
-
-def match(query, target, weight=None):
-    index = [torch.tensor(values)[None, None] for values in (query, target)]
-    weight = torch.ones(1, 1, len(query)) if weight is None else torch.tensor(weight)[None, None]
-    return Match("adaptive", "own", (0,), Pairs(*index, weight))
-
-
-def run(loss, student, teacher, pairs, memory=None, shapes=()):
-    losses = loss(StudentOutput({}, {"own": student}, memory), Knowledge(output=teacher, memory_shapes=shapes), [pairs])
-    return {name.removeprefix("loss_distill_").removesuffix("_adaptive"): value for name, value in losses.items()}
-
-
-def logit(p):
-    return math.log(p / (1 - p))
-
-
-BOX = [[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2]]
+from distill.one_image import BOX, SAME, logit, match, output, run
 
 
 def test_prediction_loss_by_hand():
@@ -171,92 +142,3 @@ def test_classes_are_compared_by_name():
         match_classes(None, ["a", "b"], 3, 2)
     with pytest.raises(ConfigError, match=r"predicts 3 classes"):
         match_classes(["a", "b"], ["a", "b"], 3, 2)
-
-
-def test_divergences_closed_forms():
-    t, p = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.25, 0.5])
-    assert math.isclose(divergence.kl(t, p).item(), math.log(2), rel_tol=1e-6)
-    assert divergence.kl(t, t).abs() < 1e-7
-    assert math.isclose(divergence.mse(t, p).item(), 2 * 0.0625 + 0.25, rel_tol=1e-6)
-    assert divergence.kl(t, torch.tensor([1.0, 0.0, 0.0])).isfinite()
-    logits = torch.tensor([0.3, -0.7])
-    expected = torch.distributions.kl_divergence(
-        torch.distributions.Bernoulli(logits=logits * 2), torch.distributions.Bernoulli(logits=logits)
-    ).sum()
-    assert torch.allclose(divergence.binary_kl(logits * 2, logits, 1.0), expected, atol=1e-6)
-    a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, -1.0])
-    expected = 4 * torch.distributions.kl_divergence(
-        torch.distributions.Categorical(logits=a / 2), torch.distributions.Categorical(logits=b / 2)
-    )
-    assert torch.allclose(divergence.softmax_kl(a, b, 2.0), expected, atol=1e-6)
-
-
-def random_maps(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).softmax(-1)
-
-
-def attention_case(teacher_queries=3, teacher_heads=2, cells=(2, 3)):
-    student = output([[0.0, 0.0]] * 3, [BOX[0]] * 3)
-    student.self_attention, student.cross_attention = (random_maps(1, 2, 3, 3),), (random_maps(1, 2, 3, 6, seed=1),)
-    teacher = output([[0.0, 0.0]] * teacher_queries, [BOX[0]] * teacher_queries)
-    teacher.self_attention = (random_maps(1, teacher_heads, teacher_queries, teacher_queries, seed=2),)
-    teacher.cross_attention = (random_maps(1, teacher_heads, teacher_queries, cells[0] * cells[1], seed=3),)
-    memory = Memory(torch.zeros(1, 6, 1), torch.zeros(1, 6, 1), None, [(2, 3)])
-    return student, teacher, {"memory": memory, "shapes": [cells]}
-
-
-def test_attention_loss_orders_both_axes_by_the_pairs():
-    student, teacher, setting = attention_case()
-    order = [2, 0, 1]
-    found = run(AttentionLoss(kind="kl"), student, teacher, match([0, 1, 2], order), **setting)
-    goal = teacher.self_attention[0][0][:, order][:, :, order]
-    expected = (goal * (goal / student.self_attention[0][0]).log()).sum(-1).mean()
-    assert torch.allclose(found["self_attention"], expected, atol=1e-5)
-    goal = teacher.cross_attention[0][0][:, order]
-    expected = (goal * (goal / student.cross_attention[0][0]).log()).sum(-1).mean()
-    assert torch.allclose(found["cross_attention"], expected, atol=1e-5)
-
-
-def test_attention_of_a_permuted_copy_costs_nothing():
-    student, _, setting = attention_case()
-    order = torch.tensor([2, 0, 1])
-    copy = output([[0.0, 0.0]] * 3, [BOX[0]] * 3)
-    copy.self_attention = (student.self_attention[0][:, :, order][..., order],)
-    copy.cross_attention = (student.cross_attention[0][:, :, order],)
-    found = run(AttentionLoss(kind="mse"), student, copy, match([0, 1, 2], torch.argsort(order).tolist()), **setting)
-    assert all(value.abs() < 1e-7 for value in found.values())
-
-
-def test_attention_with_fewer_pairs_is_a_distribution_again():
-    student, teacher, setting = attention_case(teacher_queries=2)
-    found = run(AttentionLoss(kind="kl", weight_cross=0.0), student, teacher, match([0, 2], [1, 0]), **setting)
-    pred = student.self_attention[0][0][:, [0, 2]][:, :, [0, 2]]
-    goal = teacher.self_attention[0][0][:, [1, 0]][:, :, [1, 0]]
-    pred = pred / pred.sum(-1, keepdim=True)
-    assert torch.allclose(found["self_attention"], (goal * (goal / pred).log()).sum(-1).mean(), atol=1e-5)
-    assert "cross_attention" not in found
-
-
-def test_attention_with_other_heads_and_other_memory_grid():
-    student, teacher, setting = attention_case(teacher_heads=4, cells=(4, 6))
-    found = run(AttentionLoss(), student, teacher, match([0, 1, 2], [0, 1, 2]), **setting)
-    assert all(value.isfinite() and value >= 0 for value in found.values())
-    teacher.cross_attention = (torch.full((1, 4, 3, 24), 1 / 24),)
-    student.cross_attention = (torch.full((1, 2, 3, 6), 1 / 6),)
-    found = run(AttentionLoss(), student, teacher, match([0, 1, 2], [0, 1, 2]), **setting)
-    assert found["cross_attention"].abs() < 1e-5, "a uniform map stays uniform on another grid"
-
-
-def test_kl_has_the_gradient_of_its_formula():
-    target, prediction = random_maps(2, 3, 5), random_maps(2, 3, 5, seed=1).requires_grad_()
-    weight = torch.rand(2, 3, generator=torch.Generator().manual_seed(2))
-    (found,) = torch.autograd.grad((divergence.kl(target, prediction) * weight).sum(), prediction)
-    formula = (target * (target.log() - prediction.log())).sum(-1)
-    (expected,) = torch.autograd.grad((formula * weight).sum(), prediction)
-    assert torch.allclose(found, expected, atol=1e-5)
-
-
-def test_requires_only_what_has_a_weight():
-    assert AttentionLoss(weight_self=0.0).requires == {"cross_attention"}
-    assert AttentionLoss().requires == {"self_attention", "cross_attention"}
-    assert PredictionLoss(classes=SAME, weight_class=1, weight_l1=1, weight_giou=1).requires == frozenset()
