@@ -12,7 +12,7 @@ from detr_distill.structures import DecoderOutput, Memory, Targets
 
 import torch
 
-NAME, MASK_NAME = "loss_distill_target_aware", "loss_distill_target_mask"
+NAME, MASK_NAME = "loss_distill_target_aware", "loss_target_mask"
 GRID = [(2, 2)]
 # Query 1 has the object: class score 0.64, and a box that covers its right half.
 SCORES = [[0.9, 0.1], [0.2, 0.64], [0.5, 0.5]]

@@ -6,9 +6,12 @@ from detr_distill.detr.assignment import Cost, solve_assignments
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.layers import layer_map, take_layers
 from detr_distill.distill.students import StudentStep, run_student, start_student
+from detr_distill.errors import ConfigError
 
+import pytest
 import torch
-from builders import make_inputs
+from builders import make_inputs, small_cfg
+from detectron2.modeling import build_model
 from scipy.optimize import linear_sum_assignment
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -187,3 +190,18 @@ def test_batched_adaptive_matching_equals_single(build_distiller, equal_teacher)
     for image in range(2):
         (alone,) = solve_assignments([Cost("one", cost.values[:, image : image + 1], [7])])
         assert torch.equal(alone.target[:, 0], matches["adaptive"].pairs.target[:, image])
+
+
+@pytest.mark.parametrize(
+    ("matcher", "losses", "message"),
+    [
+        ("AdaptiveMatcher", ["PredictionLoss"], "AdaptiveMatcher pairs predictions, and .* LabelEncoder makes none"),
+        ("AdaptiveMatcher", ["AttentionLoss"], "AdaptiveMatcher pairs predictions, and .* LabelEncoder makes none"),
+        ("FixedMatcher", ["PredictionLoss"], "found LabelEncoder"),
+    ],
+)
+def test_a_teacher_without_predictions_pairs_nothing(matcher, losses, message):
+    keys = {"META_ARCHITECTURE": "DistillDetector", "DISTILL__TEACHER__NAME": "LabelEncoder"}
+    keys |= {"DISTILL__MATCHERS": [matcher], "DISTILL__LOSSES": losses}
+    with pytest.raises(ConfigError, match=message):
+        build_model(small_cfg(**{f"MODEL__{key}": value for key, value in keys.items()}))

@@ -43,7 +43,7 @@ def test_a_step_of_every_kind_of_pair(case, tmp_path):
     teacher, student, keys = CASES[case]
     model = distiller(tmp_path, teacher, student, LARGER, **keys)
     losses = step(model)
-    own = {name: value.item() for name, value in losses.items() if "distill" in name}
+    own = {name: value.item() for name, value in losses.items() if "_target_" in name}
     assert set(own) == ({NAME} if keys is READ else {NAME, MASK_NAME}) and all(value > 0 for value in own.values())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert all(p.grad is None for p in model.teacher.detector.parameters())
@@ -163,3 +163,16 @@ def test_a_convolutional_students_pyramid_learns(save_teacher):
         model(make_inputs())[NAME].backward()
     learned = {name for name, p in model.student.named_parameters() if p.grad is not None and p.grad.any()}
     assert any("fpn_output" in name for name in learned) and not any("head" in name for name in learned)
+
+
+def test_the_masks_own_loss_is_no_distillation(tmp_path):
+    """It reaches no student: neither the balance nor the schedule touch it."""
+    losses, keys = [], {"DISTILL__BALANCE__RANGE": [1e-6, 1e6]}
+    for share in (0.0, 0.9):
+        model = distiller(tmp_path, CONDITIONAL, CONDITIONAL, **ALONE, **keys, DISTILL__BALANCE__TARGET_SHARE=share)
+        torch.manual_seed(0)
+        losses.append(model(make_inputs()))
+    plain, steered = losses
+    assert torch.equal(plain[MASK_NAME], steered[MASK_NAME]) and not torch.equal(plain[NAME], steered[NAME])
+    detection = sum(value for name, value in steered.items() if name not in (NAME, MASK_NAME))
+    assert (steered[NAME] / (steered[NAME] + detection)).item() == pytest.approx(0.9, rel=1e-4)

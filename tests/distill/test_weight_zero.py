@@ -24,7 +24,7 @@ TERMS = {
     "ATTENTION_LOSS.SELF_WEIGHT": ("distill_self_attention",),
     "ATTENTION_LOSS.CROSS_WEIGHT": ("distill_cross_attention",),
     "QUERY_RELATION_LOSS.WEIGHT": ("distill_query_relation",),
-    "TARGET_AWARE_LOSS.WEIGHT": ("distill_target_aware", "distill_target_mask"),
+    "TARGET_AWARE_LOSS.WEIGHT": ("distill_target_aware", "target_mask"),
     "FEATURE_LOSS.WEIGHT": ("distill_feature",),
     "FEATURE_LOSS.BACKGROUND_WEIGHT": ("distill_feature",),
     "FOCAL_GLOBAL_LOSS.WEIGHT": FOCAL_GLOBAL,
@@ -36,7 +36,7 @@ TERMS = {
 # Of one part of an entry, which stays.
 PARTS = {"FEATURE_LOSS.BACKGROUND_WEIGHT"}
 # A loss of the loss's own layers, which only weight 0 takes away.
-UNSCALED = {"loss_distill_target_mask"}
+UNSCALED = {"loss_target_mask"}
 
 # Two steps hold all losses: dense attention and sampled attention exclude each other.
 DENSE = {

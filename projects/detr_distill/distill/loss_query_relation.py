@@ -17,7 +17,7 @@ from .divergence import TINY
 from .knowledge import Knowledge, Match
 from .layers import take_layers
 from .loss_base import DistillLoss
-from .students import StudentOutput
+from .students import StudentOutput, network_of
 
 
 @LOSS_REGISTRY.register()
@@ -61,7 +61,7 @@ class QueryRelationLoss(DistillLoss):
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL.QUERY_RELATION_LOSS
         return {
-            "widths": (_hidden_width(student), _hidden_width(getattr(teacher, "detector", None))),
+            "widths": (_hidden_width(student), _hidden_width(network_of(teacher))),
             "kind": node.DIVERGENCE,
             "normalize": node.NORMALIZE,
             "temperature": node.TEMPERATURE,
@@ -135,7 +135,7 @@ def _mean_of_image(distances: Tensor, both: Tensor) -> Tensor:
     return (total / count.clamp(min=1)).clamp(min=TINY)
 
 
-def _hidden_width(detector: nn.Module | None) -> int:
+def _hidden_width(detector: nn.Module) -> int:
     if not isinstance(detector, DetrDetector):
         raise ConfigError(
             "MODEL.DISTILL.LOSSES: QueryRelationLoss compares the hidden states of queries, which a DetrDetector has "

@@ -88,7 +88,7 @@ class TargetAwareLoss(DistillLoss):
         }
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
-        """``loss_distill_target_aware``; with a learned projection its own ``loss_distill_target_mask`` too."""
+        """``loss_distill_target_aware``; with a learned projection its own ``loss_target_mask`` too."""
         memory, assignment, targets = knowledge.memory, knowledge.assignment, knowledge.targets
         assert memory is not None and assignment is not None and targets is not None and knowledge.output is not None
         own = self.adapter(self._tokens(student.features, student.memory))
@@ -109,8 +109,7 @@ class TargetAwareLoss(DistillLoss):
             losses = {"loss_distill_target_aware": self.weight * value}
             if self.projection is None:
                 boxes = pairs.take_target(targets.boxes.unsqueeze(0))[0]
-                # It teaches the masks, not the student: a large weight would only distort the distillation's share.
-                losses["loss_distill_target_mask"] = mask_loss(logits, boxes, quality, memory)
+                losses["loss_target_mask"] = mask_loss(logits, boxes, quality, memory)
         return losses
 
     def _tokens(self, features: dict[str, Tensor], memory: Memory | None) -> Tensor:

@@ -24,6 +24,7 @@ from .students import (
     StudentOutput,
     StudentStep,
     check_student,
+    network_of,
     run_student,
     select_images,
     start_student,
@@ -62,9 +63,8 @@ class DistillDetector(nn.Module):
         self.capture: frozenset[str] = frozenset().union(*wanted)
         for loss in losses.values():
             loss.check_groups([matcher.name for matcher in matchers.values()])
-            for who, detector in (("student", student), ("teacher", getattr(teacher, "detector", None))):
-                if detector is not None:
-                    loss.check_capture(getattr(detector, "decoder", detector), who)
+            for who, detector in (("student", student), ("teacher", network_of(teacher))):
+                loss.check_capture(getattr(detector, "decoder", detector), who)
 
     @classmethod
     def from_config(cls, cfg):
@@ -100,8 +100,8 @@ class DistillDetector(nn.Module):
 
         Returns:
             The student's detection losses, those of extra groups (``loss_*_<group>``) and of its head on the teacher's
-            maps (``loss_*_teacher``), and the distillation losses (``loss_distill_*``), scalars to sum; or what the
-            student returns.
+            maps (``loss_*_teacher``), the distillation losses (``loss_distill_*``) and those of their own layers,
+            scalars to sum; or what the student returns.
         """
         if not self.training:
             return self.student(batched_inputs)
@@ -144,10 +144,12 @@ class DistillDetector(nn.Module):
         losses: dict[str, Tensor] = {}
         for loss in self.losses.values():
             losses.update(loss(student, knowledge, matches))
+        # What trains a loss's own layers alone is no distillation, whose weight and course it does not share.
+        own = {name: losses.pop(name) for name in tuple(losses) if not name.startswith("loss_distill_")}
         if self.balance is not None:
             losses = self.balance(losses, others, iteration)
         factor = self.schedule.factor(iteration)
-        return losses if factor == 1 else {name: factor * value for name, value in losses.items()}
+        return {**own, **{name: factor * value for name, value in losses.items()}}
 
     def _teacher_costs(self, knowledge: Knowledge, batched_inputs: list[dict]) -> list[Cost]:
         """The teacher's matching with the ground truth, where a loss asks for it and the teacher has one."""
@@ -182,6 +184,9 @@ def _names_in_use(cfg) -> dict:
     with every weight at zero the step is the plain student's, bit for bit.
     """
     node = cfg.MODEL.DISTILL
+    for key in ("MATCHERS", "LOSSES"):
+        if len(set(node[key])) < len(node[key]):
+            raise ConfigError(f"MODEL.DISTILL.{key} is {list(node[key])}. Name each once.")
     nodes = {name: node.get(_node_name(name), CfgNode()) for name in node.LOSSES}
     losses = [
         name for name in node.LOSSES if look_up(LOSS_REGISTRY, name, "MODEL.DISTILL.LOSSES").is_active(nodes[name])

@@ -48,7 +48,7 @@ class GeneralMatcher(QueryMatcher):
     @classmethod
     def from_config(cls, cfg, student, teacher):
         return {
-            **query_maps(teacher.detector, student, "GeneralMatcher"),
+            **query_maps(teacher, student, "GeneralMatcher"),
             "num_queries": cfg.MODEL.DISTILL.GENERAL_MATCHER.NUM_QUERIES,
             "teacher_layer": cfg.MODEL.DISTILL.TEACHER_LAYER,
         }

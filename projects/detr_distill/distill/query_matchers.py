@@ -24,7 +24,17 @@ from .classes import ClassMap
 from .knowledge import Knowledge, Match
 from .layers import layer_map, take_layers
 from .query_exchange import content_map, position_map
-from .students import StudentOutput
+from .students import StudentOutput, network_of
+
+
+def shared_classes(teacher: nn.Module, matcher: str) -> ClassMap:
+    """The classes by which a teacher's predictions are compared; ConfigError for one that makes none."""
+    if teacher.classes is None:
+        raise ConfigError(
+            f"MODEL.DISTILL.MATCHERS: {matcher} pairs predictions, and MODEL.DISTILL.TEACHER.NAME "
+            f"{type(teacher).__name__} makes none. Set MATCHERS to (), or name a teacher that detects."
+        )
+    return teacher.classes  # type: ignore[return-value]
 
 
 class QueryMatcher(nn.Module):
@@ -73,9 +83,14 @@ class AdaptiveMatcher(QueryMatcher):
 
     @classmethod
     def from_config(cls, cfg, student, teacher):
+        if not isinstance(student, DetrDetector):
+            raise ConfigError(
+                f"MODEL.DISTILL.MATCHERS: AdaptiveMatcher pairs each query with one, and {type(student).__name__} has "
+                "many predictions an object. Use OverlapMatcher."
+            )
         node = cfg.MODEL.DISTILL.ADAPTIVE_MATCHER
         return {
-            "classes": teacher.classes,
+            "classes": shared_classes(teacher, "AdaptiveMatcher"),
             "cost_class": node.COST_CLASS,
             "cost_l1": node.COST_L1,
             "cost_giou": node.COST_GIOU,
@@ -159,7 +174,7 @@ class FixedMatcher(QueryMatcher):
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL
         return {
-            **query_maps(teacher.detector, student, "FixedMatcher"),
+            **query_maps(teacher, student, "FixedMatcher"),
             "student_layers": len(student.decoder.layers),
             "teacher_assignment": node.FIXED_MATCHER.TEACHER_ASSIGNMENT,
             "loss_weight": node.FIXED_MATCHER.LOSS_WEIGHT,
@@ -190,13 +205,13 @@ class FixedMatcher(QueryMatcher):
         return Match(self.name, self.name, layers, pairs_in_order(output.logits, *output.logits.shape[:3]))
 
 
-def query_maps(teacher: nn.Module | None, student: nn.Module, matcher: str) -> dict[str, nn.Module]:
+def query_maps(teacher: nn.Module, student: nn.Module, matcher: str) -> dict[str, nn.Module]:
     """``content_projection`` and ``position_projection``, from the teacher's queries to the student's."""
-    queries = _queries(teacher, matcher), _queries(student, matcher)
+    queries = _queries(network_of(teacher), matcher), _queries(student, matcher)
     return {"content_projection": content_map(*queries), "position_projection": position_map(*queries)}
 
 
-def _queries(detector: nn.Module | None, matcher: str) -> nn.Module:
+def _queries(detector: nn.Module, matcher: str) -> nn.Module:
     if not isinstance(detector, DetrDetector):
         raise ConfigError(
             f"MODEL.DISTILL.MATCHERS: extra query groups need DETR-type queries, found {type(detector).__name__}. "

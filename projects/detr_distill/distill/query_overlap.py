@@ -18,7 +18,7 @@ from ..structures import PREDICTIONS
 from .classes import ClassMap
 from .knowledge import Knowledge, Match
 from .layers import layer_map
-from .query_matchers import QueryMatcher
+from .query_matchers import QueryMatcher, shared_classes
 from .students import StudentOutput
 
 
@@ -65,7 +65,7 @@ class OverlapMatcher(QueryMatcher):
             )
         node = cfg.MODEL.DISTILL.OVERLAP_MATCHER
         return {
-            "classes": teacher.classes,
+            "classes": shared_classes(teacher, "OverlapMatcher"),
             "teacher_queries": node.TEACHER_QUERIES,
             "score_threshold": node.SCORE_THRESHOLD,
             "student_predictions": node.STUDENT_PREDICTIONS,

@@ -107,6 +107,12 @@ def feature_channels(detector: nn.Module) -> dict[str, int]:
     raise ConfigError(_not_a_student(type(detector), missing="feature_channels"))
 
 
+def network_of(teacher: nn.Module) -> nn.Module:
+    """The detector that a teacher asks, or the teacher itself where there is none."""
+    detector = getattr(teacher, "detector", None)
+    return teacher if detector is None else detector
+
+
 def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
     """The class itself when it can be a student; raises ConfigError before it is built otherwise.
 
