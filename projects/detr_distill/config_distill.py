@@ -78,7 +78,7 @@ def add_distill_config(cfg: CfgNode) -> None:
     node.PREDICTION_LOSS.GROUPS = []  # matchers that this loss uses, such as "adaptive"; empty: all
     node.PREDICTION_LOSS.LAYERS = "all"  # student layers: "all" or "last"
     node.PREDICTION_LOSS.DIVERGENCE = "focal_bce"  # "focal_bce", "bce", "kl" or "softmax_kl"
-    node.PREDICTION_LOSS.TEMPERATURE = 1.0  # kl and softmax_kl only
+    node.PREDICTION_LOSS.TEMPERATURE = 1.0  # of all but focal_bce
     node.PREDICTION_LOSS.CLASS_WEIGHT = 1.0
     node.PREDICTION_LOSS.L1_WEIGHT = 5.0
     node.PREDICTION_LOSS.GIOU_WEIGHT = 2.0

@@ -81,8 +81,8 @@ def test_equal_predictions_cost_nothing(kind, activation):
     student = output([[1.0, -2.0, 0.5], [0.3, 0.1, -1.0]], BOX, activation=activation)
     classes = SAME if activation == "softmax" else match_classes(None, None, 3, 3)
     loss = PredictionLoss(
-        classes=classes, weight_class=1.0, weight_l1=1.0, weight_giou=1.0, kind=kind, temperature=3.0,
-        box_score_threshold=0.0,
+        classes=classes, weight_class=1.0, weight_l1=1.0, weight_giou=1.0, kind=kind,
+        temperature=3.0 if kind == "kl" else 1.0, box_score_threshold=0.0,
     )  # fmt: skip
     found = run(loss, student, student, match([0, 1], [0, 1]))
     assert all(abs(value.item()) < 1e-5 for value in found.values())
@@ -142,3 +142,29 @@ def test_classes_are_compared_by_name():
         match_classes(None, ["a", "b"], 3, 2)
     with pytest.raises(ConfigError, match=r"predicts 3 classes"):
         match_classes(["a", "b"], ["a", "b"], 3, 2)
+
+
+def test_softmax_kl_compares_the_shared_classes_alone():
+    """Lists a, b, c and c, x, a, y: equal in a and c, whatever the others say."""
+    classes = match_classes(["a", "b", "c"], ["c", "x", "a", "y"], 3, 4)
+    student, teacher = output([[1.0, 9.0, -2.0]], BOX[:1]), output([[-2.0, 7.0, 1.0, -8.0]], BOX[:1])
+    loss = PredictionLoss(classes=classes, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind="softmax_kl")
+    assert run(loss, student, teacher, match([0], [0]))["class"].abs() < 1e-6
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_soft_cross_entropy_has_the_gradient_of_kl(temperature):
+    gradients, values = [], []
+    for kind in ("bce", "kl"):
+        student = output([[1.0, -2.0], [0.3, 0.1]], BOX)
+        loss = PredictionLoss(
+            classes=SAME, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind=kind, temperature=temperature,
+        )  # fmt: skip
+        found = run(loss, student, output([[2.0, 0.5], [-1.0, 3.0]], BOX), match([0, 1], [1, 0]))["class"]
+        found.backward()
+        values.append(found.item())
+        gradients.append(student.logits.grad)
+    assert torch.allclose(*gradients, atol=1e-6) and gradients[0].abs().max() > 0.01
+    assert values[0] > values[1] + 0.1
+    with pytest.raises(ConfigError, match="TEMPERATURE is 4.0, and DIVERGENCE 'focal_bce'"):
+        PredictionLoss(classes=SAME, weight_class=1.0, weight_l1=1.0, weight_giou=1.0, temperature=4.0)

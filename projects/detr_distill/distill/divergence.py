@@ -64,9 +64,14 @@ def focal_binary_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
 def binary_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """KL of independent Bernoulli scores softened by a temperature, times its square, summed over classes."""
     soft = (target_logits.float() / temperature).sigmoid()
-    scaled = logits.float() / temperature
     own = torch.xlogy(soft, soft) + torch.xlogy(1 - soft, 1 - soft)
-    return temperature**2 * (own.sum(-1) + binary_cross_entropy(soft, scaled))
+    return temperature**2 * own.sum(-1) + softened_cross_entropy(target_logits, logits, temperature)
+
+
+def softened_cross_entropy(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """:func:`binary_cross_entropy` of scores softened by a temperature, times its square."""
+    soft = (target_logits.float() / temperature).sigmoid()
+    return temperature**2 * binary_cross_entropy(soft, logits.float() / temperature)
 
 
 def softmax_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:

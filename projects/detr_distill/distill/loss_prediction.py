@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ..detr import DetrDetector
@@ -36,7 +36,7 @@ class PredictionLoss(DistillLoss):
     Args:
         classes: shared classes. weight_class, weight_l1, weight_giou: of the three terms.
         kind: "focal_bce", "bce", "kl" or "softmax_kl", see divergence.py; the last takes the softmax of the shared
-            classes' logits whatever the heads are, as KD-DETR does [C]. temperature: of both "kl".
+            classes' logits whatever the heads are, as KD-DETR does [C]. temperature: of all but "focal_bce".
         box_score_threshold: box terms are taken where the teacher's best class probability is above this.
         normalizer: "teacher_score": the sum of the teacher's best probabilities over the pairs; "pairs": their number;
             of the class term over the pairs that it takes.
@@ -72,6 +72,11 @@ class PredictionLoss(DistillLoss):
         ):
             if value not in known:
                 raise ConfigError(f"MODEL.DISTILL.PREDICTION_LOSS.{key} is '{value}'. Known: {', '.join(known)}.")
+        if kind == "focal_bce" and temperature != 1:
+            raise ConfigError(
+                f"MODEL.DISTILL.PREDICTION_LOSS.TEMPERATURE is {temperature}, and DIVERGENCE 'focal_bce' compares the "
+                "scores as they are. Set DIVERGENCE 'bce', 'kl' or 'softmax_kl', or TEMPERATURE 1.0."
+            )
         self.classes = classes
         self.weights = {"class": weight_class, "box": weight_l1, "giou": weight_giou}
         self.kind, self.temperature = kind, temperature
@@ -103,6 +108,10 @@ class PredictionLoss(DistillLoss):
             "groups": list(node.GROUPS),
             "layers": node.LAYERS,
         }
+
+    @classmethod
+    def is_active(cls, node: CfgNode) -> bool:
+        return super().is_active(node) and any((node.CLASS_WEIGHT, node.L1_WEIGHT, node.GIOU_WEIGHT))
 
     def check_groups(self, used: list[str]) -> None:
         super().check_groups(used)
@@ -161,11 +170,11 @@ class PredictionLoss(DistillLoss):
             return self._logit_divergence(divergence.softmax_kl, own, target, match)
         # The class probabilities of a softmax are read as independent scores.
         own = self.classes.select_student(output.score_logits())
-        if self.kind == "kl":
-            target = self.classes.select_teacher(teacher.score_logits())
-            return self._logit_divergence(divergence.binary_kl, own, target, match)
-        compare = divergence.binary_cross_entropy if self.kind == "bce" else divergence.focal_binary_cross_entropy
-        return compare(goal, match.pairs.take_query(own))
+        if self.kind == "focal_bce":
+            return divergence.focal_binary_cross_entropy(goal, match.pairs.take_query(own))
+        target = self.classes.select_teacher(teacher.score_logits())
+        compare = divergence.binary_kl if self.kind == "kl" else divergence.softened_cross_entropy
+        return self._logit_divergence(compare, own, target, match)
 
     def _logit_divergence(self, compare: Callable, own: Tensor, target: Tensor, match: Match) -> Tensor:
         goal = match.pairs.take_target(take_layers(target, match.teacher_layer))
