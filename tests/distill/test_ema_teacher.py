@@ -51,6 +51,18 @@ def test_the_average_by_hand():
     assert teacher.average[0].running_mean.item() == 3.0 and teacher.average[0].num_batches_tracked == 3
 
 
+def test_the_ramp_ends_at_the_decay():
+    """(1 + n) / (10 + n) is 0.1 at step 0 and above 0.9 at step 100."""
+    student = torch.nn.Linear(1, 1)
+    for iteration, decay in ((0, 0.1), (100, 0.5)):
+        teacher = EmaTeacher(student=student, num_classes=2, decay=0.5)
+        torch.nn.init.zeros_(teacher.average.weight)
+        torch.nn.init.ones_(student.weight)
+        with EventStorage(iteration):
+            teacher.after_optimizer_step(torch.optim.SGD(student.parameters(), lr=0.0))
+        assert teacher.average.weight.item() == pytest.approx(1 - decay)
+
+
 def test_a_skipped_step_is_none():
     student = torch.nn.Linear(1, 1)
     teacher = EmaTeacher(student=student, num_classes=2, decay=0.5)
@@ -130,10 +142,10 @@ def test_training_groups_are_not_averaged(build_distiller):
     assert sum(value.numel() for value in model(make_inputs()).values()) > 0
 
 
-@pytest.mark.parametrize("key", ["CONFIG_FILE", "WEIGHTS"])
-def test_another_network_is_not_silently_ignored(key, make_cfg):
-    with pytest.raises(ConfigError, match=f"TEACHER.{key} is 'other', but EmaTeacher is the student's own average"):
-        build_model(make_cfg("ema", **{f"MODEL__DISTILL__TEACHER__{key}": "other"}))
+@pytest.mark.parametrize(("key", "value"), [("CONFIG_FILE", "other"), ("WEIGHTS", "other"), ("CLASS_NAMES", ["other"])])
+def test_another_network_is_not_silently_ignored(key, value, make_cfg):
+    with pytest.raises(ConfigError, match=rf"TEACHER.{key} is .*other.*, but EmaTeacher is the student's own average"):
+        build_model(make_cfg("ema", **{f"MODEL__DISTILL__TEACHER__{key}": value}))
 
 
 def test_a_convolutional_student_may_have_its_average_as_teacher():

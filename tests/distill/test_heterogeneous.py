@@ -231,6 +231,12 @@ def two_and_one_regions():
 def test_unfit_pairs_are_refused(distiller):
     with pytest.raises(ConfigError, match="Use AdaptiveMatcher"):
         distiller("conditional", "conditional", MODEL__DISTILL__MATCHERS="('OverlapMatcher',)")
+    with pytest.raises(ConfigError, match="Use OverlapMatcher"):
+        distiller("conditional", "retinanet", MODEL__DISTILL__MATCHERS="('AdaptiveMatcher',)")
+    with pytest.raises(ConfigError, match="OverlapMatcher pairs predictions, and .* LabelEncoder makes none"):
+        distiller("conditional", "retinanet", MODEL__DISTILL__TEACHER__NAME="LabelEncoder")
+    with pytest.raises(ConfigError, match="predicts 5 classes and MODEL.DISTILL.TEACHER.CLASS_NAMES names 2"):
+        distiller("retinanet", "conditional", MODEL__DISTILL__TEACHER__CLASS_NAMES="['a', 'b']")
     with pytest.raises(ConfigError, match="GeneralMatcher"):
         distiller("retinanet", "conditional", MODEL__DISTILL__MATCHERS="('GeneralMatcher',)")
     cascade = build_model(CASES["cascade_rcnn"]())

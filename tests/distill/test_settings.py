@@ -54,3 +54,18 @@ def test_a_number_outside_its_range_is_named_before_anything_is_built(key):
     keys = {"MODEL__META_ARCHITECTURE": "DistillDetector", f"MODEL__DISTILL__{key.replace('.', '__')}": IMPOSSIBLE[key]}
     with pytest.raises(ConfigError, match=f"^MODEL.DISTILL.{key} is {IMPOSSIBLE[key]}. Give "):
         build_model(small_cfg(**keys))
+
+
+@pytest.mark.parametrize("key", ["MATCHERS", "LOSSES"])
+def test_a_plug_in_is_named_once(key):
+    name = {"MATCHERS": "FixedMatcher", "LOSSES": "PredictionLoss"}[key]
+    keys = {"MODEL__META_ARCHITECTURE": "DistillDetector", f"MODEL__DISTILL__{key}": [name, name]}
+    with pytest.raises(ConfigError, match=f"MODEL.DISTILL.{key} is .*Name each once"):
+        build_model(small_cfg(**keys))
+
+
+def test_a_loss_whose_terms_all_weigh_nothing_is_not_built():
+    weights = {f"MODEL__DISTILL__PREDICTION_LOSS__{name}_WEIGHT": 0.0 for name in ("CLASS", "L1", "GIOU")}
+    keys = {"MODEL__META_ARCHITECTURE": "DistillDetector", "MODEL__DISTILL__LOSSES": ["PredictionLoss"]}
+    model = build_model(small_cfg(**keys, **weights, MODEL__DISTILL__MATCHERS=["AdaptiveMatcher"]))
+    assert not model.losses and not model.matchers

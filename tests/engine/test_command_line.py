@@ -58,6 +58,7 @@ def test_the_program_itself_prints_a_block_without_stack_trace(tmp_path):
         (["SOLVER.BASE_LR"], "no partner"),
         (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER many"),
         (["BASE_LR", "1"], "Did you mean SOLVER.BASE_LR"),
+        (["MODEL.DISTILL.MATCHERS", "None"], r"MODEL.DISTILL.MATCHERS is None. Give \(\) for none"),
     ],
 )
 def test_a_bad_override_is_named(overrides, message):
@@ -102,6 +103,12 @@ def test_a_bad_setting_is_named(tmp_path, capsys, toy_loaders, key, value, messa
 def test_an_unknown_part_of_a_model_is_named(tmp_path, capsys, toy_loaders):
     changes = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.BACKBONE.NAME": "build_nothing"}
     assert "build_nothing" in failing(arguments_for(tmp_path / "run", **changes), capsys)
+
+
+def test_a_map_that_a_backbone_does_not_give_is_named(tmp_path, capsys, toy_loaders):
+    changes = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.BACKBONE.NAME": "build_conv_backbone"}
+    error = failing(arguments_for(tmp_path / "run", **changes), capsys)
+    assert "build_conv_backbone does not give the map 'p3'" in error and "MODEL.RETINANET.IN_FEATURES" in error
 
 
 def test_train_resume_and_refuse(tmp_path, capsys, toy_loaders):

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
+NAMES_KEY = "MODEL.DISTILL.TEACHER.CLASS_NAMES"
+
 
 @dataclass(frozen=True)
 class ClassMap:
@@ -54,29 +56,38 @@ class ClassMap:
 
 
 def match_classes(
-    student_names: Sequence[str] | None, teacher_names: Sequence[str] | None, num_student: int, num_teacher: int
+    student_names: Sequence[str] | None,
+    teacher_names: Sequence[str] | None,
+    num_student: int,
+    num_teacher: int,
+    teacher_source: str = "its training set",
 ) -> ClassMap:
     """Pairs two class lists by name.
 
     Args:
         student_names, teacher_names: None where a data set that is not on this machine would have to say.
         num_student, num_teacher: number of classes that each network predicts.
+        teacher_source: what ``teacher_names`` are from, for messages.
 
     Raises:
         ConfigError: names are missing and counts differ, names and counts contradict each other, or no name is shared.
     """
-    for names, count, who in ((student_names, num_student, "student"), (teacher_names, num_teacher, "teacher")):
+    sides = (
+        ("student", student_names, num_student, "its training set"),
+        ("teacher", teacher_names, num_teacher, teacher_source),
+    )
+    for who, names, count, source in sides:
         if names is not None and len(names) != count:
             raise ConfigError(
-                f"The {who} predicts {count} classes (MODEL.DETR.NUM_CLASSES) and its training set names {len(names)}: "
-                f"{_short(names)}. Set NUM_CLASSES of the {who}'s configuration, or MODEL.DISTILL.TEACHER.CLASS_NAMES."
+                f"The {who} predicts {count} classes and {source} names {len(names)}: {_short(names)}. Set NUM_CLASSES "
+                f"of the {who}'s configuration, or name the teacher's {num_teacher} in {NAMES_KEY}."
             )
     if student_names is None or teacher_names is None:
         if num_student != num_teacher:
             raise ConfigError(
                 f"The teacher predicts {num_teacher} classes and the student {num_student}, and the names of "
                 f"{'the student' if student_names is None else 'the teacher'}'s classes are unknown. Name the "
-                "teacher's classes in MODEL.DISTILL.TEACHER.CLASS_NAMES and register the student's data set."
+                f"teacher's classes in {NAMES_KEY} and register the student's data set."
             )
         return _identical(num_student)
     if list(student_names) == list(teacher_names):
@@ -87,7 +98,7 @@ def match_classes(
         raise ConfigError(
             f"The teacher's classes ({_short(teacher_names)}) and the student's ({_short(student_names)}) share no "
             "name. Take a teacher trained on the student's classes, or name the teacher's classes as the student's "
-            "data set does in MODEL.DISTILL.TEACHER.CLASS_NAMES."
+            f"data set does in {NAMES_KEY}."
         )
     student, teacher = zip(*shared, strict=True)
     return ClassMap(student, teacher, identical=False, num_student=num_student)

@@ -48,7 +48,7 @@ class EmaTeacher(FrozenDetector):
     @classmethod
     def from_config(cls, cfg, student=None):
         node, given = cfg.MODEL.DISTILL.EMA_TEACHER, cfg.MODEL.DISTILL.TEACHER
-        for key in ("CONFIG_FILE", "WEIGHTS", "OPTS"):
+        for key in ("CONFIG_FILE", "WEIGHTS", "OPTS", "CLASS_NAMES"):
             if given[key]:
                 raise ConfigError(
                     f"MODEL.DISTILL.TEACHER.{key} is {given[key]!r}, but EmaTeacher is the student's own average and "

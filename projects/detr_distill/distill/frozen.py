@@ -24,7 +24,7 @@ from ..engine.configuration import build_config
 from ..errors import ConfigError
 from ..registry import TEACHER_REGISTRY
 from ..structures import DecoderOutput, QueryGroup
-from .classes import ClassMap, match_classes
+from .classes import NAMES_KEY, ClassMap, match_classes
 from .detections import count_classes, read_detections
 from .inference_form import prepare_for_inference
 from .knowledge import Knowledge
@@ -86,7 +86,9 @@ class FrozenDetector(nn.Module):
         if isinstance(detector, DetrDetector) or cfg.MODEL.DISTILL.MATCHERS:
             teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
             num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
-            classes = match_classes(_training_names(cfg), teacher_names, num_student, count_classes(detector))
+            source = NAMES_KEY if node.CLASS_NAMES else "its training set"
+            own_names, num_teacher = _training_names(cfg), count_classes(detector)
+            classes = match_classes(own_names, teacher_names, num_student, num_teacher, source)
         flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
         return {"detector": detector, "classes": classes, "flip_channels": flip_channels}
 

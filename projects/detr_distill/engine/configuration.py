@@ -35,6 +35,7 @@ def build_config(config_file: str, overrides: list[str]) -> CfgNode:
     if config_file:
         _merge_file(cfg, config_file)
     _merge_overrides(cfg, overrides)
+    _check_lists(cfg)
     return cfg
 
 
@@ -106,6 +107,14 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
             cfg.merge_from_list([key, _fit_type(flatten(cfg).get(key), value)])
         except (KeyError, AssertionError, ValueError, TypeError) as error:
             raise ConfigError(f"{key} {value} on the command line: {_explain(cfg, error)}") from error
+
+
+def _check_lists(cfg: CfgNode) -> None:
+    """fvcore lets None replace a value of any type; a list of none is an empty one."""
+    values = flatten(cfg)
+    for key, default in flatten(default_config()).items():
+        if isinstance(default, (list, tuple)) and values[key] is None:
+            raise ConfigError(f"{key} is None. Give () for none.")
 
 
 def _fit_type(default: object, value: object) -> object:

@@ -13,7 +13,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
@@ -21,10 +20,10 @@ from torch import nn
 from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
 from ..data import build_test_loader, build_train_loader
 from ..errors import CheckpointError, ConfigError, DetrDistillError
-from .configuration import suggest
 from .evaluation import build_evaluator
 from .freezing import ParameterFreeze
 from .hooks import BestCheckpoint, EvaluationHook
+from .model import build_named_model
 from .precision import GradientClipper, Precision
 from .progress import ProgressPrinter
 from .results import write_results
@@ -79,22 +78,7 @@ class DistillTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        name = cfg.MODEL.META_ARCHITECTURE
-        if name not in META_ARCH_REGISTRY:
-            known = [registered for registered, _ in META_ARCH_REGISTRY]
-            raise ConfigError(
-                f'MODEL.META_ARCHITECTURE "{name}" is not registered.{suggest(name, known)} There are: '
-                + ", ".join(sorted(known))
-            )
-        try:
-            model = build_model(cfg)
-        except KeyError as error:
-            # Any part of a model is chosen by name; detectron2's registries raise this for a name that they lack.
-            if "No object named" not in str(error):
-                raise
-            raise ConfigError(f"The model cannot be built: {error.args[0]}") from error
-        logger.info("%s", describe_model(model))
-        return model
+        return build_named_model(cfg)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer):
@@ -213,13 +197,6 @@ def _tell_after_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> Non
     for module in model.modules():
         if hasattr(module, "after_optimizer_step"):
             optimizer.register_step_post_hook(lambda done, *_, module=module: module.after_optimizer_step(done))
-
-
-def describe_model(model: nn.Module) -> str:
-    """Name and size in one line; the module tree of a detector fills pages."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    total, trainable = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
-    return f"{type(model).__name__}: {total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable"
 
 
 def _save_student_after_last_step(trainer: DistillTrainer) -> None:
