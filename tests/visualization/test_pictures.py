@@ -159,3 +159,10 @@ def test_the_tool_draws_images_of_a_users_model(samples, distiller, tmp_path, ca
     with pytest.raises(SystemExit):
         tool.main([*common, *weights, "DATASETS.TEST", "()"])
     assert "DATASETS.TEST is empty" in capsys.readouterr().err
+
+
+def test_an_average_has_the_students_class_names():
+    keys = {"MODEL__META_ARCHITECTURE": "DistillDetector", "MODEL__DISTILL__TEACHER__NAME": "EmaTeacher"}
+    cfg = small_cfg(**keys)
+    student, teacher = views_of(cfg, build_model(cfg))
+    assert teacher.name == "teacher" and teacher.classes == student.classes and not teacher.flip_channels

@@ -127,7 +127,10 @@ def views_of(cfg: CfgNode, model: nn.Module) -> list[View]:
     views = [View("student", model.student, names_of(cfg))]
     detector = getattr(model.teacher, "detector", None)
     if detector is not None:
-        names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or names_of(load_teacher_config(cfg))
+        node = cfg.MODEL.DISTILL.TEACHER
+        # A teacher without a configuration of its own is a network of the student's kind.
+        teacher_cfg = load_teacher_config(cfg) if node.CONFIG_FILE else cfg
+        names = list(node.CLASS_NAMES) or names_of(teacher_cfg)
         views.append(View("teacher", detector, names, bool(model.teacher.flip_channels)))
     return views
 
