@@ -35,6 +35,7 @@ SMALL = (
     "deformable_plain_student",
     "deformable_student",
     "detr_student",
+    "detrdistill_adamixer",
     "detrdistill_conditional",
     "detrdistill_deformable",
     "ema_conditional",
