@@ -12,7 +12,7 @@ from detr_distill.distill.students import StudentOutput, start_student
 from detr_distill.engine.randomness import seed_step
 from detr_distill.errors import ConfigError
 from detr_distill.pairs import pairs_in_order
-from detr_distill.structures import DecoderOutput
+from detr_distill.structures import DecoderOutput, QueryGroup
 
 import pytest
 import torch
@@ -62,6 +62,16 @@ def test_random_queries_follow_the_seed_of_the_step(build_distiller, wide_teache
     assert not torch.equal(position, draws[1][1])
     assert torch.equal(position[0], position[1])
     assert content.abs().sum() == 0  # as the Conditional DETR's own
+
+
+def test_random_queries_have_the_content_of_the_teachers_own(build_distiller, wide_teacher):
+    matcher = build_distiller(wide_teacher, KD_DETR).matchers["GeneralMatcher"]
+    own = QueryGroup("own", torch.arange(1, 7.0).view(1, 3, 2).repeat(2, 1, 1), torch.zeros(2, 3, 5))
+    torch.manual_seed(0)
+    content, position = matcher.draw(own)
+    rows = {tuple(row) for row in content[0].tolist()}
+    assert rows <= {(1.0, 2.0), (3.0, 4.0), (5.0, 6.0)} and len(rows) > 1
+    assert torch.equal(content[0], content[1]) and position.shape == (2, 4, 5) and position.std() > 0.5
 
 
 def test_the_groups_have_no_detection_loss_and_all_layers_follow_the_last(build_distiller, wide_teacher):
