@@ -21,7 +21,7 @@ from .classes import ClassMap
 from .knowledge import Knowledge, Match
 from .layers import take_layers
 from .loss_base import DistillLoss
-from .students import StudentOutput
+from .students import StudentOutput, network_of
 
 
 @LOSS_REGISTRY.register()
@@ -88,7 +88,7 @@ class PredictionLoss(DistillLoss):
     @classmethod
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL.PREDICTION_LOSS
-        if node.CLASS_TARGETS == "positives" and not isinstance(getattr(teacher, "detector", None), DetrDetector):
+        if node.CLASS_TARGETS == "positives" and not isinstance(network_of(teacher), DetrDetector):
             raise ConfigError(
                 "MODEL.DISTILL.PREDICTION_LOSS.CLASS_TARGETS is 'positives', the queries to which a DetrDetector's own "
                 f"matching gives an object, and {type(teacher).__name__} has none. Set it to 'all'."

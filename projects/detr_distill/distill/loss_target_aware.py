@@ -20,7 +20,7 @@ from ..structures import Memory
 from .knowledge import Knowledge, Match
 from .levels import from_maps
 from .loss_base import DistillLoss
-from .students import StudentOutput, feature_channels
+from .students import StudentOutput, feature_channels, network_of
 from .target_masks import KEY, cell_weights, choose_projection, mask_loss, query_quality
 
 
@@ -70,7 +70,7 @@ class TargetAwareLoss(DistillLoss):
     @classmethod
     def from_config(cls, cfg, student, teacher):
         node = cfg.MODEL.DISTILL.TARGET_AWARE_LOSS
-        detector = getattr(teacher, "detector", None)
+        detector = network_of(teacher)
         if not isinstance(detector, DetrDetector):
             raise ConfigError(
                 f"MODEL.DISTILL.LOSSES: TargetAwareLoss reads the queries and the memory of a DetrDetector, and "

@@ -32,10 +32,11 @@ def build_config(config_file: str, overrides: list[str]) -> CfgNode:
         ConfigError: a missing file, an unknown key or a value of the wrong type; the message names it.
     """
     cfg = default_config()
+    lists = [key for key, default in flatten(cfg).items() if isinstance(default, (list, tuple))]
     if config_file:
         _merge_file(cfg, config_file)
     _merge_overrides(cfg, overrides)
-    _check_lists(cfg)
+    _check_lists(cfg, lists)
     return cfg
 
 
@@ -109,11 +110,11 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
             raise ConfigError(f"{key} {value} on the command line: {_explain(cfg, error)}") from error
 
 
-def _check_lists(cfg: CfgNode) -> None:
+def _check_lists(cfg: CfgNode, keys: list[str]) -> None:
     """fvcore lets None replace a value of any type; a list of none is an empty one."""
     values = flatten(cfg)
-    for key, default in flatten(default_config()).items():
-        if isinstance(default, (list, tuple)) and values[key] is None:
+    for key in keys:
+        if values[key] is None:
             raise ConfigError(f"{key} is None. Give () for none.")
 
 
