@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from detr_distill.structures import Memory
+import dataclasses
+
+from detr_distill.structures import DecoderOutput, Memory
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,6 +13,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def encode(model, inputs) -> Memory:
     images = model.preprocess(inputs)
     return model.encode(model.backbone(images.tensor), images)
+
+
+def outputs_over_padding(model, inputs) -> list[DecoderOutput]:
+    """The own group's outputs with one content of the memory's padding, and with another."""
+    images = model.preprocess(inputs)
+    memory = model.input_projection(model.backbone(images.tensor), images)
+    assert memory.mask.any()
+    outputs = []
+    for filling in (0.0, 9.0):
+        filled = dataclasses.replace(memory, tokens=memory.tokens.masked_fill(memory.mask.unsqueeze(-1), filling))
+        filled.tokens = model.encoder(filled)
+        outputs.append(model.decode(filled, [model.queries(filled)])["own"])
+    return outputs
+
+
+def check_images_alone(model, inputs) -> None:
+    """Each image's detections are those that it has in the batch."""
+    with torch.no_grad():
+        for entry, expected in zip(inputs, model(inputs), strict=True):
+            (alone,) = model([entry])
+            assert torch.allclose(alone["instances"].scores, expected["instances"].scores, atol=1e-5)
+            boxes = (x["instances"].pred_boxes.tensor for x in (alone, expected))
+            assert torch.allclose(*boxes, atol=1e-2)
 
 
 def train_steps(model, inputs, steps=3):
@@ -24,6 +49,14 @@ def train_steps(model, inputs, steps=3):
         optimizer.step()
         history.append({k: v.item() for k, v in losses.items() if "distill" not in k})
     return history, torch.get_rng_state()
+
+
+def count_reads(monkeypatch) -> tuple[ReadCounter, list[int]]:
+    """A counter of reads to run a step in, and a list that gets an entry for each ``Tensor.cpu``."""
+    copies: list[int] = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
+    return ReadCounter(), copies
 
 
 class ReadCounter(TorchDispatchMode):

@@ -14,7 +14,7 @@ import torch
 from builders import make_inputs, small_cfg
 from detectron2.modeling import build_model
 from detr.adamixer_detectors import ADAMIXER, build, random_group
-from steps import encode
+from steps import check_images_alone, encode
 from torch import Tensor
 
 # Of the second stage, where random weights enlarge the first one's: seen 2e-5.
@@ -119,12 +119,7 @@ def test_content_of_the_padding_changes_nothing(inputs):
 def test_detections_do_not_depend_on_the_batch(sizes):
     model = build().eval()
     inputs = make_inputs(sizes=sizes, counts=(1, 1, 1), labels=False)
-    with torch.no_grad():
-        for entry, expected in zip(inputs, model(inputs), strict=True):
-            (alone,) = model([entry])
-            assert torch.allclose(alone["instances"].scores, expected["instances"].scores, atol=1e-5)
-            boxes = (x["instances"].pred_boxes.tensor for x in (alone, expected))
-            assert torch.allclose(*boxes, atol=1e-2)
+    check_images_alone(model, inputs)
 
 
 @pytest.mark.parametrize(

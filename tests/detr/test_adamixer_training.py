@@ -8,8 +8,7 @@ import pytest
 import torch
 from builders import make_inputs
 from detr.adamixer_detectors import ADAMIXER, build
-from steps import ReadCounter, encode
-from torch import Tensor
+from steps import count_reads, encode
 
 CONDITIONAL = {"MODEL__DETR__HIDDEN_DIM": 16}
 DAB = {"MODEL__DETR__DECODER__NAME": "DabDecoder", "MODEL__DETR__QUERIES__NAME": "AnchorQueries"}
@@ -30,9 +29,7 @@ def test_losses_have_every_layer_and_reach_every_parameter(counts, classificatio
 
 def test_a_step_reads_the_device_once(inputs, monkeypatch):
     model = build().train()
-    counter, copies = ReadCounter(), []
-    original = Tensor.cpu
-    monkeypatch.setattr(Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
+    counter, copies = count_reads(monkeypatch)
     with counter:
         sum(model(inputs).values()).backward()
     assert counter.reads == [] and copies == [1]
@@ -65,9 +62,7 @@ def test_boxes_stay_in_float32_under_autocast(inputs):
 def test_distillation_step(distiller, inputs, teacher, student, matchers, monkeypatch):
     """Predictions and self-attention; one read of the device, a gradient for every parameter."""
     model = distiller(teacher, {**student, **SELF_ONLY, "MODEL__DISTILL__MATCHERS": matchers})
-    counter, copies = ReadCounter(), []
-    original = Tensor.cpu
-    monkeypatch.setattr(Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
+    counter, copies = count_reads(monkeypatch)
     with counter:
         losses = model(inputs)
         sum(losses.values()).backward()

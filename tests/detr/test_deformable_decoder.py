@@ -13,7 +13,7 @@ import torch
 from builders import ROOT, make_inputs, small_cfg
 from detectron2.modeling import build_model
 from detr.deformable_detectors import PLAIN, REFINE, TWO_STAGE, build, every_variant
-from steps import encode
+from steps import check_images_alone, encode, outputs_over_padding
 
 
 def random_group(model, name: str, images: int, queries: int, **options) -> QueryGroup:
@@ -37,14 +37,7 @@ def test_levels_know_their_extent():
 def test_content_of_the_padding_changes_nothing(variant, inputs):
     """Whatever the neck leaves in the padding, encoder, queries and decoder do not see it."""
     model = build(variant).eval()
-    images = model.preprocess(inputs)
-    memory = model.input_projection(model.backbone(images.tensor), images)
-    assert memory.mask.any()
-    outputs = []
-    for filling in (0.0, 9.0):
-        filled = dataclasses.replace(memory, tokens=memory.tokens.masked_fill(memory.mask.unsqueeze(-1), filling))
-        filled.tokens = model.encoder(filled)
-        outputs.append(model.decode(filled, [model.queries(filled)])["own"])
+    outputs = outputs_over_padding(model, inputs)
     assert torch.allclose(outputs[0].logits, outputs[1].logits, atol=1e-6)
     assert torch.allclose(outputs[0].boxes, outputs[1].boxes, atol=1e-6)
 
@@ -104,12 +97,7 @@ def test_batch_without_padding_equals_its_images(variant):
     """Reference points are then made once for all images."""
     model = build(variant).eval()
     inputs = make_inputs(sizes=((48, 64), (48, 64)), counts=(1, 1), labels=False)
-    with torch.no_grad():
-        for entry, expected in zip(inputs, model(inputs), strict=True):
-            (alone,) = model([entry])
-            assert torch.allclose(alone["instances"].scores, expected["instances"].scores, atol=1e-5)
-            boxes = (x["instances"].pred_boxes.tensor for x in (alone, expected))
-            assert torch.allclose(*boxes, atol=1e-2)
+    check_images_alone(model, inputs)
 
 
 @every_variant

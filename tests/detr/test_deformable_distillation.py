@@ -8,8 +8,7 @@ from detr_distill.errors import ConfigError
 import pytest
 import torch
 from detr.deformable_detectors import PLAIN, REFINE, SINGLE, TWO_STAGE
-from steps import ReadCounter
-from torch import Tensor
+from steps import count_reads
 
 CONDITIONAL = {"MODEL__DETR__HIDDEN_DIM": 16}
 SELF_ONLY = {"MODEL__DISTILL__ATTENTION_LOSS__CROSS_WEIGHT": 0.0}
@@ -33,9 +32,7 @@ SELF_ONLY = {"MODEL__DISTILL__ATTENTION_LOSS__CROSS_WEIGHT": 0.0}
 def test_distillation_step(distiller, inputs, teacher, student, monkeypatch):
     """Both matchers, predictions and self-attention; one read of the device, a gradient for every parameter."""
     model = distiller(teacher, {**student, **SELF_ONLY})
-    counter, copies = ReadCounter(), []
-    original = Tensor.cpu
-    monkeypatch.setattr(Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
+    counter, copies = count_reads(monkeypatch)
     with counter:
         losses = model(inputs)
         sum(losses.values()).backward()

@@ -12,8 +12,7 @@ from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
 from detr.test_anchor import ANCHOR, STANDARD
 from detr.test_smca import MULTI_SCALE, SMCA
-from steps import ReadCounter
-from torch import Tensor
+from steps import check_images_alone, count_reads, outputs_over_padding
 from torch.nn import functional as F
 
 VARIANTS = {"smca": SMCA, "smca_multi_scale": MULTI_SCALE, "anchor": ANCHOR, "anchor_standard": STANDARD}
@@ -76,14 +75,7 @@ def test_captured_maps_are_distributions_and_change_nothing(variant, inputs):
 @every_variant
 def test_content_of_the_padding_changes_nothing(variant, inputs):
     model = build(variant).eval()
-    images = model.preprocess(inputs)
-    memory = model.input_projection(model.backbone(images.tensor), images)
-    assert memory.mask.any()
-    outputs = []
-    for filling in (0.0, 9.0):
-        filled = dataclasses.replace(memory, tokens=memory.tokens.masked_fill(memory.mask.unsqueeze(-1), filling))
-        filled.tokens = model.encoder(filled)
-        outputs.append(model.decode(filled, [model.queries(filled)])["own"])
+    outputs = outputs_over_padding(model, inputs)
     assert torch.allclose(outputs[0].logits, outputs[1].logits, atol=1e-5)
     assert torch.allclose(outputs[0].boxes, outputs[1].boxes, atol=1e-6)
 
@@ -110,19 +102,7 @@ def test_padding_itself_changes_nothing(variant):
 def test_detections_do_not_depend_on_the_batch(variant, sizes):
     model = build(variant).eval()
     inputs = make_inputs(sizes=sizes, counts=(1, 1, 1), labels=False)
-    with torch.no_grad():
-        for entry, expected in zip(inputs, model(inputs), strict=True):
-            (alone,) = model([entry])
-            assert torch.allclose(alone["instances"].scores, expected["instances"].scores, atol=1e-5)
-            boxes = (x["instances"].pred_boxes.tensor for x in (alone, expected))
-            assert torch.allclose(*boxes, atol=1e-2)
-
-
-def count_reads(monkeypatch) -> tuple[ReadCounter, list[int]]:
-    copies: list[int] = []
-    original = Tensor.cpu
-    monkeypatch.setattr(Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
-    return ReadCounter(), copies
+    check_images_alone(model, inputs)
 
 
 @every_variant
@@ -172,18 +152,9 @@ ANCHOR_WIDE = {**ANCHOR, "MODEL__DETR__HIDDEN_DIM": 64, "MODEL__DETR__NUM_QUERIE
     ids=["smca", "multi_scale", "smca-conditional", "conditional-smca", "anchor", "standard-anchor", "anchor-smca",
          "conditional-anchor"],
 )  # fmt: skip
-def test_distillation_step(tmp_path, inputs, teacher, student, monkeypatch):
+def test_distillation_step(distiller, inputs, teacher, student, monkeypatch):
     """Both matchers, predictions and both attention maps; one read of the device, a gradient for every parameter."""
-    cfg = small_cfg(**teacher)
-    (tmp_path / "teacher.yaml").write_text(cfg.dump())
-    torch.save({"model": randomise(build_model(cfg), 1).state_dict()}, tmp_path / "teacher.pth")
-    keys = {
-        "MODEL__META_ARCHITECTURE": "DistillDetector",
-        "MODEL__DISTILL__TEACHER__CONFIG_FILE": str(tmp_path / "teacher.yaml"),
-        "MODEL__DISTILL__TEACHER__WEIGHTS": str(tmp_path / "teacher.pth"),
-    }
-    model = build_model(small_cfg(**keys, **student)).train()
-    randomise(model.student, 2)
+    model = distiller(teacher, student)
     counter, copies = count_reads(monkeypatch)
     with counter:
         losses = model(inputs)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from builders import randomise, small_cfg
-from detectron2.modeling import build_model
 from detr.denoising_detectors import DINO, DN_DEFORMABLE
-from steps import ReadCounter
-from torch import Tensor
+from steps import count_reads
 
 LOSSES = ["PredictionLoss", "AttentionLoss", "SampledAttentionLoss"]
 
@@ -22,25 +18,14 @@ LOSSES = ["PredictionLoss", "AttentionLoss", "SampledAttentionLoss"]
     ],
     ids=["dino-dino", "dino-dn", "dn-dino"],
 )
-def test_distillation_step_with_denoising(tmp_path, inputs, teacher, student, monkeypatch):
+def test_distillation_step_with_denoising(distiller, inputs, teacher, student, monkeypatch):
     """Both matchers; one read of the device, a gradient for every parameter; the teacher denoises nothing."""
-    cfg = small_cfg(**teacher)
-    (tmp_path / "teacher.yaml").write_text(cfg.dump())
-    torch.save({"model": randomise(build_model(cfg), 1).state_dict()}, tmp_path / "teacher.pth")
-    keys = {
-        "MODEL__META_ARCHITECTURE": "DistillDetector",
-        "MODEL__DISTILL__TEACHER__CONFIG_FILE": str(tmp_path / "teacher.yaml"),
-        "MODEL__DISTILL__TEACHER__WEIGHTS": str(tmp_path / "teacher.pth"),
-        "MODEL__DISTILL__LOSSES": LOSSES,
-        "MODEL__DISTILL__ATTENTION_LOSS__CROSS_WEIGHT": 0.0,
-    }
-    model = build_model(small_cfg(**keys, **student)).train()
-    randomise(model.student, 2)
+    keys = {"MODEL__DISTILL__LOSSES": LOSSES, "MODEL__DISTILL__ATTENTION_LOSS__CROSS_WEIGHT": 0.0}
+    model = distiller(teacher, {**student, **keys})
     (maker,) = model.teacher.detector.training_groups.values()
     maker.register_forward_pre_hook(lambda *_: pytest.fail("the teacher made denoising queries"))
-    copies, original = [], Tensor.cpu
-    monkeypatch.setattr(Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
-    with ReadCounter() as counter:
+    counter, copies = count_reads(monkeypatch)
+    with counter:
         losses = model(inputs)
         sum(losses.values()).backward()
     assert counter.reads == [] and copies == [1]

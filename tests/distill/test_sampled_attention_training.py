@@ -9,7 +9,7 @@ import torch
 from builders import make_inputs
 from detr.deformable_detectors import PLAIN as LEARNED
 from detr.deformable_detectors import TWO_STAGE
-from steps import ReadCounter
+from steps import count_reads
 
 OTHER_SAMPLING = {
     **LEARNED,
@@ -33,9 +33,7 @@ def test_step_teaches_where_to_look(build_distiller, save_teacher, inputs, teach
     model = build_distiller(
         student, save_teacher(**teacher), LOSSES, MODEL__DISTILL__SAMPLED_ATTENTION_LOSS__DISTANCE=distance
     )
-    counter, copies = ReadCounter(), []
-    original = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
+    counter, copies = count_reads(monkeypatch)
     with counter:
         losses = model(inputs)
         sum(losses.values()).backward()
