@@ -38,13 +38,14 @@ Form = Callable[[Tensor, list[tuple[int, int]], Tensor, Tensor], Tensor]
 
 def load_forms() -> dict[str, Form]:
     """Both forms out of the package, without running its ``__init__`` files, which import detectron2."""
-    for name, folder in (("detr_distill", PACKAGE), ("detr_distill.detr", PACKAGE / "detr")):
+    for folder in ("", "detr", "detr/layers"):
+        name = ".".join(["detr_distill", *filter(None, folder.split("/"))])
         package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
+        package.__path__ = [str(PACKAGE / folder)]
         sys.modules[name] = package
-    pytorch = importlib.import_module("detr_distill.detr.deformable").attend_with_pytorch
+    pytorch = importlib.import_module("detr_distill.detr.layers.deformable").attend_with_pytorch
     try:
-        triton = importlib.import_module("detr_distill.detr.deformable_triton").attend_with_triton
+        triton = importlib.import_module("detr_distill.detr.layers.deformable_triton").attend_with_triton
     except ImportError as error:
         raise SystemExit(f"This benchmark needs Triton, which cannot be imported here ({error}).") from error
     return {"pytorch": pytorch, "triton": triton}

@@ -14,8 +14,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from detr_distill.distill.students import start_student
-from detr_distill.engine.configuration import build_config
+from detr_distill.config.build import build_config
+from detr_distill.distill.students.base import start_student
 from detr_distill.engine.trainer import DistillTrainer
 
 import torch

@@ -27,8 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detr_distill.checkpoint.importing.names_transformers import rename_transformers
-from detr_distill.detr.assignment import solve_assignments
-from detr_distill.engine.configuration import build_config
+from detr_distill.config.build import build_config
+from detr_distill.detr.supervision.assignment import solve_assignments
 
 import torch
 import transformers

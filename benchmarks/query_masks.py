@@ -17,10 +17,10 @@ import json
 from pathlib import Path
 
 from detr_distill.data import DetrDatasetMapper, build_train_loader
-from detr_distill.distill.students import StudentStep
-from detr_distill.distill.target_masks import cell_weights, choose_projection, query_quality, touched_cells
+from detr_distill.distill.losses.target_masks import cell_weights, choose_projection, query_quality, touched_cells
+from detr_distill.distill.students.base import StudentStep
 from detr_distill.engine import build_config
-from detr_distill.pairs import Pairs
+from detr_distill.structures import Pairs
 
 import torch
 from detectron2.data import DatasetCatalog

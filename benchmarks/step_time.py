@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from detr_distill.distill.frozen import FrozenDetector
-from detr_distill.distill.students import StudentStep
-from detr_distill.engine.configuration import build_config
+from detr_distill.config.build import build_config
+from detr_distill.distill.students.base import StudentStep
+from detr_distill.distill.teachers.frozen import FrozenDetector
 from detr_distill.engine.solver import build_optimizer
 
 import torch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.feature_pairs import FeaturePair
 from detr_distill.distill.knowledge import Knowledge
-from detr_distill.distill.students import StudentOutput, StudentStep
+from detr_distill.distill.losses.map_pairs import FeaturePair
+from detr_distill.distill.students.base import StudentOutput, StudentStep
 
 import torch
 from builders import make_inputs

@@ -13,7 +13,8 @@ import json
 from pathlib import Path
 from unittest import mock
 
-from detr_distill.distill import frozen, label_map
+from detr_distill.distill.teachers import frozen
+from detr_distill.distill.teachers.label_encoder import label_map
 from detr_distill.engine import build_config
 
 import torch

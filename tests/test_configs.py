@@ -124,13 +124,13 @@ def imported_modules(file: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("file", sorted((PACKAGE / "detr").glob("*.py")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((PACKAGE / "detr").rglob("*.py")), ids=lambda file: file.name)
 def test_detectors_never_import_distillation(file):
     assert not [name for name in imported_modules(file) if name.startswith("detr_distill.distill")]
 
 
 def test_the_import_check_can_fail():
     """It sees relative imports of every form: ``from .classes``, ``from ..detr`` and ``from . import``."""
-    found = imported_modules(PACKAGE / "distill" / "query_matchers.py")
-    assert {"detr_distill.distill.classes", "detr_distill.detr.assignment"} <= found
-    assert "detr_distill.distill.divergence" in imported_modules(PACKAGE / "distill" / "loss_prediction.py")
+    found = imported_modules(PACKAGE / "distill" / "matchers" / "adaptive.py")
+    assert {"detr_distill.distill.classes", "detr_distill.detr.supervision.assignment"} <= found
+    assert "detr_distill.distill.divergence" in imported_modules(PACKAGE / "distill" / "losses" / "prediction.py")

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import detr_distill
-from detr_distill.engine.configuration import build_config, default_config, flatten
+from detr_distill.config.build import build_config, default_config, flatten
 from detr_distill.engine.launch import argument_parser
 from detr_distill.registry import LOSS_REGISTRY, MATCHER_REGISTRY
 
@@ -73,9 +73,9 @@ def test_the_example_pairs_the_nearest_centres(extension):
     """A student that is its own teacher pairs each query with itself."""
     model = extension["model"]
     matcher, own = model.matchers["CentreMatcher"], torch.rand(2, 1, 5, 4)
-    from detr_distill.detr.assignment import solve_assignments
+    from detr_distill.detr.supervision.assignment import solve_assignments
     from detr_distill.distill.knowledge import Knowledge
-    from detr_distill.distill.students import StudentOutput
+    from detr_distill.distill.students.base import StudentOutput
     from detr_distill.structures import DecoderOutput
 
     output = DecoderOutput(torch.zeros(2, 1, 5, 3), own, torch.zeros(2, 1, 5, 4), "sigmoid")
@@ -111,7 +111,7 @@ def test_every_key_is_documented_with_its_default():
     assert set(documented) == set(added)
     for key, value in added.items():
         found = documented[key]
-        assert found == value and type(found) is type(value), f"{key}: {found!r} documented, {value!r} in config.py"
+        assert found == value and type(found) is type(value), f"{key}: {found!r} documented, {value!r} in config/defaults.py"
 
 
 @pages
@@ -129,7 +129,7 @@ def test_paths_exist(page):
 
 @pages
 def test_code_references_exist(page):
-    """``distill/frozen.py:FrozenDetector.train``: the file defines the class, function or method."""
+    """``distill/teachers/frozen.py:FrozenDetector.train``: the file defines the class, function or method."""
     for file, symbol in re.findall(r"`([\w/]+\.py):([\w.]+)`", page.read_text()):
         body: list = ast.parse((PACKAGE / file).read_text()).body
         for name in symbol.split("."):

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 
+from detr_distill.config.build import build_config
+from detr_distill.config.ranges import COUNT, Range
 from detr_distill.engine.calibration import KEY, calibrate, measure_share
-from detr_distill.engine.configuration import build_config
 from detr_distill.engine.launch import choose_device, flags_first, prepare_datasets
 from detr_distill.engine.report import report_user_errors
 from detr_distill.errors import ConfigError
-from detr_distill.ranges import COUNT, Range
 
 import rich.progress
 from detectron2.config import CfgNode

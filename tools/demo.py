@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 
 from detr_distill.checkpoint.files import write_atomically
+from detr_distill.config.build import flatten
+from detr_distill.config.files import find_file
 from detr_distill.data.records import load_records
-from detr_distill.distill.frozen import find_file, load_teacher_config
-from detr_distill.distill.query_matchers import AdaptiveMatcher
+from detr_distill.distill.matchers.adaptive import AdaptiveMatcher
+from detr_distill.distill.teachers.configuration import load_teacher_config
 from detr_distill.engine import DistillTrainer, build_config
-from detr_distill.engine.configuration import flatten
 from detr_distill.engine.launch import evaluate_only, prepare_datasets
 from detr_distill.engine.process import LOGGERS, set_up_process
 from detr_distill.engine.report import report_user_errors

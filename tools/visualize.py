@@ -7,9 +7,9 @@ from pathlib import Path
 
 from detr_distill.checkpoint import SafeCheckpointer
 from detr_distill.data.records import load_records
-from detr_distill.distill.query_matchers import AdaptiveMatcher
+from detr_distill.distill.matchers.adaptive import AdaptiveMatcher
 from detr_distill.engine import DistillTrainer, build_config
-from detr_distill.engine.configuration import choose_device
+from detr_distill.engine.device import choose_device
 from detr_distill.engine.launch import prepare_datasets
 from detr_distill.engine.report import report_user_errors
 from detr_distill.errors import ConfigError

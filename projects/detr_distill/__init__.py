@@ -1,7 +1,10 @@
 """Distillation of DETR-type detectors on detectron2. Importing the package registers everything it offers."""
 
 from . import compat  # noqa: F401  # isort: skip  (before anything of detectron2)
-from . import data, detr, distill, fcos  # noqa: F401  (registration)
+from . import convolutional, data, detr, distill  # noqa: F401  (registration)
 from .config import add_detr_distill_config
+from .moved import install as _install_moved_names
 
 __all__ = ["add_detr_distill_config"]
+
+_install_moved_names()

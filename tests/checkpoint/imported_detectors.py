@@ -6,7 +6,7 @@ import argparse
 
 from detr_distill.checkpoint.importing import import_checkpoint
 from detr_distill.checkpoint.strict import load_strict
-from detr_distill.engine.configuration import build_config
+from detr_distill.config.build import build_config
 
 import torch
 from builders import make_inputs, randomise

@@ -8,7 +8,7 @@ import re
 from detr_distill.checkpoint.importing import import_checkpoint
 from detr_distill.checkpoint.importing.renaming import split_packed
 from detr_distill.checkpoint.importing.settings import coco_names_by_id
-from detr_distill.detr.attention import MultiHeadAttention
+from detr_distill.detr.layers.attention import MultiHeadAttention
 from detr_distill.distill.classes import match_classes
 
 import pytest

@@ -6,7 +6,7 @@ import importlib.util
 import re
 
 from detr_distill.checkpoint.strict import load_strict
-from detr_distill.engine.configuration import build_config
+from detr_distill.config.build import build_config
 
 import pytest
 import torch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.detr import deformable_kernel
-from detr_distill.detr.deformable_kernel import choose_deformable_kernel
+from detr_distill.detr.layers import deformable_kernel
+from detr_distill.detr.layers.deformable_kernel import choose_deformable_kernel
 
 import pytest
 import torch

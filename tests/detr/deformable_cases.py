@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.deformable import multi_scale_deformable_attention
+from detr_distill.detr.layers.deformable import multi_scale_deformable_attention
 
 import torch
 from builders import ROOT
 
-TRITON_FILE = ROOT / "projects/detr_distill/detr/deformable_triton.py"
+TRITON_FILE = ROOT / "projects/detr_distill/detr/layers/deformable_triton.py"
 HALF = {torch.bfloat16: 2**-7, torch.float16: 2**-10}  # a unit in the last place
 
 

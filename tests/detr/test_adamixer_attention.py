@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.detr import adamixer
-from detr_distill.detr.attention import attend
+from detr_distill.detr.layers import adamixer
+from detr_distill.detr.layers.attention import attend
 
 import pytest
 import torch

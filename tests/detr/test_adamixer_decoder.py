@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from detr_distill.detr import adamixer
+from detr_distill.detr.layers import adamixer
 from detr_distill.errors import ConfigError
 from detr_distill.structures import CAPTURES, SELF_ATTENTION, QueryGroup
 

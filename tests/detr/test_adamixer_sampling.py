@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.detr import adamixer
-from detr_distill.detr.adamixer import AdaptiveMixing, AdaptiveSampling
+from detr_distill.detr.layers import adamixer
+from detr_distill.detr.layers.adamixer import AdaptiveMixing, AdaptiveSampling
 
 import pytest
 import torch

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.detr.attention import split_heads
-from detr_distill.detr.queries_anchor import grid_points
-from detr_distill.detr.row_column import AxisEmbedding, PlaneEmbedding, RowColumnAttention, cell_places
+from detr_distill.detr.layers.attention import split_heads
+from detr_distill.detr.layers.row_column import AxisEmbedding, PlaneEmbedding, RowColumnAttention, cell_places
+from detr_distill.detr.queries.anchor_points import grid_points
 from detr_distill.errors import ConfigError
 from detr_distill.structures import CROSS_ATTENTION, Memory, QueryGroup
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.attention import Dropout, attend, attend_within_groups, drop
 from detr_distill.detr.groups import group_layout
+from detr_distill.detr.layers.attention import attend, attend_within_groups
+from detr_distill.detr.layers.feed_forward import Dropout, drop
 from detr_distill.structures import QueryGroup
 
 import pytest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detr_distill.checkpoint.torchvision_resnet import rename_resnet
-from detr_distill.detr.backbone import padding_multiple
+from detr_distill.detr.backbones.build import padding_multiple
 from detr_distill.errors import ConfigError
 
 import pytest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from detr_distill.detr.backbone_timm import TimmBackbone
-from detr_distill.detr.backbone_torchvision import TorchvisionBackbone
+from detr_distill.detr.backbones.timm import TimmBackbone
+from detr_distill.detr.backbones.torchvision import TorchvisionBackbone
 from detr_distill.errors import ConfigError
 
 import pytest

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from detr_distill.checkpoint.torchvision_resnet import rename_resnet
-from detr_distill.detr.backbone_timm import TimmBackbone
-from detr_distill.detr.backbone_torchvision import TorchvisionBackbone
+from detr_distill.detr.backbones.timm import TimmBackbone
+from detr_distill.detr.backbones.torchvision import TorchvisionBackbone
 
 import pytest
 import timm

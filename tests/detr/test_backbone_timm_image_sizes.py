@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.backbone_stages import grid_multiple
-from detr_distill.detr.backbone_timm import TimmBackbone
+from detr_distill.detr.backbones.stages import grid_multiple
+from detr_distill.detr.backbones.timm import TimmBackbone
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.backbone_timm import TimmBackbone
+from detr_distill.detr.backbones.timm import TimmBackbone
 from detr_distill.engine import build_optimizer
 
 import pytest

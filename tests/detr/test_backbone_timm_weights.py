@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from detr_distill.detr.backbone_timm import TimmBackbone
-from detr_distill.detr.backbone_torchvision import TorchvisionBackbone
+from detr_distill.detr.backbones.timm import TimmBackbone
+from detr_distill.detr.backbones.torchvision import TorchvisionBackbone
 from detr_distill.errors import CheckpointError
 
 import pytest
@@ -81,7 +81,7 @@ def test_download_takes_torchvisions_first_weights(monkeypatch, tmp_path):
     """Those of DETR; ``local_file`` finds, fetches or explains them as it does for MODEL.WEIGHTS."""
     file, asked = random_weights(tmp_path / "resnet18.pth", torchvision.models.resnet18()), []
     monkeypatch.setattr(
-        "detr_distill.detr.backbone_torchvision.local_file", lambda *arguments: asked.append(arguments) or file
+        "detr_distill.detr.backbones.torchvision.local_file", lambda *arguments: asked.append(arguments) or file
     )
     TorchvisionBackbone(name="resnet18", out_features=["stage1"], pretrained="download")
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 
-from detr_distill.detr.assignment import Cost, solve_assignments
 from detr_distill.detr.boxes import inverse_sigmoid, pairwise_giou, to_centres, to_corners
-from detr_distill.detr.criterion import SetCriterion
-from detr_distill.detr.matcher import HungarianMatcher
+from detr_distill.detr.supervision.assignment import Cost, solve_assignments
+from detr_distill.detr.supervision.criterion import SetCriterion
+from detr_distill.detr.supervision.matcher import HungarianMatcher
 from detr_distill.errors import NonFiniteError
 from detr_distill.structures import DecoderOutput, QueryGroup, Targets
 

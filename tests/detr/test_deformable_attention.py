@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.deformable import DeformableAttention, multi_scale_deformable_attention
+from detr_distill.detr.layers.deformable import DeformableAttention, multi_scale_deformable_attention
 from detr_distill.structures import Memory
 
 import torch

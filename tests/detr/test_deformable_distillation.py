@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.students import StudentStep
+from detr_distill.distill.students.base import StudentStep
 from detr_distill.errors import ConfigError
 
 import pytest

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
-from detr_distill.detr import deformable, deformable_kernel
-from detr_distill.detr.adamixer import AdaptiveSampling
-from detr_distill.detr.deformable import DeformableAttention, attend_with_pytorch
-from detr_distill.detr.deformable_kernel import find_triton_form
-from detr_distill.distill.frozen import load_teacher_config
+from detr_distill.detr.layers import deformable, deformable_kernel
+from detr_distill.detr.layers.adamixer import AdaptiveSampling
+from detr_distill.detr.layers.deformable import DeformableAttention, attend_with_pytorch
+from detr_distill.detr.layers.deformable_kernel import find_triton_form
+from detr_distill.distill.teachers.configuration import load_teacher_config
 from detr_distill.errors import ConfigError
 from detr_distill.structures import Memory
 
@@ -101,7 +101,7 @@ def test_all_that_samples_follows_the_choice(monkeypatch):
     AdaptiveSampling(8, 2, 3)(torch.randn(1, 5, 8), torch.rand(1, 5, 4), tokens, memory)
     assert len(used) == 2
     others = [
-        file.name for file in (ROOT / "projects/detr_distill/detr").glob("*.py") if "grid_sample(" in file.read_text()
+        file.name for file in (ROOT / "projects/detr_distill/detr").rglob("*.py") if "grid_sample(" in file.read_text()
     ]
     assert others == ["deformable.py"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.queries_deformable import _cell_boxes
+from detr_distill.detr.queries.two_stage import _cell_boxes
 from detr_distill.structures import Memory
 
 import torch

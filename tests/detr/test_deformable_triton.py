@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from detr_distill.detr.deformable import attend_with_pytorch
+from detr_distill.detr.layers.deformable import attend_with_pytorch
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_kernels_compile_for_hopper(monkeypatch, tmp_path):
     triton = pytest.importorskip("triton")
     if triton.knobs.runtime.interpret:
         pytest.skip("the interpreter replaces what is to be compiled")
-    from detr_distill.detr import deformable_triton as module
+    from detr_distill.detr.layers import deformable_triton as module
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     sizes = {"heads": 8, "channels": 32, "levels": 4, "points": 4, "query_block": 16, "channel_block": 32}

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from detr_distill.detr.deformable import DeformableAttention, attend_with_pytorch
+from detr_distill.detr.layers.deformable import DeformableAttention, attend_with_pytorch
 from detr_distill.structures import Memory
 
 import pytest
@@ -32,7 +32,7 @@ def test_benchmark_says_that_it_needs_cuda(tmp_path):
 @on_cuda
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_equal_pytorch_on_cuda(name):
-    from detr_distill.detr.deformable_triton import attend_with_triton
+    from detr_distill.detr.layers.deformable_triton import attend_with_triton
 
     case = [x.cuda() if isinstance(x, torch.Tensor) else x for x in CASES[name]]
     assert_close(results_of(attend_with_triton, *case), results_of(attend_with_pytorch, *case), rtol=1e-5)
@@ -41,7 +41,7 @@ def test_kernels_equal_pytorch_on_cuda(name):
 @on_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
 def test_an_encoder_of_a_large_image_on_cuda(dtype):
-    from detr_distill.detr.deformable_triton import attend_with_triton
+    from detr_distill.detr.layers.deformable_triton import attend_with_triton
 
     shapes = [(100, 167), (50, 84), (25, 42), (13, 21)]
     case = make_case(shapes, images=2, queries=22_223, heads=8, channels=32, points=4, dtype=dtype, device="cuda")

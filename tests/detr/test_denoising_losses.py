@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.criterion import SetCriterion
+from detr_distill.detr.supervision.criterion import SetCriterion
 from detr_distill.structures import DecoderOutput
 
 import pytest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from detr_distill.detr.boxes import to_corners
-from detr_distill.detr.denoising import draw_labels, move_corners, shift_boxes
+from detr_distill.detr.training_groups.noise import draw_labels, move_corners, shift_boxes
 
 import pytest
 import torch

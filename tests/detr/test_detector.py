@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from detr_distill.detr.attention import attend
+from detr_distill.detr.layers.attention import attend
 from detr_distill.errors import ConfigError
-from detr_distill.pairs import Pairs
-from detr_distill.structures import CAPTURES, ImageBatch, QueryGroup, Targets
+from detr_distill.structures import CAPTURES, ImageBatch, Pairs, QueryGroup, Targets
 
 import pytest
 import torch

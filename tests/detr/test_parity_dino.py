@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from detr_distill.detr.neck import resize_mask
+from detr_distill.detr.necks.base import resize_mask
 
 import pytest
 import torch

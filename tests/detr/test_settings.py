@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from detr_distill.config import add_detr_distill_config
-from detr_distill.detr.backbone_timm import TimmBackbone
-from detr_distill.detr.settings import RANGES, check_settings
-from detr_distill.engine.configuration import build_config
+from detr_distill.config.build import build_config
+from detr_distill.config.defaults import add_detr_distill_config
+from detr_distill.config.ranges import Range
+from detr_distill.detr.backbones.timm import TimmBackbone
+from detr_distill.detr.checks import RANGES, check_settings
 from detr_distill.errors import ConfigError
-from detr_distill.ranges import Range
 from detr_distill.registry import DECODER_REGISTRY
 
 import pytest

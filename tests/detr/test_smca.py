@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from detr_distill.detr.attention import split_heads
-from detr_distill.detr.smca import SMALLEST_LOG, ModulatedAttention, SpatialModulation, cell_axes
+from detr_distill.detr.layers.attention import split_heads
+from detr_distill.detr.layers.smca import SMALLEST_LOG, ModulatedAttention, SpatialModulation, cell_axes
 from detr_distill.errors import ConfigError
 from detr_distill.structures import CROSS_ATTENTION, Memory
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detr_distill.checkpoint.export import detecting_weights
-from detr_distill.detr.assignment import solve_assignments
+from detr_distill.detr.supervision.assignment import solve_assignments
 from detr_distill.engine import build_config
 from detr_distill.errors import ConfigError
 from detr_distill.registry import DECODER_REGISTRY

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from detr_distill.engine.configuration import build_config
+from detr_distill.config.build import build_config
 from detr_distill.structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION
 
 import torch

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.knowledge import Knowledge, Match
-from detr_distill.distill.students import StudentOutput
-from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput
+from detr_distill.distill.knowledge import Knowledge
+from detr_distill.distill.match import Match
+from detr_distill.distill.students.base import StudentOutput
+from detr_distill.structures import DecoderOutput, Pairs
 
 import torch
 

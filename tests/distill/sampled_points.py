@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.loss_sampled_attention import SampledAttentionLoss
+from detr_distill.distill.losses.sampled_attention import SampledAttentionLoss
 
 import torch
 

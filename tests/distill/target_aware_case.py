@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from detr_distill.distill.knowledge import Knowledge
-from detr_distill.distill.loss_target_aware import TargetAwareLoss
-from detr_distill.distill.students import StudentOutput
-from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput, Memory, Targets
+from detr_distill.distill.losses.target_aware import TargetAwareLoss
+from detr_distill.distill.students.base import StudentOutput
+from detr_distill.structures import DecoderOutput, Memory, Pairs, Targets
 
 import torch
 

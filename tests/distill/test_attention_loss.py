@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.loss_attention import AttentionLoss
-from detr_distill.distill.loss_prediction import PredictionLoss
+from detr_distill.distill.losses.attention import AttentionLoss
+from detr_distill.distill.losses.prediction import PredictionLoss
 from detr_distill.structures import Memory
 
 import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from detr_distill.distill.students import StudentStep
+from detr_distill.distill.students.base import StudentStep
 from detr_distill.errors import CheckpointError, ConfigError
 
 import pytest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from detr_distill.distill.ema_teacher import EmaTeacher
+from detr_distill.distill.teachers.ema import EmaTeacher
 from detr_distill.engine.trainer import DistillTrainer
 from detr_distill.errors import ConfigError
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from detr_distill.distill.feature_pairs import FeaturePair, find_pairs, read_target
 from detr_distill.distill.knowledge import Knowledge
-from detr_distill.distill.loss_feature import FeatureLoss, spatial_attention
-from detr_distill.distill.loss_focal_global import FocalGlobalLoss
-from detr_distill.distill.loss_masked_generation import MaskedGenerationLoss
-from detr_distill.distill.students import StudentOutput
+from detr_distill.distill.losses.feature import FeatureLoss, spatial_attention
+from detr_distill.distill.losses.focal_global import FocalGlobalLoss
+from detr_distill.distill.losses.map_pairs import FeaturePair, find_pairs, read_target
+from detr_distill.distill.losses.masked_generation import MaskedGenerationLoss
+from detr_distill.distill.students.base import StudentOutput
 from detr_distill.errors import ConfigError
 
 import pytest

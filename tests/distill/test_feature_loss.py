@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from detr_distill.distill.divergence import jensen_shannon
 from detr_distill.distill.knowledge import Knowledge
-from detr_distill.distill.loss_feature import FeatureLoss
-from detr_distill.distill.students import StudentOutput, StudentStep
+from detr_distill.distill.losses.feature import FeatureLoss
+from detr_distill.distill.students.base import StudentOutput, StudentStep
 from detr_distill.errors import ConfigError
 
 import pytest

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.feature_pairs import FeaturePair
-from detr_distill.distill.loss_focal_global import (
-    ContextBlock,
-    FocalGlobalLoss,
-    find_attention,
-    inverse_areas,
-)
-from detr_distill.distill.loss_masked_generation import MaskedGenerationLoss
+from detr_distill.distill.losses.focal_global import ContextBlock, FocalGlobalLoss, find_attention, inverse_areas
+from detr_distill.distill.losses.map_pairs import FeaturePair
+from detr_distill.distill.losses.masked_generation import MaskedGenerationLoss
 from detr_distill.errors import ConfigError
 
 import pytest

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+from detr_distill.convolutional.detections import as_output
+from detr_distill.convolutional.predictions import listening, one_layer, region_output
 from detr_distill.detr.boxes import pairwise_iou, to_corners
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.dense_predictions import listening, one_layer, region_output
-from detr_distill.distill.detections import as_output, count_classes
 from detr_distill.distill.knowledge import Knowledge
-from detr_distill.distill.query_overlap import OverlapMatcher
-from detr_distill.distill.students import StudentOutput, run_student, start_student
+from detr_distill.distill.matchers.overlap import OverlapMatcher
+from detr_distill.distill.students.base import StudentOutput, run_student, start_student
+from detr_distill.distill.students.classes import count_classes
 from detr_distill.errors import ConfigError
 from detr_distill.structures import PREDICTIONS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.inference_form import prepare_for_inference
+from detr_distill.distill.teachers.inference_form import prepare_for_inference
 
 import torch
 from builders import randomise, small_cfg

@@ -6,13 +6,13 @@ import math
 
 from detr_distill.distill import divergence
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.knowledge import Knowledge, Match
-from detr_distill.distill.loss_prediction import PredictionLoss
-from detr_distill.distill.students import StudentOutput, start_student
+from detr_distill.distill.knowledge import Knowledge
+from detr_distill.distill.losses.prediction import PredictionLoss
+from detr_distill.distill.match import Match
+from detr_distill.distill.students.base import StudentOutput, start_student
 from detr_distill.engine.randomness import seed_step
 from detr_distill.errors import ConfigError
-from detr_distill.pairs import pairs_in_order
-from detr_distill.structures import DecoderOutput, QueryGroup
+from detr_distill.structures import DecoderOutput, QueryGroup, pairs_in_order
 
 import pytest
 import torch

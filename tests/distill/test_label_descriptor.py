@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.label_descriptor import LabelDescriptor
-from detr_distill.distill.label_points import PointEncoder, TransformNetwork
-from detr_distill.distill.label_regions import MaskRegions
-from detr_distill.distill.students import StudentStep
+from detr_distill.distill.students.base import StudentStep
+from detr_distill.distill.teachers.label_encoder.descriptor import LabelDescriptor
+from detr_distill.distill.teachers.label_encoder.points import PointEncoder, TransformNetwork
+from detr_distill.distill.teachers.label_encoder.regions import MaskRegions
 from detr_distill.errors import ConfigError
 
 import pytest

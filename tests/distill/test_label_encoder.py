@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from detr_distill.distill.label_descriptor import LabelDescriptor
-from detr_distill.distill.label_encoder import LabelEncoder
-from detr_distill.distill.students import StudentStep
+from detr_distill.distill.students.base import StudentStep
+from detr_distill.distill.teachers.label_encoder.descriptor import LabelDescriptor
+from detr_distill.distill.teachers.label_encoder.encoder import LabelEncoder
 
 import pytest
 import torch

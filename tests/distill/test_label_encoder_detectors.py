@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.distill.students import start_student
+from detr_distill.distill.students.base import start_student
 from detr_distill.errors import ConfigError, DataError
 
 import pytest

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.label_map import LabelMapEncoder
-from detr_distill.distill.students import StudentStep, start_student
+from detr_distill.distill.students.base import StudentStep, start_student
+from detr_distill.distill.teachers.label_encoder.label_map import LabelMapEncoder
 from detr_distill.errors import CheckpointError, ConfigError
 
 import pytest

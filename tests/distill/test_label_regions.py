@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.label_regions import BoxRegions, MaskRegions, write_through
+from detr_distill.distill.teachers.label_encoder.regions import MaskRegions, write_through
+from detr_distill.structures.regions import BoxRegions
 
 import pytest
 import torch

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.assignment import Cost, solve_assignments
+from detr_distill.detr.supervision.assignment import Cost, solve_assignments
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.layers import layer_map, take_layers
-from detr_distill.distill.students import StudentStep, run_student, start_student
+from detr_distill.distill.matchers.layers import layer_map, take_layers
+from detr_distill.distill.students.base import StudentStep, run_student, start_student
 from detr_distill.errors import ConfigError
 
 import pytest

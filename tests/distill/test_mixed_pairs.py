@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.deformable import DeformableAttention
-from detr_distill.distill.layers import layer_map
+from detr_distill.detr.layers.deformable import DeformableAttention
+from detr_distill.distill.matchers.layers import layer_map
 from detr_distill.registry import DECODER_REGISTRY, QUERIES_REGISTRY
 from detr_distill.structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION
 

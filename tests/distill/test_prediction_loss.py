@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.knowledge import Match
-from detr_distill.distill.loss_prediction import PredictionLoss
+from detr_distill.distill.losses.prediction import PredictionLoss
+from detr_distill.distill.match import Match
 from detr_distill.errors import ConfigError
-from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput
+from detr_distill.structures import DecoderOutput, Pairs
 
 import pytest
 import torch

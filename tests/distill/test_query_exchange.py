@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.query_exchange import START_SIZE, CommonContent, PlaceMap, content_map, position_map
+from detr_distill.distill.matchers.query_exchange import START_SIZE, CommonContent, PlaceMap, content_map, position_map
 
 import pytest
 import torch

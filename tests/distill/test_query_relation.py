@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.distill.knowledge import Knowledge, Match
-from detr_distill.distill.loss_query_relation import QueryRelationLoss, pairwise_distances
-from detr_distill.distill.students import StudentOutput
+from detr_distill.distill.knowledge import Knowledge
+from detr_distill.distill.losses.query_relation import QueryRelationLoss, pairwise_distances
+from detr_distill.distill.match import Match
+from detr_distill.distill.students.base import StudentOutput
 from detr_distill.errors import ConfigError
-from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput
+from detr_distill.structures import DecoderOutput, Pairs
 
 import pytest
 import torch

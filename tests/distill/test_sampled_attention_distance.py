@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.distill.loss_sampled_attention import NEAR, energy_coefficient, jensen_shannon, rasterise
+from detr_distill.distill.losses.sampled_points import NEAR, energy_coefficient, jensen_shannon, rasterise
 
 import pytest
 import torch

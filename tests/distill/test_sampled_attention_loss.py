@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.knowledge import Knowledge, Match
-from detr_distill.distill.students import StudentOutput
+from detr_distill.distill.knowledge import Knowledge
+from detr_distill.distill.match import Match
+from detr_distill.distill.students.base import StudentOutput
 from detr_distill.errors import ConfigError
-from detr_distill.pairs import Pairs
-from detr_distill.structures import DecoderOutput, SampledPoints
+from detr_distill.structures import DecoderOutput, Pairs, SampledPoints
 
 import pytest
 import torch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.decoder_deformable import DeformableDecoder
-from detr_distill.detr.deformable import multi_scale_deformable_attention
+from detr_distill.detr.decoders.deformable import DeformableDecoder
+from detr_distill.detr.layers.deformable import multi_scale_deformable_attention
 from detr_distill.registry import DECODER_REGISTRY
 from detr_distill.structures import SAMPLED_ATTENTION, QueryGroup
 

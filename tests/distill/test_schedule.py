@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from detr_distill.distill.balance import ShareBalance
 from detr_distill.distill.knowledge import Knowledge
-from detr_distill.distill.loss_feature import FeatureLoss
+from detr_distill.distill.losses.feature import FeatureLoss
 from detr_distill.distill.schedule import Schedule, scale_gradient, scale_student
-from detr_distill.distill.students import StudentOutput
+from detr_distill.distill.students.base import StudentOutput
 from detr_distill.errors import ConfigError
 from detr_distill.iteration import current_iteration, resolve_iteration
 from detr_distill.structures import DecoderOutput, Memory

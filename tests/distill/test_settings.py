@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from detr_distill.config import add_detr_distill_config
+from detr_distill.config.defaults import add_detr_distill_config
 from detr_distill.distill.settings import RANGES, check_settings
 from detr_distill.errors import ConfigError
 

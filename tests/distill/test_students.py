@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from detr_distill.detr.assignment import solve_assignments
-from detr_distill.distill.second_run import fewer_regions
-from detr_distill.distill.students import run_student, start_student
+from detr_distill.detr.supervision.assignment import solve_assignments
+from detr_distill.distill.students.base import run_student, start_student
+from detr_distill.distill.students.second_run import fewer_regions
 
 import pytest
 import torch

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.distill.loss_target_aware import TargetAwareLoss
+from detr_distill.distill.losses.target_aware import TargetAwareLoss
+from detr_distill.distill.losses.target_masks import ReadProjection
 from detr_distill.distill.schedule import scale_student
-from detr_distill.distill.target_masks import ReadProjection
 from detr_distill.errors import ConfigError
-from detr_distill.pairs import Pairs
-from detr_distill.structures import Targets
+from detr_distill.structures import Pairs, Targets
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.target_masks import query_quality
+from detr_distill.distill.losses.target_masks import query_quality
 from detr_distill.errors import ConfigError
 
 import pytest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from detr_distill.detr.boxes import generalized_iou, intersection_over_union
-from detr_distill.distill.target_masks import cell_weights, mask_loss, query_quality, touched_cells
+from detr_distill.distill.losses.target_masks import cell_weights, mask_loss, query_quality, touched_cells
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from detr_distill.distill.students import StudentStep
+from detr_distill.distill.students.base import StudentStep
 from detr_distill.errors import CheckpointError, ConfigError
 
 import pytest

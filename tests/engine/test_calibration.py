@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from detr_distill.config.build import build_config
 from detr_distill.engine.calibration import KEY, calibrate, measure_share
-from detr_distill.engine.configuration import build_config
 from detr_distill.engine.trainer import DistillTrainer
 from detr_distill.errors import ConfigError
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from detr_distill.config.build import build_config
 from detr_distill.engine import launch
-from detr_distill.engine.configuration import build_config
 from detr_distill.engine.report import print_message_of, report_user_errors
 from detr_distill.errors import ConfigError, DataError
 

@@ -2,7 +2,8 @@
 
 import json
 
-from detr_distill.engine.configuration import build_config, choose_device
+from detr_distill.config.build import build_config
+from detr_distill.engine.device import choose_device
 from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
 from detr_distill.engine.hooks import BestCheckpoint
 from detr_distill.engine.launch import argument_parser

@@ -1,6 +1,6 @@
 """Parameter groups: each parameter once, its learning rate and weight decay by the configuration."""
 
-from detr_distill.engine.configuration import default_config
+from detr_distill.config.build import default_config
 from detr_distill.engine.solver import build_optimizer, group_parameters
 from detr_distill.errors import ConfigError
 

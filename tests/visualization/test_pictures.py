@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import detr_distill  # noqa: F401
-from detr_distill.distill.query_matchers import AdaptiveMatcher
+from detr_distill.distill.matchers.adaptive import AdaptiveMatcher
 from detr_distill.visualization import Objects, Sample, View, load_samples, pictures, views_of, write_gallery
 from detr_distill.visualization.collect import collect_pairs, detect
 from detr_distill.visualization.draw import label_box, show_image, spread_labels

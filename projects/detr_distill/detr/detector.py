@@ -14,7 +14,6 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..pairs import Pairs
 from ..registry import (
     DECODER_REGISTRY,
     ENCODER_REGISTRY,
@@ -23,15 +22,15 @@ from ..registry import (
     TRAINING_GROUP_REGISTRY,
     look_up,
 )
-from ..structures import DecoderOutput, ImageBatch, Memory, QueryGroup, Targets
-from .assignment import Cost, solve_assignments
-from .backbone import build_backbone, padding_multiple
+from ..structures import DecoderOutput, ImageBatch, Memory, Pairs, QueryGroup, Targets
+from .backbones.build import build_backbone, padding_multiple
 from .boxes import to_corners
-from .criterion import SetCriterion
-from .deformable_kernel import choose_deformable_kernel
+from .checks import check_parts, check_settings, check_training_groups
 from .groups import decode_groups
+from .layers.deformable_kernel import choose_deformable_kernel
 from .preprocess import labels_of, normalised_targets, pad_images
-from .settings import check_parts, check_settings, check_training_groups
+from .supervision.assignment import Cost, solve_assignments
+from .supervision.criterion import SetCriterion
 
 
 @META_ARCH_REGISTRY.register()

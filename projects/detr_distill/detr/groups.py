@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import DecoderOutput, Memory, QueryGroup
-from .attention import GroupLayout
+from .layers.attention import GroupLayout
 
 
 def decode_groups(

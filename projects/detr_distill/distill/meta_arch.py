@@ -9,18 +9,18 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from ..detr.assignment import Cost, solve_assignments
+from ..detr.supervision.assignment import Cost, solve_assignments
 from ..errors import ConfigError
 from ..iteration import current_iteration
 from ..registry import LOSS_REGISTRY, MATCHER_REGISTRY, TEACHER_REGISTRY, look_up
 from .balance import ShareBalance
-from .knowledge import Knowledge, Match
-from .loss_base import DistillLoss, matcher_names
-from .query_matchers import QueryMatcher
+from .knowledge import Knowledge
+from .losses.base import DistillLoss, matcher_names
+from .match import Match
+from .matchers.base import QueryMatcher
 from .schedule import Schedule, scale_student
-from .second_run import fewer_regions, held_constant, without_traces
 from .settings import check_settings
-from .students import (
+from .students.base import (
     StudentOutput,
     StudentStep,
     check_student,
@@ -29,6 +29,7 @@ from .students import (
     select_images,
     start_student,
 )
+from .students.second_run import fewer_regions, held_constant, without_traces
 
 
 @META_ARCH_REGISTRY.register()

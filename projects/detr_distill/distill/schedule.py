@@ -12,11 +12,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ..config.ranges import NOT_NEGATIVE
 from ..errors import ConfigError
 from ..iteration import resolve_iteration
-from ..ranges import NOT_NEGATIVE
 from ..structures import DecoderOutput
-from .students import StudentOutput
+from .students.base import StudentOutput
 
 LEARNING_RATE_DROP = "lr_drop"
 STEPPED = ("WarmupMultiStepLR",)  # schedules of the learning rate that read SOLVER.STEPS

@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from detectron2.config import CfgNode
 
-from ..ranges import COUNT, NOT_NEGATIVE, ODD, POSITIVE, SHARE, Range
+from ..config.ranges import COUNT, NOT_NEGATIVE, ODD, POSITIVE, SHARE, Range
 
 PROPER_SHARE = Range(above=0, most=1)
 

@@ -1,6 +1,6 @@
 """Training and evaluation: what ``train_net.py`` runs."""
 
-from .configuration import build_config
+from ..config.build import build_config
 from .evaluation import BoxEvaluator, build_evaluator
 from .launch import main
 from .solver import build_optimizer

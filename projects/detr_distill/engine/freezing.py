@@ -7,9 +7,9 @@ import re
 from detectron2.config import CfgNode
 from torch import nn
 
+from ..config.ranges import NOT_NEGATIVE
 from ..errors import ConfigError
 from ..iteration import resolve_iteration
-from ..ranges import NOT_NEGATIVE
 
 
 class ParameterFreeze:

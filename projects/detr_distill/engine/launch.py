@@ -13,10 +13,11 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 
 from ..checkpoint import SafeCheckpointer
-from ..config import CLASS_NODES, count_classes, detector_name
+from ..config.build import build_config
+from ..config.defaults import CLASS_NODES, count_classes, detector_name
 from ..data import check_num_classes, class_names, register_datasets
 from ..errors import DataError
-from .configuration import build_config, choose_device
+from .device import choose_device
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
 from .results import write_results

@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
+from ..config.build import flatten, suggest
 from ..errors import ConfigError
-from .configuration import flatten, suggest
 
 logger = logging.getLogger(__name__)
 

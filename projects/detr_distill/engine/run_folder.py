@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 
+from ..config.build import default_config, flatten
 from ..errors import ConfigError
-from .configuration import default_config, flatten
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from torchvision.ops import nms
 
 from ..data import DetrDatasetMapper, class_names, read_image
 from ..detr import DetrDetector
-from ..detr.assignment import solve_assignments
 from ..detr.boxes import to_corners
+from ..detr.supervision.assignment import solve_assignments
 from ..distill import DistillDetector
-from ..distill.frozen import load_teacher_config
 from ..distill.knowledge import Knowledge
-from ..distill.query_matchers import AdaptiveMatcher
-from ..distill.students import StudentOutput
+from ..distill.matchers.adaptive import AdaptiveMatcher
+from ..distill.students.base import StudentOutput
+from ..distill.teachers.configuration import load_teacher_config
 from ..structures import CROSS_ATTENTION, DecoderOutput
 
 DUPLICATE_IOU = 0.5  # of two teacher queries on one object, the surer one is shown

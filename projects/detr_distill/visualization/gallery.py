@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..detr import DetrDetector
-from ..distill.query_matchers import AdaptiveMatcher
+from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..structures import CROSS_ATTENTION
 from . import pictures
 from .collect import Sample, View, collect_pairs, detect

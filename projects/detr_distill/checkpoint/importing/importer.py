@@ -127,13 +127,13 @@ def _override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 def _read_overrides(overrides: list[str]) -> CfgNode:
     """The default configuration with KEY VALUE pairs."""
     # Here, because the engine's package itself reads and writes checkpoints.
-    from ...engine.configuration import build_config
+    from ...config.build import build_config
 
     return build_config("", overrides)
 
 
 def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], path: str | os.PathLike, family: str) -> None:
-    from ...engine.configuration import default_config
+    from ...config.build import default_config
 
     cfg = default_config()
     cfg.merge_from_other_cfg(CfgNode(config))

@@ -1,0 +1,52 @@
+"""What a convolutional detector detects, in the form of a decoder's output.
+
+Letters: B images, D detections an image (padded), K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Instances
+
+from ..detr.boxes import to_centres
+from ..distill.students.base import StudentStep
+from ..structures import DecoderOutput
+from .predictions import one_layer
+
+
+def _detect(detector: Any, step: StudentStep) -> list[Instances]:
+    """Detections after non-maximum suppression, best first, in pixels of the step's images."""
+    images, _ = step.context
+    if isinstance(detector, DenseDetector):
+        features = list(step.features.values())
+        return detector.forward_inference(images, features, detector.head(features))
+    if detector.proposal_generator is None:
+        proposals = [entry["proposals"].to(detector.device) for entry in step.batched_inputs]
+    else:
+        proposals, _ = detector.proposal_generator(images, step.features, None)
+    return detector.roi_heads(images, step.features, proposals, None)[0]
+
+
+def as_output(found: list[Instances], num_classes: int) -> DecoderOutput:
+    """Detections as one decoder layer of sigmoid scores, (1, B, D, K): the score in the detected class, 0 in others.
+
+    Suppression has chosen by class and says no more of the others [R]. Boxes end at the image's border; one that lies
+    beyond has no score. Padding is the whole image without a score.
+
+    Args:
+        found: of each image, with ``pred_boxes``, ``scores`` and ``pred_classes``. num_classes: K.
+    """
+    most = max(1, *(len(instances) for instances in found))
+    whole = torch.tensor([0.5, 0.5, 1.0, 1.0], device=found[0].scores.device)
+    boxes = whole.repeat(len(found), most, 1)
+    scores = boxes.new_zeros(len(found), most, num_classes)
+    for image, instances in enumerate(found):
+        (height, width), count = instances.image_size, len(instances)
+        corners = (instances.pred_boxes.tensor.float() / boxes.new_tensor([width, height] * 2)).clamp(0, 1)
+        inside = ((corners[:, 2:] - corners[:, :2]) > 0).all(-1)
+        boxes[image, :count] = to_centres(corners)
+        scores[image, :count].scatter_(1, instances.pred_classes[:, None], (instances.scores * inside)[:, None].float())
+    return one_layer(torch.logit(scores, eps=1e-6), boxes, "sigmoid")

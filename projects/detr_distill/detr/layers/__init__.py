@@ -1,0 +1,1 @@
+"""What the detectors' parts are made of."""

@@ -1,0 +1,200 @@
+"""Multi-head attention whose maps are returned only when a caller asks for them.
+
+Letters: B images, Q queries, S keys, H heads, E width of queries and keys, V width of values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from .feed_forward import drop
+
+
+def split_heads(values: Tensor, num_heads: int) -> Tensor:
+    """(B, N, E) to (B, H, N, E / H)."""
+    images, length, width = values.shape
+    return values.view(images, length, num_heads, width // num_heads).transpose(1, 2)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    capture: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Scaled dot-product attention on split heads.
+
+    The attention map is what dropout is applied *to*, so every row of a captured map adds up to 1 in training mode too.
+    Without ``capture`` torch's fused kernel runs and no map exists; but torch has none with dropout on a CPU.
+
+    Args:
+        query: (B, H, Q, e). key: (B, H, S, e). value: (B, H, S, v).
+        mask: bool, broadcastable to (B, H, Q, S), True where a query may not look.
+        bias: added to the logits before the softmax, broadcastable to (B, H, Q, S).
+        dropout: probability of dropping an attention weight.
+        capture: return the map.
+
+    Returns:
+        (B, Q, H * v), and the map (B, H, Q, S) in float32 or None.
+    """
+    if capture or (dropout and query.device.type == "cpu"):
+        # Scaled before the product, which float16 could overflow.
+        scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()
+        if bias is not None:
+            scores = scores + bias
+        if mask is not None:
+            scores = scores.masked_fill(mask, -torch.inf)
+        attention = scores.softmax(-1)
+        dropped = drop(attention, dropout) if dropout else attention
+        output = dropped.to(value.dtype) @ value
+    else:
+        attention = None
+        allowed = None if mask is None else ~mask
+        if bias is not None:
+            allowed = bias.to(query.dtype) if mask is None else bias.to(query.dtype).masked_fill(mask, -torch.inf)
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+    return output.transpose(1, 2).flatten(2), attention if capture else None
+
+
+class MultiHeadAttention(nn.Module):
+    """The attention of the original transformer, with separate projections of query, key and value.
+
+    Source: DETR (2005.12872) [P]. Its reference draws the three projections as one (3E, E) matrix by Xavier's rule; the
+    gain used here gives separate matrices the same range [C].
+
+    Args:
+        width: of queries, keys, values and output.
+        num_heads: must divide ``width``.
+        dropout: on attention weights.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float):
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query_projection = nn.Linear(width, width)
+        self.key_projection = nn.Linear(width, width)
+        self.value_projection = nn.Linear(width, width)
+        self.output_projection = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for projection in (self.query_projection, self.key_projection, self.value_projection):
+            nn.init.xavier_uniform_(projection.weight, gain=math.sqrt(0.5))
+        nn.init.xavier_uniform_(self.output_projection.weight)
+        for module in self.children():
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, capture: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attends from ``query`` (B, Q, E) to ``key`` and ``value`` (B, S, E); see :func:`attend`."""
+        dropout = self.dropout if self.training else 0.0
+        output, attention = attend(*self._project(query, key, value), mask=mask, dropout=dropout, capture=capture)
+        return self.output_projection(output), attention
+
+    def within_groups(
+        self, query: Tensor, value: Tensor, layout: GroupLayout, capture: bool, bias: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Self-attention of packed query groups; keys are the queries; see :func:`attend_within_groups`."""
+        dropout = self.dropout if self.training else 0.0
+        output, maps = attend_within_groups(
+            *self._project(query, query, value), layout, bias=bias, dropout=dropout, capture=capture
+        )
+        return self.output_projection(output), maps
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            split_heads(self.query_projection(query), self.num_heads),
+            split_heads(self.key_projection(key), self.num_heads),
+            split_heads(self.value_projection(value), self.num_heads),
+        )
+
+
+@dataclass
+class GroupLayout:
+    """Which queries of a packed query axis see each other.
+
+    Attributes:
+        sizes: queries of each group, in order.
+        inner_masks: for each group (Q, Q) or (B, 1, Q, Q) bool, True where a query may not look at another of its
+            group, or None.
+        seen: for each group the places of the other groups that its queries may look at.
+    """
+
+    sizes: tuple[int, ...]
+    inner_masks: tuple[Tensor | None, ...]
+    seen: tuple[tuple[int, ...], ...]
+
+    def rows(self, group: int) -> slice:
+        """The group's part of the packed axis."""
+        start = sum(self.sizes[:group])
+        return slice(start, start + self.sizes[group])
+
+
+def attend_within_groups(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: GroupLayout,
+    *,
+    bias: Tensor | None = None,
+    dropout: float,
+    capture: bool,
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Self-attention of packed query groups, group by group; see :func:`attend`.
+
+    A group's keys are its own queries and those of the groups that it sees: nothing is computed to be masked away.
+
+    Args:
+        bias: (B, H, Q, Q) over the whole axis; what it says of two groups that do not see each other is not read.
+
+    Returns:
+        (B, Q, H * v), and each group's map over its own queries (B, H, Qg, Qg), or None. The map of a group that sees
+        others leaves out what it gives to them.
+    """
+    outputs, maps = [], []
+    for group, (size, inner_mask, seen) in enumerate(zip(layout.sizes, layout.inner_masks, layout.seen, strict=True)):
+        own, visible = layout.rows(group), [layout.rows(other) for other in (group, *seen)]
+        if inner_mask is not None and seen:
+            inner_mask = F.pad(inner_mask, (0, sum(layout.sizes[other] for other in seen)), value=False)
+        output, attention = attend(
+            query[:, :, own],
+            _join([key[:, :, rows] for rows in visible], dim=2),
+            _join([value[:, :, rows] for rows in visible], dim=2),
+            mask=inner_mask,
+            bias=None if bias is None else _join([bias[..., own, rows] for rows in visible], dim=-1),
+            dropout=dropout,
+            capture=capture,
+        )
+        outputs.append(output)
+        if attention is not None:
+            maps.append(attention[..., :size])
+    return torch.cat(outputs, dim=1), tuple(maps) if capture else None
+
+
+def _join(parts: list[Tensor], dim: int) -> Tensor:
+    """One tensor of all parts, without a copy where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raises ConfigError when heads do not divide the width, or the sine embedding's four parts do not."""
+    if width % 4:
+        raise ConfigError(f"MODEL.DETR.HIDDEN_DIM is {width}; the sine embedding of positions wants a multiple of 4.")
+    if width % num_heads:
+        raise ConfigError(
+            f"MODEL.DETR.HIDDEN_DIM is {width}, which MODEL.DETR.NUM_HEADS = {num_heads} does not divide. "
+            "Choose a width that is a multiple of the number of heads."
+        )

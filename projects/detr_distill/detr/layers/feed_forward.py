@@ -1,0 +1,60 @@
+"""Feed-forward parts of transformers, and the dropout that they use.
+
+Letters: B images, N tokens or queries, E width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def drop(values: Tensor, probability: float) -> Tensor:
+    """Dropout of a large tensor.
+
+    torch draws one number an entry on one CPU thread, which takes longer than the attention itself. Sixteen random bits
+    decide as well: the probability is met to 1 / 65,536.
+    """
+    if values.device.type != "cpu" or values.numel() % 4:
+        return F.dropout(values, probability)
+    bits = torch.empty(values.numel() // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    keep = bits.view(values.shape) >= round(probability * 2**16) - 2**15
+    return values * keep.to(values.dtype).mul_(1 / (1 - probability))
+
+
+class Dropout(nn.Dropout):
+    """torch's module by way of :func:`drop`."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return drop(values, self.p) if self.training and self.p else values
+
+
+class FeedForward(nn.Module):
+    """Linear, activation (ReLU), dropout, Linear, as in the original transformer."""
+
+    def __init__(self, width: int, inner_width: int, dropout: float):
+        super().__init__()
+        self.expand = nn.Linear(width, inner_width)
+        self.contract = nn.Linear(inner_width, width)
+        self.activation: nn.Module = nn.ReLU()
+        self.dropout = dropout
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, N, E) to (B, N, E)."""
+        hidden = self.activation(self.expand(values))
+        return self.contract(drop(hidden, self.dropout) if self.training and self.dropout else hidden)
+
+
+class PerceptronHead(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int):
+        super().__init__()
+        widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, values: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            values = F.relu(layer(values))
+        return self.layers[-1](values)

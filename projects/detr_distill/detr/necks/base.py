@@ -1,0 +1,80 @@
+"""What all necks share: from backbone features to the tokens that the encoder works on.
+
+Letters: B images, C width, S memory tokens, L levels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...structures import Memory
+
+GROUPS = 32  # of the group normalisation in MultiLevelNeck
+
+
+def resize_mask(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    """The images' padding mask (B, height, width) on a feature map of ``size`` cells: nearest pixel, as DETR does."""
+    return None if mask is None else F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
+
+
+def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec], most: int, expected: str) -> None:
+    if not 1 <= len(in_features) <= most or not set(in_features) <= set(shapes):
+        raise ConfigError(
+            f"MODEL.DETR.IN_FEATURES is {list(in_features)}; this neck takes {expected} of {sorted(shapes)}. "
+            "Name those to use, fine to coarse; the backbone's outputs are set by OUT_FEATURES of its own node "
+            "(MODEL.RESNETS, MODEL.TIMM or MODEL.TORCHVISION)."
+        )
+
+
+def neck_arguments(cfg, shapes: dict[str, ShapeSpec]) -> dict:
+    """Constructor arguments that every neck takes from the configuration."""
+    node = cfg.MODEL.DETR
+    return {
+        "shapes": shapes,
+        "in_features": list(node.IN_FEATURES),
+        "width": node.HIDDEN_DIM,
+        "temperature": node.POSITION_TEMPERATURE,
+    }
+
+
+def _convolution(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels, width, kernel_size, stride=2 if kernel_size == 3 else 1, padding=kernel_size // 2)
+    nn.init.xavier_uniform_(convolution.weight)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return convolution
+
+
+def _join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor) -> Memory:
+    """Maps (B, C, height, width) and their padding masks as the tokens of one memory, which knows its levels."""
+    sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
+    visible = [mask.flatten(1) for mask in masks if mask is not None]
+    tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+    return Memory(
+        tokens,
+        position.expand(-1, tokens.shape[1], tokens.shape[2]),
+        torch.cat(visible, dim=1) if visible else None,
+        sizes,
+        level_sizes=torch.tensor([(width, height) for height, width in sizes], device=tokens.device).float(),
+        valid_ratios=torch.stack([_valid_ratio(mask, tokens.device) for mask in masks], dim=1),
+    )
+
+
+def _check_width(width: int, neck: str) -> None:
+    if width % GROUPS:
+        raise ConfigError(
+            f"MODEL.DETR.HIDDEN_DIM is {width}; {neck} normalises {GROUPS} groups of channels. "
+            f"Choose a multiple of {GROUPS}."
+        )
+
+
+def _valid_ratio(mask: Tensor | None, device: torch.device) -> Tensor:
+    """(B, 2): how much of a level's width and height is image, read on the first row and column; B = 1 without mask."""
+    if mask is None:
+        return torch.ones(1, 2, device=device)
+    visible = (~mask).float()
+    return torch.stack([visible[:, 0, :].mean(1), visible[:, :, 0].mean(1)], dim=-1)

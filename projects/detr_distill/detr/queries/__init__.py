@@ -1,0 +1,21 @@
+"""``MODEL.DETR.QUERIES.NAME``: where the decoder's own queries come from."""
+
+from .adamixer import AdaMixerQueries
+from .anchor_boxes import AnchorQueries
+from .anchor_points import AnchorPointQueries
+from .learned import LearnedContentQueries, LearnedQueries
+from .marked import MarkedAnchorQueries, UnknownLabelQueries
+from .mixed import MixedQueries
+from .two_stage import TwoStageQueries
+
+__all__ = [
+    "AdaMixerQueries",
+    "AnchorPointQueries",
+    "AnchorQueries",
+    "LearnedContentQueries",
+    "LearnedQueries",
+    "MarkedAnchorQueries",
+    "MixedQueries",
+    "TwoStageQueries",
+    "UnknownLabelQueries",
+]

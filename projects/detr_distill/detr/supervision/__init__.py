@@ -1,0 +1,1 @@
+"""From predictions and objects to detection losses: cost, assignment, criterion."""

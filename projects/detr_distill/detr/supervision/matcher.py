@@ -1,0 +1,69 @@
+"""The cost of giving a ground-truth object to a query.
+
+Letters: L layers, B images, Q queries, G objects (padded), K class scores.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...structures import DecoderOutput, Targets
+from ..boxes import pairwise_giou
+
+
+def box_cost(pred_boxes: Tensor, gt_boxes: Tensor, weight_l1: float, weight_giou: float) -> Tensor:
+    """Weighted L1 distance minus weighted GIoU of every pair: (..., Q, 4) and (..., G, 4) to (..., Q, G)."""
+    distance = torch.cdist(pred_boxes, gt_boxes, p=1)
+    return weight_l1 * distance - weight_giou * pairwise_giou(pred_boxes, gt_boxes)
+
+
+class HungarianMatcher(nn.Module):
+    """Matching cost of DETR: class, L1 and GIoU terms.
+
+    With a softmax head the class cost is minus the probability of the object's class (2005.12872) [P]; with a sigmoid
+    head it is the difference of the two focal terms (2108.06152) [C].
+
+    Args:
+        cost_class, cost_l1, cost_giou: weights of the three terms.
+        focal_alpha, focal_gamma: of the focal class cost.
+    """
+
+    def __init__(
+        self, cost_class: float, cost_l1: float, cost_giou: float, focal_alpha: float = 0.25, focal_gamma: float = 2.0
+    ):
+        super().__init__()
+        self.cost_class, self.cost_l1, self.cost_giou = cost_class, cost_l1, cost_giou
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+
+    @torch.no_grad()
+    def forward(self, output: DecoderOutput, targets: Targets) -> Tensor:
+        """Cost of every query and object.
+
+        Args:
+            output: of L layers. targets: of the same images. Labels below 0 have no class cost.
+
+        Returns:
+            (L, B, Q, G) float32.
+        """
+        device = output.logits.device.type
+        with torch.autocast(device, enabled=False):
+            class_cost = self._class_cost(output)
+            layers, _, queries, _ = class_cost.shape
+            columns = targets.labels.clamp(min=0)[None, :, None, :].expand(layers, -1, queries, -1)
+            known = (targets.labels >= 0)[None, :, None, :]
+            class_cost = class_cost.gather(-1, columns) * known
+            gt_boxes = targets.boxes.float().unsqueeze(0).expand(layers, -1, -1, -1)
+            return self.cost_class * class_cost + box_cost(output.boxes.float(), gt_boxes, self.cost_l1, self.cost_giou)
+
+    def _class_cost(self, output: DecoderOutput) -> Tensor:
+        """(L, B, Q, K): cost of giving each class to each query."""
+        if output.activation == "softmax":
+            return -output.probabilities()
+        logits = output.logits.float()
+        probabilities = logits.sigmoid()
+        # -log p = softplus(-x) and -log(1 - p) = softplus(x): no epsilon is needed.
+        positive = self.focal_alpha * (1 - probabilities) ** self.focal_gamma * F.softplus(-logits)
+        negative = (1 - self.focal_alpha) * probabilities**self.focal_gamma * F.softplus(logits)
+        return positive - negative

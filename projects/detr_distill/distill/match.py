@@ -1,0 +1,28 @@
+"""Pairs of student queries with teacher queries.
+
+Letters: B images, Ls student layers, M pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..structures import Pairs
+
+
+@dataclass
+class Match:
+    """Pairs of student queries with teacher queries.
+
+    Attributes:
+        name: the matcher's short name. student_group: name of the student's query group.
+        teacher_layer: for each student layer, the teacher layer it is compared with (host integers).
+        pairs: ``query`` indexes the student, ``target`` the teacher, one row a student layer.
+        teacher_group: name of the teacher's query group.
+    """
+
+    name: str
+    student_group: str
+    teacher_layer: tuple[int, ...]
+    pairs: Pairs
+    teacher_group: str = "own"

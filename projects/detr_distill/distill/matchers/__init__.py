@@ -1,0 +1,8 @@
+"""``MODEL.DISTILL.MATCHERS``: which query is compared with which."""
+
+from .adaptive import AdaptiveMatcher
+from .fixed import FixedMatcher
+from .general import GeneralMatcher
+from .overlap import OverlapMatcher
+
+__all__ = ["AdaptiveMatcher", "FixedMatcher", "GeneralMatcher", "OverlapMatcher"]

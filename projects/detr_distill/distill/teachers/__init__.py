@@ -1,0 +1,9 @@
+"""``MODEL.DISTILL.TEACHER.NAME``: what turns a step into knowledge."""
+
+from .ema import EmaTeacher
+from .frozen import FrozenDetector
+from .label_encoder import LabelEncoder, LabelMapEncoder
+from .none import NoTeacher
+from .transformers import TransformersDetector
+
+__all__ = ["EmaTeacher", "FrozenDetector", "LabelEncoder", "LabelMapEncoder", "NoTeacher", "TransformersDetector"]

@@ -1,0 +1,53 @@
+"""Configuration, weights and class names of a frozen teacher."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from ...config.build import build_config
+from ...config.files import find_file
+from ...data import class_names
+from ...errors import ConfigError
+
+
+def load_teacher_config(cfg: CfgNode) -> CfgNode:
+    """The teacher's own complete configuration, on the student's device and with its kernels.
+
+    Raises:
+        ConfigError: no file is named, it does not exist, or a key of it or of OPTS is unknown.
+    """
+    node = cfg.MODEL.DISTILL.TEACHER
+    if not node.CONFIG_FILE:
+        raise ConfigError(
+            "MODEL.DISTILL.TEACHER.CONFIG_FILE is empty. Name the configuration that the teacher was trained with."
+        )
+    file = find_file(node.CONFIG_FILE, "MODEL.DISTILL.TEACHER.CONFIG_FILE")
+    try:
+        teacher_cfg = build_config(file, list(node.OPTS))
+    except ConfigError as error:
+        raise ConfigError(f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error}") from error
+    teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    # Says that weights follow, so that a backbone does not load its own first.
+    teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS
+    teacher_cfg.MODEL.DETR.DEFORMABLE_KERNEL = cfg.MODEL.DETR.DEFORMABLE_KERNEL
+    return teacher_cfg
+
+
+def find_weights(cfg: CfgNode) -> str:
+    """The teacher's weights file.
+
+    Raises:
+        ConfigError: it does not exist; says how to train the teacher.
+    """
+    node = cfg.MODEL.DISTILL.TEACHER
+    try:
+        return find_file(node.WEIGHTS, "MODEL.DISTILL.TEACHER.WEIGHTS")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} To train the teacher: python train_net.py --config-file {node.CONFIG_FILE} --num-gpus 8"
+        ) from error
+
+
+def _training_names(cfg: CfgNode) -> list[str] | None:
+    names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
+    return None if names is None else list(names)

@@ -1,0 +1,167 @@
+"""LabelEnc (2007.03282): a teacher that sees a picture of the labels alone.
+
+Letters: B images, N objects an image, K classes, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from ....checkpoint.strict import load_part
+from ....config.defaults import count_classes
+from ....detr.preprocess import labels_of
+from ....errors import ConfigError
+from ....registry import TEACHER_REGISTRY
+from ...classes import ClassMap
+from ...knowledge import Knowledge, SecondRun
+from ...students.base import StudentStep, feature_channels
+from ..configuration import find_weights
+from .descriptor import pad_boxes, pad_classes
+
+BLOCKS = (1, 2, 2, 1)  # of the stages of stride 4, 8, 16, 32 [C]
+
+
+@TEACHER_REGISTRY.register()
+class LabelMapEncoder(nn.Module):
+    """Encodes a K-channel picture of the boxes into maps like the student's.
+
+    Two trainings. In the first, without ``weights``, it learns beside a student whose head detects on its maps too; in
+    the second its weights are read from the first and frozen, and a fresh student learns from its maps. Source:
+    LabelEnc (2007.03282) [C]; maps coarser than stride 32 come from convolutions of stride 2 [R].
+
+    Args:
+        strides: the student's maps, name -> stride in pixels, a power of two from 4 on, fine to coarse. channels: C.
+        num_classes: K. width: channels of the stem; the last stage has sixteen times as many.
+        weights: checkpoint of the first training; empty in the first.
+    """
+
+    classes: ClassMap | None = None
+    detector: nn.Module | None = None
+
+    @configurable
+    def __init__(
+        self, *, strides: dict[str, int], channels: int, num_classes: int, width: int = 128, weights: str = ""
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.feature_channels = dict.fromkeys(strides, channels)
+        stages = {name: round(math.log2(stride)) - 2 for name, stride in strides.items()}
+        self.stem = nn.Conv2d(num_classes, width, 7, stride=2, padding=3)
+        widths = [width, *(2 * width * 2**stage for stage in range(1 + min(3, max(stages.values()))))]
+        self.stages = nn.ModuleList(
+            _make_stage(a, b, count) for a, b, count in zip(widths[:-1], widths[1:], BLOCKS, strict=False)
+        )
+        # Maps of the pyramid by the stage that they come from, and coarser ones each from the map before.
+        self.inner = {name: stage for name, stage in stages.items() if stage < len(BLOCKS)}
+        self.pyramid = FeaturePyramidNetwork([widths[stage + 1] for stage in self.inner.values()], channels)
+        self.coarser = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(len(stages) - len(self.inner))
+        )
+        self.frozen = bool(weights)
+        if weights:
+            load_part(self, weights, "teacher.", "MODEL.DISTILL.TEACHER.WEIGHTS")
+            self.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg, student):
+        node = cfg.MODEL.DISTILL
+        shapes = student.backbone.output_shape()
+        channels = feature_channels(student)
+        strides = {name: shapes[name].stride for name in channels if name in shapes}
+        if len(strides) < len(channels) or len(set(channels.values())) > 1 or not _are_pyramid(list(strides.values())):
+            raise ConfigError(
+                f"MODEL.DISTILL.TEACHER.NAME is 'LabelMapEncoder', which makes a pyramid of maps of one width and of "
+                f"strides 4, 8, 16, ...; {type(student).__name__} reads {channels} with strides {strides}. Use "
+                "'LabelEncoder'."
+            )
+        return {
+            "strides": strides,
+            "channels": next(iter(channels.values())),
+            "num_classes": count_classes(cfg)[1],
+            "width": node.LABEL_MAP_ENCODER.WIDTH,
+            "weights": find_weights(cfg) if node.TEACHER.WEIGHTS else "",
+        }
+
+    def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
+        """The teacher's maps for a training step; they have the student's names, widths and sizes."""
+        device = next(iter(step.features.values())).device
+        with torch.set_grad_enabled(not self.frozen and torch.is_grad_enabled()):
+            taught = self._encode(self._draw(step, device))
+        if self.frozen:
+            return Knowledge(features=taught)
+        return Knowledge(features=taught, second_run=SecondRun({**step.features, **taught}))
+
+    def _draw(self, step: StudentStep, device: torch.device) -> Tensor:
+        """(B, K, height, width): in an object's channel 1 at its centre, falling to 1/2 at its border, 0 outside [C].
+
+        The larger value counts where objects of a class overlap. While the encoder learns, objects are dimmed at
+        random, half of them not at all [C].
+        """
+        height, width = step.image_size
+        instances = labels_of(step.batched_inputs)
+        boxes, valid = pad_boxes(instances, device)
+        classes = pad_classes(instances, boxes.shape[1], 0, device)
+        brightness = valid.to(boxes.dtype)
+        if not self.frozen:
+            brightness = brightness * (2 * torch.rand_like(brightness)).clamp(max=1)
+        centre, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
+        x, y = (torch.arange(size, device=device, dtype=boxes.dtype) for size in (width, height))
+        across = 1 - ((x - centre[..., :1]) / extent[..., :1]).abs()  # (B, N, width)
+        down = 1 - ((y - centre[..., 1:]) / extent[..., 1:]).abs()
+        picture = boxes.new_zeros(len(boxes), self.num_classes, height, width)
+        for image in range(len(boxes)):  # N maps of a single image at a time
+            values = torch.minimum(down[image, :, :, None], across[image, :, None, :])
+            values = torch.where(values >= 0.5, values, 0) * brightness[image, :, None, None]
+            picture[image].scatter_reduce_(0, classes[image, :, None, None].expand_as(values), values, "amax")
+        return picture
+
+    def _encode(self, picture: Tensor) -> dict[str, Tensor]:
+        values, outputs = self.stem(picture), []
+        for stage in self.stages:
+            values = stage(values)
+            outputs.append(values)
+        maps = self.pyramid({name: outputs[stage] for name, stage in self.inner.items()})
+        names = list(self.feature_channels)
+        for name, convolution in zip(names[len(self.inner) :], self.coarser, strict=True):
+            maps[name] = convolution(next(reversed(maps.values())))
+        return {name: maps[name] for name in names}
+
+
+class Bottleneck(nn.Module):
+    """The residual block of ResNet without normalisation [C]: (B, channels, h, w) to (B, out_channels, h/s, w/s)."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int):
+        super().__init__()
+        inner = out_channels // 4
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, inner, 1),
+            nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, stride=stride, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(inner, out_channels, 1),
+        )
+        same = channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.relu(self.layers(values) + self.shortcut(values))
+
+
+def _make_stage(channels: int, out_channels: int, blocks: int) -> nn.Sequential:
+    first = Bottleneck(channels, out_channels, 2)
+    return nn.Sequential(first, *(Bottleneck(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+
+
+def _are_pyramid(strides: list[int]) -> bool:
+    """Powers of two from 4 on, each twice the one before, one of them at most 32."""
+    return (
+        bool(strides)
+        and strides[0] in (4, 8, 16, 32)
+        and all(b == 2 * a for a, b in zip(strides[:-1], strides[1:], strict=True))
+    )

@@ -1,0 +1,208 @@
+"""A frozen teacher that is a model of Hugging Face transformers, as it is, without import.
+
+Letters: B images, L decoder layers, Q queries, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from ...checkpoint.files import read_json
+from ...checkpoint.matching import Fit
+from ...data import class_names
+from ...detr.preprocess import pad_images
+from ...errors import CheckpointError, ConfigError
+from ...registry import TEACHER_REGISTRY
+from ...structures import DecoderOutput
+from ..classes import ClassMap, match_classes
+from ..knowledge import Knowledge
+from ..students.base import StudentStep
+from ..students.classes import count_classes
+from .frozen import FrozenDetector
+
+KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"
+
+
+# Model types, and how their logits become probabilities.
+ACTIVATIONS = {
+    "rt_detr": "sigmoid",
+    "rt_detr_v2": "sigmoid",
+    "d_fine": "sigmoid",
+    "deformable_detr": "sigmoid",
+    "conditional_detr": "sigmoid",
+    "dab-detr": "sigmoid",
+    "detr": "softmax",
+}
+
+
+@TEACHER_REGISTRY.register()
+class TransformersDetector(FrozenDetector):
+    """RT-DETR, RT-DETRv2, D-FINE or a DETR of transformers, from a folder named by ``TEACHER.WEIGHTS``.
+
+    RT-DETRs and D-FINE give logits and boxes of every decoder layer; the others give those of their last, and are
+    better imported (tools/import_checkpoint.py), which also gives attention maps and queries. Here neither is known:
+    FixedMatcher and AttentionLoss are refused.
+
+    Args:
+        detector: the model. classes: how its classes relate to the student's. flip_channels: the student reads BGR.
+        activation: "sigmoid" or "softmax". mean, std: of RGB pixels in the range 0 to 255.
+        size: (height, width) to which every image is stretched; None keeps the student's, padded and masked.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        detector: nn.Module,
+        classes: ClassMap,
+        flip_channels: bool,
+        activation: str,
+        mean: list[float],
+        std: list[float],
+        size: tuple[int, int] | None,
+    ):
+        super().__init__(detector=detector, classes=classes, flip_channels=flip_channels)  # type: ignore[arg-type]
+        self.activation, self.size = activation, size
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg, student=None):
+        if not cfg.MODEL.DISTILL.TEACHER.WEIGHTS:
+            raise ConfigError(f"{KEY} is empty; TransformersDetector takes a folder of transformers. Name it.")
+        folder = Path(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
+        detector = load_model(folder)
+        labels = detector.config.id2label
+        names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or [labels[index] for index in sorted(labels)]
+        known = not all(name.startswith("LABEL_") for name in names)
+        own_names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
+        own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
+        return {
+            "detector": detector,
+            "classes": match_classes(own_names, names if known else None, own_count, len(labels)),
+            "flip_channels": cfg.INPUT.FORMAT == "BGR",
+            "activation": ACTIVATIONS[detector.config.model_type],
+            **read_preprocessing(folder),
+        }
+
+    @torch.no_grad()
+    def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
+        """Looks at the student's images; see :class:`FrozenDetector`."""
+        with _every_layer(self.detector):
+            found = self.detector(**self._preprocess(step.batched_inputs))
+        logits, boxes = found.logits.unsqueeze(0), found.pred_boxes.unsqueeze(0)
+        if getattr(found, "intermediate_logits", None) is not None:
+            # D-FINE puts a prediction of no layer first.
+            layers = slice(int(_is_dfine(self.detector)), None)
+            logits = found.intermediate_logits.transpose(0, 1)[layers]
+            boxes = found.intermediate_reference_points.transpose(0, 1)[layers]
+        hidden = logits.new_zeros(*logits.shape[:3], 0)
+        return Knowledge(output=DecoderOutput(logits.float(), boxes.float(), hidden, self.activation))
+
+    def _preprocess(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        device = self.mean.device  # type: ignore[union-attr]
+        images = [x["image"].to(device, non_blocking=True).float() for x in batched_inputs]
+        if self.flip_channels:
+            images = [image.flip(0) for image in images]
+        if self.size is not None:
+            stretched = [F.interpolate(x[None], self.size, mode="bilinear", antialias=True)[0] for x in images]
+            return {"pixel_values": (torch.stack(stretched) - self.mean) / self.std}  # type: ignore[operator]
+        batch = pad_images(images, self.mean, self.std, 1)  # type: ignore[arg-type]
+        return {"pixel_values": batch.tensor} | ({} if batch.mask is None else {"pixel_mask": (~batch.mask).long()})
+
+
+def load_model(folder: Path) -> Any:
+    """The detector of a folder, with every one of its weights; nothing is downloaded.
+
+    Raises:
+        ConfigError: transformers is not installed, no such folder, or a model of another type.
+        CheckpointError: the weights cannot be read, or do not fit the model that config.json describes.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            "MODEL.DISTILL.TEACHER.NAME is TransformersDetector, which needs transformers: pip install transformers. "
+            "DETR, Conditional, DAB and Deformable DETR can be imported without it: tools/import_checkpoint.py."
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{KEY} is '{folder}'; TransformersDetector takes a folder that holds config.json.")
+    found = read_json(folder / "config.json", KEY).get("model_type")
+    if found not in ACTIVATIONS:
+        raise ConfigError(f"{KEY} {folder} holds a model of type {found!r}. Known: {', '.join(ACTIVATIONS)}.")
+    try:
+        model, report = transformers.AutoModelForObjectDetection.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # Refused below, where they can be named.
+            ignore_mismatched_sizes=True,
+        )
+    # Damaged or foreign folders raise whatever transformers stumbles over first.
+    except Exception as error:
+        raise CheckpointError(f"{KEY} {folder} cannot be loaded: {str(error)[:300]}") from error
+    misshaped = {name: (tuple(found), tuple(wanted)) for name, found, wanted in sorted(report["mismatched_keys"])}
+    fit = Fit(matched={}, missing=sorted(report["missing_keys"]), unexpected=[], misshaped=misshaped)
+    if not fit.is_complete:
+        raise CheckpointError(
+            f"{KEY} {folder}: the weights do not fit the model that config.json describes:\n{fit.problems()}\n"
+            "Use the config.json that belongs to them; its id2label gives the number of classes."
+        )
+    return model
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """``mean``, ``std`` and ``size`` from a folder's ``preprocessor_config.json``.
+
+    Raises:
+        ConfigError: it is not there or does not tell; a guess would spoil the teacher silently.
+        CheckpointError: it cannot be read.
+    """
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        raise ConfigError(f"{KEY} {folder} lacks preprocessor_config.json, which says how its images are normalised.")
+    content = read_json(file, KEY)
+    statistics = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    if content.get("do_normalize", True):
+        statistics = {name: _three_numbers(content.get(name), name, file) for name in statistics}
+    size = content.get("size") if content.get("do_resize", True) else None
+    return {
+        "mean": [255.0 * value for value in statistics["image_mean"]],
+        "std": [255.0 * value for value in statistics["image_std"]],
+        "size": (size["height"], size["width"]) if isinstance(size, dict) and "height" in size else None,
+    }
+
+
+def _three_numbers(found: Any, name: str, file: Path) -> list[float]:
+    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(value, int | float) for value in found):
+        raise ConfigError(
+            f"{KEY}: {name} of {file} is {found!r}; three numbers in the range 0 to 1 are expected, for red, green and "
+            "blue. Take the file that belongs to the weights, or write into it what they were trained with."
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _every_layer(detector: Any):
+    """D-FINE gives its inner layers' predictions in training alone; what its decoder contains stays in eval mode."""
+    if not _is_dfine(detector):
+        yield
+        return
+    decoder = detector.model.decoder
+    decoder.training = True
+    try:
+        yield
+    finally:
+        decoder.training = False
+
+
+def _is_dfine(detector: Any) -> bool:
+    return detector.config.model_type == "d_fine"

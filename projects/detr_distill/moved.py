@@ -1,0 +1,199 @@
+"""Modules under their earlier names: importing one works, and warns of where its content is now."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+PACKAGE = __name__.rpartition(".")[0]
+
+# Earlier module: where its content is now, below the package.
+MOVED: dict[str, tuple[str, ...]] = {
+    "config_distill": ("config.defaults_distill",),
+    "detr.adamixer": ("detr.layers.adamixer",),
+    "detr.assignment": ("detr.supervision.assignment",),
+    "detr.attention": (
+        "detr.layers.attention",
+        "detr.layers.feed_forward",
+    ),
+    "detr.backbone": (
+        "detr.backbones.resnet",
+        "detr.backbones.build",
+        "detr.backbones.small",
+    ),
+    "detr.backbone_fpn": ("detr.backbones.pyramid",),
+    "detr.backbone_stages": ("detr.backbones.stages",),
+    "detr.backbone_timm": ("detr.backbones.timm",),
+    "detr.backbone_torchvision": ("detr.backbones.torchvision",),
+    "detr.criterion": ("detr.supervision.criterion",),
+    "detr.decoder": (
+        "detr.decoders.base",
+        "detr.decoders.heads",
+    ),
+    "detr.decoder_adamixer": (
+        "detr.decoders.adamixer",
+        "detr.decoders.heads",
+    ),
+    "detr.decoder_anchor": ("detr.decoders.anchor",),
+    "detr.decoder_conditional": (
+        "detr.decoders.conditional",
+        "detr.layers.conditional",
+    ),
+    "detr.decoder_dab": (
+        "detr.decoders.dab",
+        "detr.encoders.dab",
+    ),
+    "detr.decoder_deformable": ("detr.decoders.deformable",),
+    "detr.decoder_detr": ("detr.decoders.detr",),
+    "detr.decoder_dino": (
+        "detr.decoders.dino",
+        "detr.decoders.dab_deformable",
+    ),
+    "detr.decoder_smca": ("detr.decoders.smca",),
+    "detr.deformable": ("detr.layers.deformable",),
+    "detr.deformable_kernel": ("detr.layers.deformable_kernel",),
+    "detr.deformable_triton": ("detr.layers.deformable_triton",),
+    "detr.denoising": (
+        "detr.training_groups.denoising",
+        "detr.training_groups.noise",
+    ),
+    "detr.encoder": (
+        "detr.encoders.transformer",
+        "detr.layers.initialisation",
+    ),
+    "detr.encoder_anchor": (
+        "detr.encoders.anchor",
+        "detr.necks.anchor",
+    ),
+    "detr.encoder_deformable": (
+        "detr.encoders.deformable",
+        "structures.levels",
+    ),
+    "detr.encoder_smca": ("detr.encoders.smca",),
+    "detr.matcher": ("detr.supervision.matcher",),
+    "detr.neck": (
+        "detr.necks.base",
+        "detr.necks.single_level",
+        "detr.necks.multi_level",
+        "detr.necks.adamixer",
+    ),
+    "detr.position": ("detr.layers.position",),
+    "detr.queries_adamixer": ("detr.queries.adamixer",),
+    "detr.queries_anchor": ("detr.queries.anchor_points",),
+    "detr.queries_deformable": (
+        "detr.queries.two_stage",
+        "detr.queries.learned",
+    ),
+    "detr.queries_dino": (
+        "detr.queries.mixed",
+        "detr.queries.marked",
+    ),
+    "detr.row_column": ("detr.layers.row_column",),
+    "detr.settings": ("detr.checks",),
+    "detr.smca": ("detr.layers.smca",),
+    "distill.dense_predictions": ("convolutional.predictions",),
+    "distill.detections": (
+        "convolutional.detections",
+        "distill.students.classes",
+        "distill.teachers.reading",
+    ),
+    "distill.ema_teacher": ("distill.teachers.ema",),
+    "distill.feature_pairs": ("distill.losses.map_pairs",),
+    "distill.frozen": (
+        "distill.teachers.frozen",
+        "config.files",
+        "distill.teachers.reading",
+        "distill.teachers.none",
+        "distill.teachers.configuration",
+    ),
+    "distill.inference_form": ("distill.teachers.inference_form",),
+    "distill.label_descriptor": ("distill.teachers.label_encoder.descriptor",),
+    "distill.label_encoder": ("distill.teachers.label_encoder.encoder",),
+    "distill.label_map": ("distill.teachers.label_encoder.label_map",),
+    "distill.label_points": ("distill.teachers.label_encoder.points",),
+    "distill.label_regions": (
+        "distill.teachers.label_encoder.regions",
+        "structures.regions",
+    ),
+    "distill.layers": ("distill.matchers.layers",),
+    "distill.levels": ("structures.levels",),
+    "distill.loss_attention": ("distill.losses.attention",),
+    "distill.loss_base": ("distill.losses.base",),
+    "distill.loss_feature": ("distill.losses.feature",),
+    "distill.loss_focal_global": ("distill.losses.focal_global",),
+    "distill.loss_levels": ("distill.losses.map_loss",),
+    "distill.loss_masked_generation": ("distill.losses.masked_generation",),
+    "distill.loss_prediction": ("distill.losses.prediction",),
+    "distill.loss_query_relation": ("distill.losses.query_relation",),
+    "distill.loss_sampled_attention": (
+        "distill.losses.sampled_attention",
+        "distill.losses.sampled_points",
+    ),
+    "distill.loss_target_aware": ("distill.losses.target_aware",),
+    "distill.query_exchange": ("distill.matchers.query_exchange",),
+    "distill.query_general": ("distill.matchers.general",),
+    "distill.query_matchers": (
+        "distill.matchers.base",
+        "distill.matchers.adaptive",
+        "distill.matchers.fixed",
+    ),
+    "distill.query_overlap": ("distill.matchers.overlap",),
+    "distill.second_run": ("distill.students.second_run",),
+    "distill.target_masks": ("distill.losses.target_masks",),
+    "distill.transformers_teacher": ("distill.teachers.transformers",),
+    "engine.configuration": (
+        "engine.device",
+        "config.build",
+    ),
+    "fcos": ("convolutional.fcos",),
+    "pairs": ("structures.pairs",),
+    "ranges": ("config.ranges",),
+}
+
+
+class MovedModule(types.ModuleType):
+    """Hands every name on to the module that has it now, assignments too."""
+
+    def __getattr__(self, name: str) -> object:
+        return vars(self._owner(name))[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name.startswith("__"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._owner(name), name, value)
+
+    def _owner(self, name: str) -> types.ModuleType:
+        places = MOVED[self.__name__.removeprefix(f"{PACKAGE}.")]
+        for place in places:
+            module = importlib.import_module(f"{PACKAGE}.{place}")
+            if name in vars(module):
+                return module
+        raise AttributeError(f"{self.__name__} is now {' and '.join(places)}, and none of these has {name}.")
+
+
+class MovedFinder(MetaPathFinder, Loader):
+    """Finds earlier modules, after everything that really exists."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        moved = fullname.removeprefix(f"{PACKAGE}.") in MOVED and fullname.startswith(f"{PACKAGE}.")
+        return ModuleSpec(fullname, self) if moved else None
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        places = MOVED[spec.name.removeprefix(f"{PACKAGE}.")]
+        names = " and ".join(f"{PACKAGE}.{place}" for place in places)
+        warnings.warn(f"{spec.name} has moved: import from {names}.", FutureWarning, stacklevel=2)
+        return MovedModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing to run: the content is elsewhere."""
+
+
+def install() -> None:
+    """Makes the earlier names importable; repeating it changes nothing."""
+    if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
+        sys.meta_path.append(MovedFinder())

@@ -1,0 +1,56 @@
+"""The levels of a memory: their cells, and their tokens as maps.
+
+Letters: B images, C width, S memory tokens, L levels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .tensors import Memory, Targets
+
+_Batch = TypeVar("_Batch", Memory, Targets)
+
+
+def to_maps(memory: Memory) -> dict[str, Tensor]:
+    """The levels of a memory as maps ``level0``, ``level1``, ... (B, C, height, width), which share its storage."""
+    levels = memory.tokens.split([height * width for height, width in memory.shapes], dim=1)
+    return {
+        f"level{index}": tokens.transpose(1, 2).unflatten(-1, shape)
+        for index, (tokens, shape) in enumerate(zip(levels, memory.shapes, strict=True))
+    }
+
+
+def from_maps(maps: dict[str, Tensor]) -> Tensor:
+    """The maps of all levels, in order, as the tokens (B, S, C) of a memory."""
+    tokens = [values.flatten(2).transpose(1, 2) for values in maps.values()]
+    return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
+
+
+def select_rows(values: _Batch, images: slice) -> _Batch:
+    """A memory or targets of some images of the batch; what all images share (a first axis of 1) stays."""
+    chosen: dict[str, Any] = {
+        field.name: value[images]
+        for field in dataclasses.fields(values)
+        if isinstance(value := getattr(values, field.name), Tensor) and field.name != "level_sizes" and len(value) > 1
+    }
+    if isinstance(values, Targets):
+        chosen["counts"] = values.counts[images]
+    return dataclasses.replace(values, **chosen)
+
+
+def cell_centres(memory: Memory) -> Tensor:
+    """(B, S, 2): the centre (x, y) of every cell in [0, 1] over its image without padding; beyond 1 in the padding."""
+    assert memory.valid_ratios is not None and memory.level_sizes is not None
+    centres = []
+    for level, (height, width) in enumerate(memory.shapes):
+        rows = torch.arange(height, device=memory.valid_ratios.device) + 0.5
+        columns = torch.arange(width, device=memory.valid_ratios.device) + 0.5
+        grid = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
+        extent = memory.valid_ratios[:, level] * memory.level_sizes[level]
+        centres.append(grid / extent.unsqueeze(1))
+    return torch.cat(centres, dim=1)
