@@ -111,7 +111,7 @@ def test_every_key_is_documented_with_its_default():
     assert set(documented) == set(added)
     for key, value in added.items():
         found = documented[key]
-        assert found == value and type(found) is type(value), f"{key}: {found!r} documented, {value!r} in config/defaults.py"
+        assert found == value and type(found) is type(value), f"{key}: {found!r} documented, {value!r} in config/"
 
 
 @pages

@@ -80,7 +80,7 @@ def run_student(
 
     Args:
         detector: the student. step: of :func:`start_student`.
-        groups: query groups to decode beside the detector's own. capture: what to keep beside, see structures/tensors.py.
+        groups: query groups to decode beside the detector's own. capture: what to keep beside, see structures/.
 
     Raises:
         ConfigError: no function is registered for the detector's class.
