@@ -1,32 +1,81 @@
-"""Registries of everything that a configuration key can name, and one way to build from them."""
+"""Registries of everything that a configuration key can name."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fvcore.common.registry import Registry
 
 from .errors import ConfigError
+from .plugin import Plugin, check_plugin
 
-NECK_REGISTRY = Registry("NECK")
-ENCODER_REGISTRY = Registry("ENCODER")
-DECODER_REGISTRY = Registry("DECODER")
-QUERIES_REGISTRY = Registry("QUERIES")
-TRAINING_GROUP_REGISTRY = Registry("TRAINING_GROUP")
-TEACHER_REGISTRY = Registry("TEACHER")
-MATCHER_REGISTRY = Registry("MATCHER")
-LOSS_REGISTRY = Registry("LOSS")
+
+class PluginRegistry(Registry):
+    """Holds the plug-ins of one kind, checks what it is given, and makes their keys known.
+
+    The base class of the kind says that it is the interface::
+
+        @LOSS_REGISTRY.interface
+        class DistillLoss(Plugin): ...
+    """
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self._kind: type[Plugin] | None = None
+        self._earlier: dict[str, str] = {}
+
+    def interface(self, kind: type[Plugin]) -> type[Plugin]:
+        """Decorates the class from which every plug-in of this registry inherits."""
+        self._kind = kind
+        return kind
+
+    def register(self, obj: Any = None) -> Any:
+        """Decorates a plug-in.
+
+        Raises:
+            ConfigError: it does not keep what the interface asks for, or a key of it is declared elsewhere.
+        """
+        if obj is None:
+            return self.register
+        assert self._kind is not None
+        check_plugin(obj, self._kind)
+        obj.declare_keys()
+        super().register(obj)
+        return obj
+
+    def rename(self, earlier: str, name: str) -> None:
+        """Lets a configuration go on naming a plug-in as it was called before."""
+        self._earlier[earlier] = name
+
+    def current_name(self, name: str) -> str:
+        """A plug-in's name, which may be given as it was called before."""
+        if name not in self._earlier:
+            return name
+        warnings.warn(f"{name} is now called {self._earlier[name]}.", FutureWarning, stacklevel=3)
+        return self._earlier[name]
+
+
+NECK_REGISTRY = PluginRegistry("NECK")
+ENCODER_REGISTRY = PluginRegistry("ENCODER")
+DECODER_REGISTRY = PluginRegistry("DECODER")
+QUERIES_REGISTRY = PluginRegistry("QUERIES")
+TRAINING_GROUP_REGISTRY = PluginRegistry("TRAINING_GROUP")
+TEACHER_REGISTRY = PluginRegistry("TEACHER")
+MATCHER_REGISTRY = PluginRegistry("MATCHER")
+LOSS_REGISTRY = PluginRegistry("LOSS")
 
 
 def look_up(registry: Registry, name: str, key: str) -> Any:
     """The class registered under a name.
 
     Args:
-        registry: one of the above. name: what the configuration says. key: the configuration key, for the message.
+        registry: one of the above, or detectron2's. name: what the configuration says. key: the configuration key.
 
     Raises:
         ConfigError: the name is unknown; lists those that are known.
     """
+    name = registry.current_name(name) if isinstance(registry, PluginRegistry) else name
     if name not in registry:
         known = ", ".join(sorted(known for known, _ in registry))
         raise ConfigError(f"{key} names '{name}', which is not registered. Known: {known}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.structures import Memory, QueryGroup, Targets
+from detr_distill.structures import Memory, QueryGroup, GroundTruth
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def build(variant: str, **keys):
     return randomise(build_model(small_cfg(**{**VARIANTS[variant], **keys})))
 
 
-def begin_step(model, inputs) -> tuple[Memory, Targets, list[QueryGroup]]:
+def begin_step(model, inputs) -> tuple[Memory, GroundTruth, list[QueryGroup]]:
     """Memory, ground truth and all query groups of a training step."""
     images = model.preprocess(inputs)
     memory, targets = model.encode(model.backbone(images.tensor), images), model.targets(inputs, images)
@@ -57,7 +57,7 @@ def decode(model, inputs, capture=frozenset()):
     return memory, own, model.decode(memory, [own], capture)["own"]
 
 
-def make_targets(*images: list[list[float]], classes: int = 5) -> Targets:
+def make_targets(*images: list[list[float]], classes: int = 5) -> GroundTruth:
     """Boxes of each image; labels count up from 0."""
     counts = [len(boxes) for boxes in images]
     most = max(counts)
@@ -66,14 +66,14 @@ def make_targets(*images: list[list[float]], classes: int = 5) -> Targets:
         if rows:
             boxes[index, : len(rows)] = torch.tensor(rows)
     valid = torch.arange(most) < torch.tensor(counts)[:, None]
-    return Targets(torch.arange(most).expand(len(images), -1) % classes * valid, boxes, valid, counts)
+    return GroundTruth(torch.arange(most).expand(len(images), -1) % classes * valid, boxes, valid, counts)
 
 
 def own_group(images: int, width: int = 8) -> QueryGroup:
     return QueryGroup("own", torch.zeros(images, 3, width), torch.zeros(images, 3, 4))
 
 
-def make_group(name: str, targets: Targets, **keys) -> QueryGroup:
+def make_group(name: str, targets: GroundTruth, **keys) -> QueryGroup:
     """The group that a maker of small width makes for some targets."""
     model = build_model(small_cfg(**{**(DINO if name.startswith("Contrastive") else DN), **keys}))
     maker, images = model.training_groups[name], len(targets.counts)

@@ -6,7 +6,7 @@ import dataclasses
 
 from detr_distill.detr.layers.attention import attend
 from detr_distill.errors import ConfigError
-from detr_distill.structures import CAPTURES, ImageBatch, Pairs, QueryGroup, Targets
+from detr_distill.structures import CAPTURES, ImageBatch, Pairs, QueryGroup, GroundTruth
 
 import pytest
 import torch
@@ -159,7 +159,7 @@ class RepeatedObjects(torch.nn.Module):
 
     def forward(self, memory, own, targets):
         images, objects = targets.labels.shape
-        repeated = Targets(
+        repeated = GroundTruth(
             targets.labels.repeat_interleave(2, dim=1),
             targets.boxes.repeat_interleave(2, dim=1),
             targets.valid.repeat_interleave(2, dim=1),

@@ -46,7 +46,7 @@ def family_cfg(family: str, **keys):
 
 
 def parts_of_step(model, inputs):
-    """Targets, memory, query groups and the outputs of one decoder pass over all of them."""
+    """GroundTruth, memory, query groups and the outputs of one decoder pass over all of them."""
     images = model.preprocess(inputs)
     targets, memory = model.targets(inputs, images), model.encode(model.backbone(images.tensor), images)
     groups = model.query_groups(memory, targets)

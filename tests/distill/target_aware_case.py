@@ -7,7 +7,7 @@ import math
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.target_aware import TargetAwareLoss
 from detr_distill.distill.students.base import StudentOutput
-from detr_distill.structures import DecoderOutput, Memory, Pairs, Targets
+from detr_distill.structures import DecoderOutput, Memory, Pairs, GroundTruth
 
 import torch
 
@@ -44,7 +44,7 @@ def assigned(query=1, target=0):
 
 def labelled(label=1):
     boxes = torch.tensor([[OBJECT, [0.0, 0, 0, 0]]])
-    return Targets(torch.tensor([[label, 0]]), boxes, torch.tensor([[True, False]]), [1])
+    return GroundTruth(torch.tensor([[label, 0]]), boxes, torch.tensor([[True, False]]), [1])
 
 
 def memory(tokens, shapes=GRID, mask=None):

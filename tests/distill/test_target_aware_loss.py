@@ -8,7 +8,7 @@ from detr_distill.distill.losses.target_aware import TargetAwareLoss
 from detr_distill.distill.losses.target_masks import ReadProjection
 from detr_distill.distill.schedule import scale_student
 from detr_distill.errors import ConfigError
-from detr_distill.structures import Pairs, Targets
+from detr_distill.structures import Pairs, GroundTruth
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_neck_maps_count_by_the_memorys_masks():
 
 def test_no_objects_give_zero():
     empty = torch.zeros(2, 1, 0, dtype=torch.long)
-    targets = Targets(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, 4), torch.zeros(1, 0).bool(), [0])
+    targets = GroundTruth(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, 4), torch.zeros(1, 0).bool(), [0])
     known = knowledge(targets=targets, assignment=Pairs(empty, empty, empty.float()))
     tokens = torch.randn(1, 4, 4, requires_grad=True)
     losses = plain_loss(projection=None)(student_of(tokens), known, [])

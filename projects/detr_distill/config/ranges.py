@@ -1,4 +1,4 @@
-"""What a number of the configuration may be."""
+"""What a value of the configuration may be."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class Range(NamedTuple):
     below: float = math.inf
     odd: bool = False
 
-    def check(self, key: str, value: float) -> None:
+    def check(self, key: str, value: object) -> None:
         """Raises ConfigError where ``value``, the setting of ``key``, is outside or no number."""
         if not isinstance(value, int | float) or not self._holds(value):
-            raise ConfigError(f"{key} is {value!r}. Give {self._in_words()}.")
+            raise ConfigError(f"{key} is {value!r}. Give {self.in_words()}.")
 
     def _holds(self, value: float) -> bool:
         inside = self.least <= value <= self.most and self.above < value < self.below
         return inside and (not self.odd or value % 2 == 1)
 
-    def _in_words(self) -> str:
+    def in_words(self) -> str:
+        """Such as ``0 or more``."""
         if self.odd:
             return f"an odd number, {self.least} or more"
         if self.least > -math.inf and self.most < math.inf:
@@ -40,16 +41,26 @@ class Range(NamedTuple):
         return f"{first}, and less than {self.below}" if self.below < math.inf else first
 
 
+class Words(tuple[str, ...]):
+    """One of some words: ``Words("kl", "mse")``."""
+
+    def __new__(cls, *words: str) -> Words:
+        return super().__new__(cls, words)
+
+    def check(self, key: str, value: object) -> None:
+        """Raises ConfigError where ``value``, the setting of ``key``, is another word."""
+        if value not in self:
+            raise ConfigError(f"{key} is {value!r}. Known: {', '.join(map(repr, self))}.")
+
+    def in_words(self) -> str:
+        """Such as ``"kl" or "mse"``."""
+        quoted = [f'"{word}"' for word in self]
+        return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+
+
 NOT_NEGATIVE = Range(0)
-
-
 POSITIVE = Range(above=0)
-
-
 SHARE = Range(0, most=1)
-
-
+PROPER_SHARE = Range(above=0, most=1)
 COUNT = Range(1)
-
-
 ODD = Range(1, odd=True)

@@ -1,4 +1,4 @@
-"""DETR-type detectors: preprocess, encode, decode, then losses or detections.
+"""DETR-type detectors: start, finish, then losses or detections.
 
 Letters: B images, L decoder layers, Q queries, C width, S memory tokens.
 """
@@ -6,31 +6,55 @@ Letters: B images, L decoder layers, Q queries, C width, S memory tokens.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..registry import (
-    DECODER_REGISTRY,
-    ENCODER_REGISTRY,
-    NECK_REGISTRY,
-    QUERIES_REGISTRY,
-    TRAINING_GROUP_REGISTRY,
-    look_up,
-)
-from ..structures import DecoderOutput, ImageBatch, Memory, Pairs, QueryGroup, Targets
-from .backbones.build import build_backbone, padding_multiple
-from .boxes import to_corners
-from .checks import check_parts, check_settings, check_training_groups
+from ..config.keys import check_keys
+from ..structures import DecoderOutput, GroundTruth, ImageBatch, Memory, QueryGroup
+from .backbones.build import padding_multiple
+from .build import build_parts
+from .checks import check_parts, check_training_groups
+from .decoders.base import Decoder
+from .detections import read_detections
+from .encoders.base import Encoder
 from .groups import decode_groups
-from .layers.deformable_kernel import choose_deformable_kernel
-from .preprocess import labels_of, normalised_targets, pad_images
-from .supervision.assignment import Cost, solve_assignments
-from .supervision.criterion import SetCriterion
+from .necks.base import Neck
+from .preprocess import pad_images, read_ground_truth
+from .queries.base import Queries
+from .supervision.criterion import SetCriterion, Supervised
+from .supervision.matchings import Matchings
+
+
+@dataclass
+class Started:
+    """A batch, half way through a detector.
+
+    Attributes:
+        images: preprocessed. memory: of the neck, not encoded yet.
+    """
+
+    images: ImageBatch
+    memory: Memory
+
+
+@dataclass
+class Finished:
+    """A batch, all the way through a detector.
+
+    Attributes:
+        memory: the encoder's output. groups: the detector's own queries first, then all others that were decoded.
+        outputs: of the groups, by name.
+    """
+
+    memory: Memory
+    groups: list[QueryGroup]
+    outputs: dict[str, DecoderOutput]
 
 
 @META_ARCH_REGISTRY.register()
@@ -38,24 +62,25 @@ class DetrDetector(nn.Module):
     """A detector whose neck, encoder, decoder and queries are plug-ins.
 
     Args:
-        backbone: detectron2 backbone. neck: see neck.py; its parameters are called ``input_projection``.
-        encoder, decoder, queries: see encoder.py, decoder_*.py, queries.py. criterion: the detection loss.
-        training_groups: by name, query groups that are decoded in training beside the detector's own; see
-            training_groups.py.
+        backbone: detectron2 backbone. neck: its parameters are called ``input_projection``. criterion: the detection
+            loss. training_groups: by name, query groups that are decoded in training beside the detector's own.
         pixel_mean, pixel_std: in the order of ``input_format`` ("BGR" or "RGB", kept for visualisation).
         size_divisibility: images are padded to a multiple of it, in pixels.
         detections_per_image: most boxes returned for an image.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
         self,
         *,
         backbone: nn.Module,
-        neck: nn.Module,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        queries: nn.Module,
+        neck: Neck,
+        encoder: Encoder,
+        decoder: Decoder,
+        queries: Queries,
         criterion: SetCriterion,
         training_groups: dict[str, nn.Module] | None = None,
         pixel_mean: list[float],
@@ -81,29 +106,21 @@ class DetrDetector(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg):
-        check_settings(cfg)
-        node = cfg.MODEL.DETR
-        choose_deformable_kernel(node.DEFORMABLE_KERNEL)
-        backbone = build_backbone(cfg)
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_keys(cfg, "MODEL.DETR")
+        parts = build_parts(cfg)
         return {
-            "backbone": backbone,
-            "encoder": look_up(ENCODER_REGISTRY, node.ENCODER.NAME, "MODEL.DETR.ENCODER.NAME")(cfg),
-            "decoder": look_up(DECODER_REGISTRY, node.DECODER.NAME, "MODEL.DETR.DECODER.NAME")(cfg),
-            "queries": look_up(QUERIES_REGISTRY, node.QUERIES.NAME, "MODEL.DETR.QUERIES.NAME")(cfg),
-            "criterion": SetCriterion(cfg),
-            "neck": look_up(NECK_REGISTRY, node.NECK.NAME, "MODEL.DETR.NECK.NAME")(cfg, backbone.output_shape()),
-            "training_groups": _build_training_groups(cfg),
+            **parts,
             "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": list(cfg.MODEL.PIXEL_STD),
             "input_format": cfg.INPUT.FORMAT,
-            "size_divisibility": padding_multiple(node.SIZE_DIVISIBILITY, backbone),
+            "size_divisibility": padding_multiple(cfg.MODEL.DETR.SIZE_DIVISIBILITY, parts["backbone"]),
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
 
     @property
     def device(self) -> torch.device:
-        return self.pixel_mean.device  # type: ignore[return-value]
+        return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.
@@ -116,43 +133,67 @@ class DetrDetector(nn.Module):
             training groups ``loss_*_<group>[_layer]``; or a list of ``{"instances": Instances}`` in the pixels of the
             original images.
         """
-        images = self.preprocess(batched_inputs)
-        if not self.training and images.mask is not None and len(batched_inputs) > 1:
-            # Convolutions carry padding over an image's border: one by one, no result depends on its neighbours.
-            return [self.forward([entry])[0] for entry in batched_inputs]  # type: ignore[index, misc]
+        if not self.training:
+            return self.detect(batched_inputs)
         # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
-        targets = self.targets(batched_inputs, images) if self.training else None
-        memory = self.encode(self.backbone(images.tensor), images)
-        groups = self.query_groups(memory, targets)
-        outputs = self.decode(memory, groups)
-        if targets is None:
-            return self.detections(outputs["own"], images, batched_inputs)
-        supervised = self.supervised(outputs, groups, memory, targets)
-        return self.losses(supervised, solve_assignments(self.costs(supervised)))
+        ground_truth = read_ground_truth(batched_inputs, self.device)
+        finished = self.finish(self.start(batched_inputs), ground_truth)
+        matchings = Matchings()
+        supervised = self.supervise(finished, ground_truth, matchings)
+        matchings.solve()
+        return self.losses(supervised)
+
+    def detect(self, batched_inputs: list[dict]) -> list[dict]:
+        """Detections, as :meth:`forward` gives them outside of training."""
+        sizes = {tuple(entry["image"].shape[-2:]) for entry in batched_inputs}
+        if len(sizes) > 1:
+            # Convolutions carry padding over an image's border: one by one, no result depends on its neighbours.
+            return [self.detect([entry])[0] for entry in batched_inputs]
+        started = self.start(batched_inputs)
+        output = self.finish(started).outputs["own"]
+        return read_detections(output, started.images.sizes, batched_inputs, self.detections_per_image)
+
+    def start(self, batched_inputs: list[dict]) -> Started:
+        """Up to the neck: the maps that the rest of the network reads."""
+        images = self.preprocess(batched_inputs)
+        return Started(images, self.input_projection(self.backbone(images.tensor), images))
+
+    def finish(
+        self,
+        started: Started,
+        ground_truth: GroundTruth | None = None,
+        extra: Iterable[QueryGroup] = (),
+        capture: frozenset[str] = frozenset(),
+    ) -> Finished:
+        """From the neck to the outputs of all query groups, in one decoder pass.
+
+        Args:
+            started: of :meth:`start`. ground_truth: of a training step, which adds the training groups.
+            extra: query groups to decode beside. capture: which attention to keep, see structures/.
+        """
+        memory = dataclasses.replace(started.memory, tokens=self.encoder(started.memory))
+        groups = [*self.query_groups(memory, ground_truth), *extra]
+        return Finished(memory, groups, self.decode(memory, groups, capture))
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageBatch:
         """Normalises and pads the images of a batch."""
-        return pad_images(
-            [x["image"].to(self.device, non_blocking=True) for x in batched_inputs],
-            self.pixel_mean,  # type: ignore[arg-type]
-            self.pixel_std,  # type: ignore[arg-type]
-            self.size_divisibility,
-        )
+        images = [entry["image"].to(self.device, non_blocking=True) for entry in batched_inputs]
+        return pad_images(images, self.pixel_mean, self.pixel_std, self.size_divisibility)
 
     def encode(self, features: dict[str, Tensor], images: ImageBatch) -> Memory:
         """Backbone features, {name: (B, channels, height, width)}, to what the decoder looks at."""
         memory = self.input_projection(features, images)
         return dataclasses.replace(memory, tokens=self.encoder(memory))
 
-    def query_groups(self, memory: Memory, targets: Targets | None = None) -> list[QueryGroup]:
+    def query_groups(self, memory: Memory, ground_truth: GroundTruth | None = None) -> list[QueryGroup]:
         """The detector's own queries and, given the ground truth of a training step, its training groups.
 
         A training group called ``own`` takes the place of the detector's own: so is its loss weighted anew.
         """
         groups = {"own": self.queries(memory)}
-        if targets is not None:
+        if ground_truth is not None:
             for make_groups in self.training_groups.values():
-                groups.update({group.name: group for group in make_groups(memory, groups["own"], targets)})
+                groups.update({group.name: group for group in make_groups(memory, groups["own"], ground_truth)})
         return list(groups.values())
 
     def decode(
@@ -161,84 +202,28 @@ class DetrDetector(nn.Module):
         """All query groups in one decoder pass: {group name: output}."""
         return decode_groups(self.decoder, memory, groups, capture)
 
-    def targets(self, batched_inputs: list[dict], images: ImageBatch) -> Targets:
-        """Ground truth of a batch, normalised by each image's own size."""
-        return normalised_targets(labels_of(batched_inputs), images.sizes, self.device)
-
-    def supervised(
-        self, outputs: dict[str, DecoderOutput], groups: list[QueryGroup], memory: Memory, targets: Targets
-    ) -> list[tuple[DecoderOutput, QueryGroup, Targets]]:
-        """What the criterion compares with the ground truth: its first three arguments for each loss.
+    def supervise(self, finished: Finished, ground_truth: GroundTruth, matchings: Matchings) -> list[Supervised]:
+        """What the criterion compares with objects, each entry's matching added to the ledger where it has one.
 
         These are the groups with a loss weight and, with two-stage queries, the encoder's detections, which weigh what
         their group weighs. Where the queries say so (``binary_proposals``) every object is of class 0 for these: they
         tell objects from background.
-
-        Args:
-            outputs: of ``groups``, by name. groups: the detector's own first. memory: after the queries were made.
         """
-        entries = [
-            (outputs[group.name], group, targets if group.targets is None else group.targets)
-            for group in groups
-            if group.loss_weight
-        ]
-        if getattr(self.queries, "binary_proposals", False):
-            targets = dataclasses.replace(targets, labels=torch.zeros_like(targets.labels))
-        encoders = [("encoder", groups[0], memory.proposals)]
-        encoders += [(f"encoder_{group.name}", group, group.proposals) for group in groups]
-        for name, group, output in encoders:
-            if output is not None and group.loss_weight:
+        supervised = [group for group in finished.groups if group.loss_weight]
+        entries = [(finished.outputs[group.name], group, group.targets or ground_truth) for group in supervised]
+        if self.queries.binary_proposals:
+            ground_truth = dataclasses.replace(ground_truth, labels=torch.zeros_like(ground_truth.labels))
+        for group in supervised:
+            if group.proposals is not None:
+                name = "encoder" if group.name == "own" else f"encoder_{group.name}"
+                memory = finished.memory
                 chosen = QueryGroup(name, memory.tokens, memory.position, loss_weight=group.loss_weight)
-                entries.append((output, chosen, targets))
-        return entries
+                entries.append((group.proposals, chosen, ground_truth))
+        return [self.criterion.match(*entry, matchings) for entry in entries]
 
-    def costs(self, supervised: list[tuple[DecoderOutput, QueryGroup, Targets]]) -> list[Cost]:
-        """The matchings to be solved before :meth:`losses`: one for each entry whose pairs are not known."""
-        return [self.criterion.cost(*entry) for entry in supervised if entry[1].pairs is None]
-
-    def losses(
-        self, supervised: list[tuple[DecoderOutput, QueryGroup, Targets]], pairs: list[Pairs]
-    ) -> dict[str, Tensor]:
-        """The detection losses of what :meth:`supervised` names, by the solved matchings of :meth:`costs`."""
+    def losses(self, supervised: list[Supervised]) -> dict[str, Tensor]:
+        """The detection losses of what :meth:`supervise` named, once the ledger is solved."""
         losses: dict[str, Tensor] = {}
-        solved = iter(pairs)
-        for output, group, targets in supervised:
-            matched = next(solved) if group.pairs is None else group.pairs.expand_layers(output.num_layers)
-            losses.update(self.criterion(output, group, targets, matched))
+        for entry in supervised:
+            losses.update(self.criterion(entry.output, entry.group, entry.targets, entry.pairs))
         return losses
-
-    @torch.no_grad()
-    def detections(self, output: DecoderOutput, images: ImageBatch, batched_inputs: list[dict]) -> list[dict]:
-        """The last layer's best boxes, in pixels of the original images.
-
-        With a softmax head each query gives its best class (2005.12872) [C]; with a sigmoid head the best
-        (query, class) pairs are taken (2108.06152) [C].
-        """
-        probabilities, boxes = output.probabilities()[-1], to_corners(output.boxes[-1].float())
-        if output.activation == "softmax":
-            best, classes = probabilities.max(-1)
-            scores, query = best.topk(min(self.detections_per_image, best.shape[1]))
-            classes = classes.gather(1, query)
-        else:
-            num_classes = probabilities.shape[-1]
-            flat = probabilities.flatten(1)
-            scores, index = flat.topk(min(self.detections_per_image, flat.shape[1]))
-            query, classes = index // num_classes, index % num_classes
-        boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-        results = []
-        for image, (size, inputs) in enumerate(zip(images.sizes, batched_inputs, strict=True)):
-            scale = boxes.new_tensor([size[1], size[0], size[1], size[0]])
-            instances = Instances(size, pred_boxes=Boxes(boxes[image] * scale))
-            instances.scores, instances.pred_classes = scores[image], classes[image]
-            height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
-            results.append({"instances": detector_postprocess(instances, height, width)})
-        return results
-
-
-def _build_training_groups(cfg) -> dict[str, nn.Module]:
-    """What ``MODEL.DETR.TRAINING_GROUPS`` names; the random numbers of the other parts do not notice."""
-    with torch.random.fork_rng():
-        return {
-            name: look_up(TRAINING_GROUP_REGISTRY, name, "MODEL.DETR.TRAINING_GROUPS")(cfg)
-            for name in cfg.MODEL.DETR.TRAINING_GROUPS
-        }

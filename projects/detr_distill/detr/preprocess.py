@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import DataError
-from ..structures import ImageBatch, Targets
+from ..structures import GroundTruth, ImageBatch
 from .boxes import to_centres
 
 
@@ -36,33 +36,37 @@ def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: in
     return ImageBatch(batch, mask, sizes)
 
 
-def labels_of(batched_inputs: list[dict]) -> list[Instances]:
-    """Each image's objects.
+def read_ground_truth(
+    batched_inputs: list[dict], device: torch.device | str, *, needs_labels: bool = True
+) -> GroundTruth:
+    """The objects of a batch, padded on the host and copied at once.
+
+    Args:
+        batched_inputs: detectron2 dicts with ``image`` (3, height, width) and ``instances``, of which ``gt_classes`` and
+            ``gt_boxes``, in pixels, are read. device: of the result.
+        needs_labels: False takes images without labels too, which then have no objects.
 
     Raises:
-        DataError: an image without labels.
+        DataError: an image has no labels.
     """
-    for entry in batched_inputs:
-        if "instances" not in entry:
+    instances = [entry.get("instances") for entry in batched_inputs]
+    for entry, found in zip(batched_inputs, instances, strict=True):
+        if found is None and needs_labels:
             raise DataError(
                 f"A training image ({entry.get('file_name', 'without a file name')}) has no 'instances'. Train on a "
                 "data set with annotations (DATASETS.TRAIN)."
             )
-    return [entry["instances"] for entry in batched_inputs]
-
-
-def normalised_targets(instances: list[Instances], sizes: list[tuple[int, int]], device: torch.device) -> Targets:
-    """Ground truth of a batch, padded on the host and copied at once.
-
-    Args:
-        instances: with ``gt_classes`` and ``gt_boxes`` in pixels. sizes: (height, width) of each image before padding.
-    """
-    counts = [len(x) for x in instances]
-    labels = pad_sequence([x.gt_classes.long() for x in instances], batch_first=True)
-    boxes = pad_sequence([to_centres(x.gt_boxes.tensor.float()) for x in instances], batch_first=True)
-    scale = boxes.new_tensor([(width, height, width, height) for height, width in sizes])
-    columns = torch.arange(labels.shape[1], device=labels.device)
-    valid = columns[None, :] < torch.tensor(counts, device=labels.device)[:, None]
-    boxes = boxes / scale[:, None, :]
+    empty = Instances((0, 0), gt_classes=torch.zeros(0, dtype=torch.long), gt_boxes=Boxes(torch.zeros(0, 4)))
+    objects = [empty if found is None else found for found in instances]
+    counts = [len(found) for found in objects]
+    labels = pad_sequence([found.gt_classes.long() for found in objects], batch_first=True)
+    corners = pad_sequence([found.gt_boxes.tensor.float() for found in objects], batch_first=True)
+    sizes = [tuple(entry["image"].shape[-2:]) for entry in batched_inputs]
+    scale = corners.new_tensor([(width, height, width, height) for height, width in sizes])
+    boxes = to_centres(corners) / scale[:, None, :]
+    valid = GroundTruth.count_valid(counts, labels.shape[1])
     labels, boxes, valid = (values.to(device, non_blocking=True) for values in (labels, boxes, valid))
-    return Targets(labels, boxes, valid, counts)
+    masks = tuple(found.gt_masks if found.has("gt_masks") else None for found in objects)
+    return GroundTruth(
+        labels, boxes, valid, counts, corners, masks, labelled=tuple(found is not None for found in instances)
+    )

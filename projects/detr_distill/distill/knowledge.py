@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..structures import DecoderOutput, Memory, Pairs, QueryGroup, Targets
+from ..structures import DecoderOutput, GroundTruth, Memory, Pairs, QueryGroup
 from .match import Match
 
 
@@ -58,7 +58,7 @@ class Knowledge:
     assignment: Pairs | None = None
     memory_shapes: list[tuple[int, int]] = field(default_factory=list)
     memory: Memory | None = None
-    targets: Targets | None = None
+    targets: GroundTruth | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     second_run: SecondRun | None = None
     counts: list[int] | None = None

@@ -1,5 +1,8 @@
 """The values that travel between the parts: tensors with a name and a meaning."""
 
+import warnings
+
+from .ground_truth import GroundTruth
 from .pairs import Pairs, no_pairs, pairs_in_order
 from .tensors import (
     CAPTURES,
@@ -13,7 +16,6 @@ from .tensors import (
     Memory,
     QueryGroup,
     SampledPoints,
-    Targets,
 )
 
 __all__ = [
@@ -24,12 +26,19 @@ __all__ = [
     "SELF_ATTENTION",
     "Candidates",
     "DecoderOutput",
+    "GroundTruth",
     "ImageBatch",
     "Memory",
     "Pairs",
     "QueryGroup",
     "SampledPoints",
-    "Targets",
     "no_pairs",
     "pairs_in_order",
 ]
+
+
+def __getattr__(name: str) -> type:
+    if name == "Targets":
+        warnings.warn("detr_distill.structures.Targets is now called GroundTruth.", FutureWarning, stacklevel=2)
+        return GroundTruth
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

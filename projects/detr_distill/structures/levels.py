@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .tensors import Memory, Targets
+from .tensors import GroundTruth, Memory
 
-_Batch = TypeVar("_Batch", Memory, Targets)
+_Batch = TypeVar("_Batch", Memory, GroundTruth)
 
 
 def to_maps(memory: Memory) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def select_rows(values: _Batch, images: slice) -> _Batch:
         for field in dataclasses.fields(values)
         if isinstance(value := getattr(values, field.name), Tensor) and field.name != "level_sizes" and len(value) > 1
     }
-    if isinstance(values, Targets):
+    if isinstance(values, GroundTruth):
         chosen["counts"] = values.counts[images]
     return dataclasses.replace(values, **chosen)
 

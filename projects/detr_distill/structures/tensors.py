@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .ground_truth import GroundTruth
 from .pairs import Pairs
 
 # What a loss may ask the decoder to keep beside boxes, logits and hidden states.
@@ -56,8 +57,6 @@ class Memory:
         level_sizes: (levels, 2) float, (width, height) of each level in cells: ``shapes`` on the device.
         valid_ratios: (B, levels, 2) float, the part of each level's width and height that is image and not padding;
             B = 1 where no image is padded. Both are None for a neck of one plain level.
-        proposals: the encoder's own detections, one layer with a query a token; left by two-stage queries, else None.
-        candidates: the tokens that two-stage queries were chosen among; None with others.
     """
 
     tokens: Tensor
@@ -66,8 +65,6 @@ class Memory:
     shapes: list[tuple[int, int]]
     level_sizes: Tensor | None = None
     valid_ratios: Tensor | None = None
-    proposals: DecoderOutput | None = None
-    candidates: Candidates | None = None
 
     @property
     def key_mask(self) -> Tensor | None:
@@ -88,30 +85,6 @@ class Candidates:
 
 
 @dataclass
-class Targets:
-    """Ground truth of a batch, padded to the largest image.
-
-    Attributes:
-        labels: (B, G) long. boxes: (B, G, 4). counts: objects of each image, on the host.
-        valid: (B, G) bool, False on padding.
-    """
-
-    labels: Tensor
-    boxes: Tensor
-    valid: Tensor
-    counts: list[int]
-
-    def repeat(self, times: int) -> Targets:
-        """Every object ``times`` times, its copies side by side: copy c of object g is at g * times + c.
-
-        An image's real objects stay in front of its padding.
-        """
-        labels, boxes = self.labels.repeat_interleave(times, dim=1), self.boxes.repeat_interleave(times, dim=1)
-        valid = self.valid.repeat_interleave(times, dim=1)
-        return Targets(labels, boxes, valid, [count * times for count in self.counts])
-
-
-@dataclass
 class QueryGroup:
     """Queries decoded together; groups never see each other unless ``sees`` says so.
 
@@ -128,8 +101,8 @@ class QueryGroup:
         pairs: the assignment to ``targets`` where it is known beforehand, for one layer (1, B, M), used on all.
         padding: (B, Q) bool, True where an image has no such query: it is hidden from all others and has no loss.
             A group that is seen by others has none.
-        proposals: detections of an encoder head of the group's own, from which a training group was chosen; those of
-            the detector's own queries are the memory's.
+        proposals: the encoder's own detections that two-stage queries were chosen from, one layer with a query a
+            token; they have a loss of their own. candidates: the tokens that they were chosen among. Else None.
     """
 
     name: str
@@ -139,10 +112,11 @@ class QueryGroup:
     inner_mask: Tensor | None = None
     loss_weight: float = 1.0
     forced_cost: dict[int, Tensor] = field(default_factory=dict)
-    targets: Targets | None = None
+    targets: GroundTruth | None = None
     pairs: Pairs | None = None
     padding: Tensor | None = None
     proposals: DecoderOutput | None = None
+    candidates: Candidates | None = None
 
 
 @dataclass

@@ -1,16 +1,89 @@
-"""What all transformer decoders share: heads, class prior, stacking of the layers' outputs.
+"""What all decoders share: the interface, the frame of a layer, and the stacking of the layers' outputs.
 
-Every decoder says in ``position_width`` how wide the queries' positions are that it reads, 4 for boxes, and in
-``captures`` which attention it can keep.
+Letters: B images, L decoder layers, Q queries, C width, S memory tokens, H heads.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, SampledPoints
+from ...config.keys import key
+from ...config.ranges import COUNT
+from ...plugin import Plugin
+from ...registry import DECODER_REGISTRY
+from ...structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory, SampledPoints
+from ..keys import ACTIVATIONS, DROPOUT, FFN_DIM, HIDDEN_DIM, NUM_CLASSES, NUM_HEADS
 from ..layers.attention import GroupLayout
 from ..layers.feed_forward import Dropout, FeedForward
+from ..queries.base import PLACE_WIDTHS
+
+
+@DECODER_REGISTRY.interface
+class Decoder(Plugin):
+    """Query groups and a memory to boxes, class logits and hidden states of every layer.
+
+    Attributes:
+        captures: which attention it can keep, see structures/. position_kind: of the queries' positions that it reads.
+        width, num_heads, ffn_width, dropout: of the layers. num_layers: L. num_classes: without "no object".
+        activation: "softmax", with a "no object" column, or "sigmoid"; of the class head.
+        num_levels: number of levels that it samples; None: it takes what the neck gives.
+        neck_name: the neck that gives these levels, for messages.
+        layers: L modules.
+    """
+
+    section = "MODEL.DETR"
+    declares = ("captures", "position_kind")
+    captures: ClassVar[frozenset[str]]
+    position_kind: ClassVar[str]
+    num_levels: int | None = None
+    neck_name: ClassVar[str] = "MultiLevelNeck"
+    layers: nn.ModuleList
+
+    num_layers: int = key(6, "layers of the decoder", COUNT, path="MODEL.DETR.DECODER.NUM_LAYERS")
+    width: int = HIDDEN_DIM
+    num_heads: int = NUM_HEADS
+    ffn_width: int = FFN_DIM
+    dropout: float = DROPOUT
+    num_classes: int = NUM_CLASSES
+
+    @configurable
+    def __init__(self, *, activation: str, **settings: Any):
+        super().__init__(**settings)
+        self.activation = activation
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {**cls.read_keys(cfg), "activation": ACTIVATIONS[cfg.MODEL.DETR.LOSS.CLASSIFICATION]}
+
+    @property
+    def position_width(self) -> int:
+        """Of the queries' positions that it reads."""
+        return PLACE_WIDTHS.get(self.position_kind, self.width)
+
+    @abstractmethod
+    def forward(
+        self, memory: Memory, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
+    ) -> list[DecoderOutput]:
+        """Decodes queries.
+
+        Args:
+            memory: encoder output. content: (B, Q, C) and position: (B, Q, ``position_width``) of all groups.
+            layout: the groups. capture: which attention to keep.
+
+        Returns:
+            An output for each group of ``layout``.
+        """
+
+    def read_projection(self) -> nn.Module | None:
+        """What a query reads of a token (B, S, C) that it attends to alone, in the last layer; None: nothing is known.
+
+        Both linear layers of that layer's cross-attention, as they are, with their weights.
+        """
+        return None
 
 
 class DecoderLayer(nn.Module):
@@ -79,17 +152,3 @@ class DecoderRecord:
             if SAMPLED_ATTENTION in self.capture:
                 output.sampled_attention = tuple(points.take_queries(layout.rows(group)) for points in self.points)
         return outputs
-
-
-def decoder_arguments(cfg) -> dict:
-    """Constructor arguments that every decoder takes from the configuration."""
-    node = cfg.MODEL.DETR
-    return {
-        "num_layers": node.DECODER.NUM_LAYERS,
-        "width": node.HIDDEN_DIM,
-        "num_heads": node.NUM_HEADS,
-        "ffn_width": node.FFN_DIM,
-        "dropout": node.DROPOUT,
-        "num_classes": node.NUM_CLASSES,
-        "activation": "softmax" if node.LOSS.CLASSIFICATION == "softmax" else "sigmoid",
-    }

@@ -5,15 +5,51 @@ Letters: B images, C width, S memory tokens, L levels.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...structures import Memory
+from ...plugin import Plugin
+from ...registry import NECK_REGISTRY
+from ...structures import ImageBatch, Memory
+from ..keys import HIDDEN_DIM, IN_FEATURES
 
-GROUPS = 32  # of the group normalisation in MultiLevelNeck
+NORM_GROUPS = 32  # of the group normalisation behind a projection
+
+
+@NECK_REGISTRY.interface
+class Neck(Plugin):
+    """From the backbone's feature maps to tokens.
+
+    A subclass is built beside ``shapes``, {name: channels and stride} of the backbone's outputs.
+
+    Attributes:
+        in_features: names of the outputs that are used, fine to coarse. width: C.
+        has_levels: the tokens are those of levels that can be sampled; else of one plain map.
+        num_levels: L; 1 of a plain map.
+    """
+
+    section = "MODEL.DETR"
+    declares = ("has_levels",)
+    has_levels: ClassVar[bool]
+    num_levels: int = 1
+
+    in_features: tuple[str, ...] = IN_FEATURES
+    width: int = HIDDEN_DIM
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
+        return {**cls.read_keys(cfg), "shapes": shapes}
+
+    @abstractmethod
+    def forward(self, features: dict[str, Tensor], images: ImageBatch) -> Memory:
+        """Backbone features, {name: (B, channels, height, width)}, to memory that is not encoded yet."""
 
 
 def resize_mask(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
@@ -21,7 +57,7 @@ def resize_mask(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
     return None if mask is None else F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
 
 
-def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec], most: int, expected: str) -> None:
+def check_features(in_features: tuple[str, ...], shapes: dict[str, ShapeSpec], most: int, expected: str) -> None:
     if not 1 <= len(in_features) <= most or not set(in_features) <= set(shapes):
         raise ConfigError(
             f"MODEL.DETR.IN_FEATURES is {list(in_features)}; this neck takes {expected} of {sorted(shapes)}. "
@@ -30,18 +66,7 @@ def _check_features(in_features: list[str], shapes: dict[str, ShapeSpec], most: 
         )
 
 
-def neck_arguments(cfg, shapes: dict[str, ShapeSpec]) -> dict:
-    """Constructor arguments that every neck takes from the configuration."""
-    node = cfg.MODEL.DETR
-    return {
-        "shapes": shapes,
-        "in_features": list(node.IN_FEATURES),
-        "width": node.HIDDEN_DIM,
-        "temperature": node.POSITION_TEMPERATURE,
-    }
-
-
-def _convolution(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
+def projection(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
     convolution = nn.Conv2d(channels, width, kernel_size, stride=2 if kernel_size == 3 else 1, padding=kernel_size // 2)
     nn.init.xavier_uniform_(convolution.weight)
     assert convolution.bias is not None
@@ -49,7 +74,7 @@ def _convolution(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
     return convolution
 
 
-def _join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor) -> Memory:
+def join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor) -> Memory:
     """Maps (B, C, height, width) and their padding masks as the tokens of one memory, which knows its levels."""
     sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
     visible = [mask.flatten(1) for mask in masks if mask is not None]
@@ -64,11 +89,11 @@ def _join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tenso
     )
 
 
-def _check_width(width: int, neck: str) -> None:
-    if width % GROUPS:
+def check_width(width: int, neck: str) -> None:
+    if width % NORM_GROUPS:
         raise ConfigError(
-            f"MODEL.DETR.HIDDEN_DIM is {width}; {neck} normalises {GROUPS} groups of channels. "
-            f"Choose a multiple of {GROUPS}."
+            f"MODEL.DETR.HIDDEN_DIM is {width}; {neck} normalises {NORM_GROUPS} groups of channels. "
+            f"Choose a multiple of {NORM_GROUPS}."
         )
 
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...structures import DecoderOutput, Targets
+from ...config.keys import key
+from ...config.ranges import NOT_NEGATIVE
+from ...plugin import Plugin
+from ...structures import DecoderOutput, GroundTruth
 from ..boxes import pairwise_giou
+from ..keys import FOCAL_ALPHA, FOCAL_GAMMA
 
 
 def box_cost(pred_boxes: Tensor, gt_boxes: Tensor, weight_l1: float, weight_giou: float) -> Tensor:
@@ -19,26 +23,21 @@ def box_cost(pred_boxes: Tensor, gt_boxes: Tensor, weight_l1: float, weight_giou
     return weight_l1 * distance - weight_giou * pairwise_giou(pred_boxes, gt_boxes)
 
 
-class HungarianMatcher(nn.Module):
+class HungarianMatcher(Plugin, node="MODEL.DETR.MATCHER"):
     """Matching cost of DETR: class, L1 and GIoU terms.
 
     With a softmax head the class cost is minus the probability of the object's class (2005.12872) [P]; with a sigmoid
     head it is the difference of the two focal terms (2108.06152) [C].
-
-    Args:
-        cost_class, cost_l1, cost_giou: weights of the three terms.
-        focal_alpha, focal_gamma: of the focal class cost.
     """
 
-    def __init__(
-        self, cost_class: float, cost_l1: float, cost_giou: float, focal_alpha: float = 0.25, focal_gamma: float = 2.0
-    ):
-        super().__init__()
-        self.cost_class, self.cost_l1, self.cost_giou = cost_class, cost_l1, cost_giou
-        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+    cost_class: float = key(1.0, "weight of the class term in the matching with ground truth", NOT_NEGATIVE)
+    cost_l1: float = key(5.0, "weight of the L1 term", NOT_NEGATIVE)
+    cost_giou: float = key(2.0, "weight of the generalised-IoU term", NOT_NEGATIVE)
+    focal_alpha: float = FOCAL_ALPHA
+    focal_gamma: float = FOCAL_GAMMA
 
     @torch.no_grad()
-    def forward(self, output: DecoderOutput, targets: Targets) -> Tensor:
+    def forward(self, output: DecoderOutput, targets: GroundTruth) -> Tensor:
         """Cost of every query and object.
 
         Args:

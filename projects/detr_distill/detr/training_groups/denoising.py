@@ -14,7 +14,7 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from ...registry import TRAINING_GROUP_REGISTRY
-from ...structures import Memory, Pairs, QueryGroup, Targets
+from ...structures import GroundTruth, Memory, Pairs, QueryGroup
 from ..boxes import DINO_EPSILON, inverse_sigmoid
 from .noise import draw_labels, move_corners, shift_boxes
 
@@ -57,7 +57,7 @@ class DenoisingQueries(nn.Module):
             "box_noise": node.BOX_NOISE,
         }
 
-    def forward(self, memory: Memory, own: QueryGroup, targets: Targets) -> list[QueryGroup]:
+    def forward(self, memory: Memory, own: QueryGroup, targets: GroundTruth) -> list[QueryGroup]:
         """The group ``denoising`` for the ground truth of a step; ``memory`` is not read."""
         objects = at_least_one(targets).repeat(self.num_groups)
         boxes = shift_boxes(objects.boxes, torch.rand_like(objects.boxes), self.box_noise)
@@ -100,7 +100,7 @@ class ContrastiveDenoisingQueries(nn.Module):
             "box_noise": node.BOX_NOISE,
         }
 
-    def forward(self, memory: Memory, own: QueryGroup, targets: Targets) -> list[QueryGroup]:
+    def forward(self, memory: Memory, own: QueryGroup, targets: GroundTruth) -> list[QueryGroup]:
         """The group ``denoising`` for the ground truth of a step: positive queries, then negative ones."""
         num_groups = max(1, self.num_pairs // max(1, *targets.counts))
         objects = at_least_one(targets).repeat(num_groups)
@@ -112,13 +112,15 @@ class ContrastiveDenoisingQueries(nn.Module):
         return [denoising_group(own, content, move_corners(boxes, distances, self.box_noise), objects, num_groups)]
 
 
-def denoising_group(own: QueryGroup, content: Tensor, boxes: Tensor, objects: Targets, num_groups: int) -> QueryGroup:
+def denoising_group(
+    own: QueryGroup, content: Tensor, boxes: Tensor, objects: GroundTruth, num_groups: int
+) -> QueryGroup:
     """Disturbed objects as queries.
 
     Args:
         own: the detector's own queries. content: (B, Q, C). boxes: (B, Q, 4). The first M queries are to find
             ``objects``, one each; any further M are to find nothing.
-        objects: (B, M), repeated ``num_groups`` times by :meth:`Targets.repeat`.
+        objects: (B, M), repeated ``num_groups`` times by :meth:`GroundTruth.repeat`.
     """
     images, count = objects.labels.shape
     repeats = content.shape[1] // count
@@ -137,9 +139,9 @@ def denoising_group(own: QueryGroup, content: Tensor, boxes: Tensor, objects: Ta
     )
 
 
-def at_least_one(targets: Targets) -> Targets:
+def at_least_one(targets: GroundTruth) -> GroundTruth:
     """The same objects, with a padded one where the whole batch has none: the step then has the same losses."""
     if targets.labels.shape[1]:
         return targets
     labels, valid = F.pad(targets.labels, (0, 1)), F.pad(targets.valid, (0, 1))
-    return Targets(labels, F.pad(targets.boxes, (0, 0, 0, 1)), valid, targets.counts)
+    return GroundTruth(labels, F.pad(targets.boxes, (0, 0, 0, 1)), valid, targets.counts)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...errors import ConfigError
 from ...registry import QUERIES_REGISTRY, TRAINING_GROUP_REGISTRY, look_up
-from ...structures import Memory, QueryGroup, Targets
+from ...structures import GroundTruth, Memory, QueryGroup
 
 
 @TRAINING_GROUP_REGISTRY.register()
@@ -57,7 +57,7 @@ class GroupQueries(nn.Module):
             "combine": node.COMBINE,
         }
 
-    def forward(self, memory: Memory, own: QueryGroup, targets: Targets) -> list[QueryGroup]:
+    def forward(self, memory: Memory, own: QueryGroup, targets: GroundTruth) -> list[QueryGroup]:
         """The detector's own group, weighted anew, and the groups ``group_1``, ``group_2``, ..."""
         groups = [dataclasses.replace(own, loss_weight=own.loss_weight * self.own_weight)]
         for number, queries in enumerate(self.queries, start=1):

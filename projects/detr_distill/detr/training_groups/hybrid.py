@@ -12,7 +12,7 @@ from torch import nn
 
 from ...errors import ConfigError
 from ...registry import QUERIES_REGISTRY, TRAINING_GROUP_REGISTRY, look_up
-from ...structures import Memory, QueryGroup, Targets
+from ...structures import GroundTruth, Memory, QueryGroup
 from .group_detr import _check_weight
 
 
@@ -48,7 +48,7 @@ class HybridQueries(nn.Module):
             "loss_weight": node.LOSS_WEIGHT,
         }
 
-    def forward(self, memory: Memory, own: QueryGroup, targets: Targets) -> list[QueryGroup]:
+    def forward(self, memory: Memory, own: QueryGroup, targets: GroundTruth) -> list[QueryGroup]:
         """The group ``hybrid``, whose targets are the objects, each ``repeats`` times."""
         if self.queries is None:
             return []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...detr.boxes import intersection_over_union
 from ...detr.layers.row_column import cell_places
 from ...errors import ConfigError
-from ...structures import DecoderOutput, Memory, Pairs, Targets
+from ...structures import DecoderOutput, GroundTruth, Memory, Pairs
 
 KEY = "MODEL.DISTILL.TARGET_AWARE_LOSS"
 
@@ -54,7 +54,7 @@ def choose_projection(name: str, decoder: nn.Module) -> ReadProjection | None:
 
 
 @torch.no_grad()
-def query_quality(output: DecoderOutput, targets: Targets, pairs: Pairs, exponent: float) -> Tensor:
+def query_quality(output: DecoderOutput, targets: GroundTruth, pairs: Pairs, exponent: float) -> Tensor:
     """``c^g IoU^(1 - g)`` of every matched query with its object.
 
     Args:

@@ -1,0 +1,115 @@
+"""Keys of the configuration: each is declared once, beside what reads it.
+
+A class declares its settings as attributes (see plugin.py); what belongs to no class is declared by :func:`declare`.
+Defaults, checks and docs/configs.md are made from these declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..errors import ConfigError
+from .ranges import Range, Words
+
+
+@dataclass(frozen=True)
+class Key:
+    """A setting.
+
+    Attributes:
+        default: of a list, a tuple. meaning: one line for docs/configs.md.
+        allowed: of the value, or of every entry of a list; None: anything of the default's type.
+        path: full name, for a key that several classes read, or whose name is not the attribute's.
+        earlier: former name of the constructor's argument, which still works and warns.
+    """
+
+    default: Any
+    meaning: str
+    allowed: Range | Words | None = None
+    path: str = ""
+    earlier: str = ""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises ConfigError where ``value``, the setting of the key ``name``, is not allowed."""
+        if self.allowed is None:
+            return
+        if not isinstance(self.default, tuple):
+            self.allowed.check(name, value)
+            return
+        for entry in value:
+            self.allowed.check(f"An entry of {name}", entry)
+
+
+def key(
+    default: object, meaning: str, allowed: Range | Words | None = None, *, path: str = "", earlier: str = ""
+) -> Any:
+    """A :class:`Key` as the value of an annotated class attribute, whose type is that of the setting."""
+    return Key(default, meaning, allowed, path, earlier)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A key under its full name, and what declares it."""
+
+    key: Key
+    owner: str
+
+
+_DECLARED: dict[str, Declaration] = {}
+
+
+def declare(owner: str, keys: Mapping[str, Key]) -> None:
+    """Makes keys known, under their full names.
+
+    Raises:
+        ConfigError: a default outside of its own range, or a name that something else has declared.
+    """
+    for name, declared in keys.items():
+        known = _DECLARED.get(name)
+        if known is not None and known.key is not declared and known.owner != owner:
+            raise ConfigError(
+                f"{name} is declared twice, by {known.owner} and by {owner}. Give one of them another name, or let "
+                "both refer to one declaration."
+            )
+        try:
+            declared.check(name, declared.default)
+        except ConfigError as error:
+            raise ConfigError(f"{owner} declares a default that it does not allow: {error}") from error
+        if known is None or known.owner == owner:
+            _DECLARED[name] = Declaration(declared, owner)
+
+
+def declared_keys() -> Iterator[tuple[str, Key]]:
+    """All keys that are known by now, by their full names."""
+    return ((name, declaration.key) for name, declaration in _DECLARED.items())
+
+
+def add_keys(cfg: CfgNode) -> None:
+    """Adds every declared key with its default, in place."""
+    for name, declared in declared_keys():
+        *parents, last = name.split(".")
+        node = cfg
+        for parent in parents:
+            node = node.setdefault(parent, CfgNode())
+        node[last] = list(declared.default) if isinstance(declared.default, tuple) else declared.default
+
+
+def read_key(cfg: CfgNode, name: str) -> Any:
+    """The value of a key by its full name; a list as a tuple."""
+    value = reduce(lambda node, part: node[part], name.split("."), cfg)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_keys(cfg: CfgNode, section: str) -> None:
+    """Raises ConfigError where a key of a section, such as ``MODEL.DETR``, has a value that is not allowed.
+
+    All are checked, whether or not the chosen parts read them.
+    """
+    for name, declared in declared_keys():
+        if name.startswith(f"{section}."):
+            declared.check(name, read_key(cfg, name))

@@ -1,0 +1,41 @@
+"""Keys under ``MODEL.DETR`` that several parts of a detector read. A part's own keys stand beside the part."""
+
+from __future__ import annotations
+
+from ..config.keys import key
+from ..config.ranges import COUNT, Range, Words
+
+NUM_CLASSES = key(80, 'classes, without "no object"', COUNT, path="MODEL.DETR.NUM_CLASSES")
+NUM_QUERIES = key(300, "queries of the decoder", COUNT, path="MODEL.DETR.NUM_QUERIES")
+HIDDEN_DIM = key(256, "width of encoder, decoder and queries", COUNT, path="MODEL.DETR.HIDDEN_DIM")
+NUM_HEADS = key(8, "attention heads; must divide the width", COUNT, path="MODEL.DETR.NUM_HEADS")
+FFN_DIM = key(2048, "inner width of the feed-forward steps", COUNT, path="MODEL.DETR.FFN_DIM")
+# What is kept is divided by 1 - DROPOUT.
+DROPOUT = key(0.1, "in attention, feed-forward and residual sums", Range(0, below=1), path="MODEL.DETR.DROPOUT")
+IN_FEATURES = key(
+    ("res5",),
+    "the backbone outputs that are used, fine to coarse; exactly one with `SingleLevelNeck`",
+    path="MODEL.DETR.IN_FEATURES",
+)
+NUM_LEVELS = key(
+    4,
+    "`MultiLevelNeck`: levels in all, those of the features and further ones of half the size each",
+    COUNT,
+    path="MODEL.DETR.NUM_LEVELS",
+)
+# The ratio between the longest and the shortest wave length.
+POSITION_TEMPERATURE = key(
+    10000.0, "of the sine embedding of image cells", Range(1), path="MODEL.DETR.POSITION_TEMPERATURE"
+)
+CLASSIFICATION = key(
+    "softmax",
+    '`"softmax"` with a "no object" class, or `"focal"`, a sigmoid for each class',
+    Words("softmax", "focal"),
+    path="MODEL.DETR.LOSS.CLASSIFICATION",
+)
+FOCAL_ALPHA = key(
+    0.25, "focal: in the loss and in the matching cost", Range(0, most=1), path="MODEL.DETR.LOSS.FOCAL_ALPHA"
+)
+FOCAL_GAMMA = key(2.0, "focal: in the loss and in the matching cost", Range(0), path="MODEL.DETR.LOSS.FOCAL_GAMMA")
+# By `MODEL.DETR.LOSS.CLASSIFICATION`: how a head's logits become class probabilities.
+ACTIVATIONS = {"softmax": "softmax", "focal": "sigmoid"}

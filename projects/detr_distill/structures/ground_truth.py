@@ -1,0 +1,64 @@
+"""The objects of a batch, read once a step and used by every part.
+
+Letters: B images, G objects (padded to the image with the most).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from detectron2.structures import BitMasks, PolygonMasks
+
+
+@dataclass
+class GroundTruth:
+    """Ground truth of a batch, padded to the image with the most objects.
+
+    Attributes:
+        labels: (B, G) long. boxes: (B, G, 4), normalised by each image's own size.
+        valid: (B, G) bool, False on padding.
+        counts: objects of each image, on the host.
+        corners: (B, G, 4), (x1, y1, x2, y2) in pixels, on the host; None for objects that are no image's own, such as
+            disturbed ones.
+        masks: of each image, detectron2's; None where it has none.
+        labelled: whether each image was labelled at all, which one without objects may be; empty: all.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    valid: Tensor
+    counts: list[int]
+    corners: Tensor | None = None
+    masks: tuple[BitMasks | PolygonMasks | None, ...] = ()
+    labelled: tuple[bool, ...] = ()
+
+    def repeat(self, times: int) -> GroundTruth:
+        """Every object ``times`` times, its copies side by side: copy c of object g is at g * times + c.
+
+        An image's real objects stay in front of its padding.
+        """
+        labels, boxes, valid = (x.repeat_interleave(times, dim=1) for x in (self.labels, self.boxes, self.valid))
+        return GroundTruth(labels, boxes, valid, [count * times for count in self.counts], labelled=self.labelled)
+
+    def select(self, images: slice) -> GroundTruth:
+        """The objects of some of the images."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return GroundTruth(**{name: None if value is None else value[images] for name, value in values.items()})
+
+    @cached_property
+    def corners_pixels(self) -> Tensor:
+        """(B, G, 4) corners in pixels, on the device of ``boxes``, copied there once."""
+        assert self.corners is not None
+        return self.corners.to(self.boxes.device, non_blocking=True)
+
+    @staticmethod
+    def count_valid(counts: list[int], rows: int) -> Tensor:
+        """(B, rows) bool on the host: True for the first ``counts[b]`` rows of each image."""
+        return torch.arange(rows)[None, :] < torch.tensor(counts)[:, None]
