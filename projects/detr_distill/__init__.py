@@ -4,7 +4,8 @@ from . import compat  # noqa: F401  # isort: skip  (before anything of detectron
 from . import convolutional, data, detr, distill  # noqa: F401  (registration)
 from .config import add_detr_distill_config
 from .moved import install as _install_moved_names
+from .protocols import follow_optimizer
 
-__all__ = ["add_detr_distill_config"]
+__all__ = ["add_detr_distill_config", "follow_optimizer"]
 
 _install_moved_names()

@@ -34,6 +34,7 @@ HARMLESS = (
     "MODEL.WEIGHTS",
     # Where files are; a folder may be moved between two parts of a run.
     "DATASETS.REGISTER",
+    "PLUGINS",
     "MODEL.DISTILL.TEACHER.CONFIG_FILE",
     "MODEL.DISTILL.TEACHER.WEIGHTS",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -13,6 +13,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError
+from ..protocols import Recording
 from .finite import describe_non_finite, name_images
 from .freezing import ParameterFreeze
 from .metrics import StepMetrics, gather_metrics
@@ -56,12 +57,7 @@ class StepTrainer(SimpleTrainer):
         self.precision = precision or Precision("cpu")
         self.clipper = clipper or GradientClipper()
         self._parts = clipped_apart(model)
-        # Modules that have numbers of their own to record.
-        self._tellers: list[Callable[[], dict[str, Tensor]]] = [
-            module.recorded_values  # type: ignore[misc]
-            for module in model.modules()
-            if hasattr(module, "recorded_values")
-        ]
+        self._recording = [module for module in model.modules() if isinstance(module, Recording)]
         self.seed = seed
         self.freeze = freeze or ParameterFreeze([])
         self._batches: Iterator | None = None
@@ -82,7 +78,7 @@ class StepTrainer(SimpleTrainer):
         self.freeze(self.iter)
         self.precision.scaler.unscale_(self.optimizer)
         norm = self.clipper(*self._parts)
-        values = {name: value for tell in self._tellers for name, value in tell().items()}
+        values = {name: value for module in self._recording for name, value in module.recorded_values().items()}
         metrics = gather_metrics({**losses, **values, GRADIENT_NORM: norm}, data_seconds)
         self._check(metrics, micro_batches)
         self.precision.scaler.step(self.optimizer)
@@ -122,7 +118,7 @@ class StepTrainer(SimpleTrainer):
 
     def _synchronize_gradients(self, wanted: bool) -> contextlib.AbstractContextManager:
         """Only the last backward pass of a step exchanges gradients between processes."""
-        if wanted or not hasattr(self.model, "no_sync"):
+        if wanted or not isinstance(self.model, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
 

@@ -20,6 +20,7 @@ from torch import nn
 from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
 from ..data import build_test_loader, build_train_loader
 from ..errors import CheckpointError, ConfigError, DetrDistillError
+from ..protocols import follow_optimizer
 from .evaluation import build_evaluator
 from .freezing import ParameterFreeze
 from .hooks import BestCheckpoint, EvaluationHook
@@ -68,7 +69,8 @@ class DistillTrainer(DefaultTrainer):
             clipper=GradientClipper.from_config(cfg),
             freeze=ParameterFreeze.from_config(cfg, model),
         )
-        _tell_after_steps(model, optimizer)
+        step_trainer = self._trainer
+        follow_optimizer(model, optimizer, lambda: step_trainer.iter)
         self._set_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -190,13 +192,6 @@ class DistillTrainer(DefaultTrainer):
 def _dense_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Detectors that divide their loss by a running mean of the objects, which detectron2 leaves out of their state."""
     return ((name, module) for name, module in model.named_modules() if "loss_normalizer" in vars(module))
-
-
-def _tell_after_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Has the optimizer call every module's ``after_optimizer_step``, if it has one, after each of its own steps."""
-    for module in model.modules():
-        if hasattr(module, "after_optimizer_step"):
-            optimizer.register_step_post_hook(lambda done, *_, module=module: module.after_optimizer_step(done))
 
 
 def _save_student_after_last_step(trainer: DistillTrainer) -> None:

@@ -5,15 +5,10 @@ Letters: B images, C width, S memory tokens, L levels.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, TypeVar
-
 import torch
 from torch import Tensor
 
-from .tensors import GroundTruth, Memory
-
-_Batch = TypeVar("_Batch", Memory, GroundTruth)
+from .tensors import Memory
 
 
 def to_maps(memory: Memory) -> dict[str, Tensor]:
@@ -31,16 +26,9 @@ def from_maps(maps: dict[str, Tensor]) -> Tensor:
     return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
 
 
-def select_rows(values: _Batch, images: slice) -> _Batch:
-    """A memory or targets of some images of the batch; what all images share (a first axis of 1) stays."""
-    chosen: dict[str, Any] = {
-        field.name: value[images]
-        for field in dataclasses.fields(values)
-        if isinstance(value := getattr(values, field.name), Tensor) and field.name != "level_sizes" and len(value) > 1
-    }
-    if isinstance(values, GroundTruth):
-        chosen["counts"] = values.counts[images]
-    return dataclasses.replace(values, **chosen)
+def memory_maps(memory: Memory | None) -> dict[str, Tensor]:
+    """The levels of an encoder's output as maps ``memory0``, ``memory1``, ...; none without one."""
+    return {} if memory is None else {name.replace("level", "memory"): x for name, x in to_maps(memory).items()}
 
 
 def cell_centres(memory: Memory) -> Tensor:

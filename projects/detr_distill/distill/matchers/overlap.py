@@ -5,11 +5,14 @@ Letters: B images, Qt teacher queries, N of them that teach, R student predictio
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ...detr import DetrDetector
+from ...config.keys import key
+from ...config.ranges import COUNT, SHARE, Range
 from ...detr.boxes import pairwise_iou
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
@@ -17,9 +20,11 @@ from ...structures import PREDICTIONS, Pairs
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..match import Match
-from ..students.base import StudentOutput
+from ..side import ONE_TO_ONE
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
 from .base import QueryMatcher, shared_classes
-from .layers import layer_map
+from .layer_pairs import pair_layers
 
 
 @MATCHER_REGISTRY.register()
@@ -31,47 +36,32 @@ class OverlapMatcher(QueryMatcher):
     (2211.08071) teaches a Faster R-CNN by a DINO [P] in another.
 
     Args:
-        classes: shared classes. teacher_queries: N. student_predictions: M.
-        score_threshold: of the teacher's best class probability. min_iou: of teacher's and student's boxes.
-        teacher_layer: "aligned" or "last", the same here.
+        classes: shared classes.
     """
 
     name = "overlap"
     requires = frozenset({PREDICTIONS})
 
+    teacher_queries: int = key(
+        50, "of the teacher's best detections of an image, those that teach a convolutional student", COUNT
+    )
+    score_threshold: float = key(0.3, "best class probability from which they do", Range(0, below=1))
+    student_predictions: int = key(9, "the student's predictions that learn from each, those of the highest IoU", COUNT)
+    min_iou: float = key(0.5, "IoU from which they do", SHARE)
+
     @configurable
-    def __init__(
-        self,
-        *,
-        classes: ClassMap,
-        teacher_queries: int = 50,
-        score_threshold: float = 0.3,
-        student_predictions: int = 9,
-        min_iou: float = 0.5,
-        teacher_layer: str = "aligned",
-    ):
-        super().__init__()
+    def __init__(self, *, classes: ClassMap, **settings: Any):
+        super().__init__(**settings)
         self.classes = classes
-        self.teacher_queries, self.score_threshold = teacher_queries, score_threshold
-        self.student_predictions, self.min_iou = student_predictions, min_iou
-        self.teacher_layer = teacher_layer
 
     @classmethod
-    def from_config(cls, cfg, student, teacher):
-        if isinstance(student, DetrDetector):
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        if ONE_TO_ONE in student.gives:
             raise ConfigError(
                 "MODEL.DISTILL.MATCHERS: OverlapMatcher is for students with many predictions an object, and this one "
-                "is a DetrDetector. Use AdaptiveMatcher."
+                f"is a {student.name}. Use AdaptiveMatcher."
             )
-        node = cfg.MODEL.DISTILL.OVERLAP_MATCHER
-        return {
-            "classes": shared_classes(teacher, "OverlapMatcher"),
-            "teacher_queries": node.TEACHER_QUERIES,
-            "score_threshold": node.SCORE_THRESHOLD,
-            "student_predictions": node.STUDENT_PREDICTIONS,
-            "min_iou": node.MIN_IOU,
-            "teacher_layer": cfg.MODEL.DISTILL.TEACHER_LAYER,
-        }
+        return {**cls.read_keys(cfg), "classes": shared_classes(teacher, cls.__name__)}
 
     @torch.no_grad()
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
@@ -88,7 +78,7 @@ class OverlapMatcher(QueryMatcher):
         places, weight = self._closest(iou)
         index = chosen.unsqueeze(-1).expand_as(places)
         places, index, weight = (values.flatten(1).unsqueeze(0) for values in (places, index, weight))
-        layers = layer_map(1, output.num_layers, self.teacher_layer)
+        layers = pair_layers(1, output.num_layers, self.teacher_layer)
         return Match(self.name, "own", layers, Pairs(places, index, weight))
 
     def _closest(self, iou: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,24 +1,19 @@
 """Detectors in two halves, with their inner tensors kept."""
 
-from . import convolutional, detr  # noqa: F401  (registration)
-from .base import (
-    StudentOutput,
-    StudentStep,
-    check_student,
-    feature_channels,
-    network_of,
-    run_student,
-    select_images,
-    start_student,
-)
+from .base import Student, StudentOutput, StudentStep, check_student, select_images, student_for, student_of
+from .convolutional import ConvolutionalStudent, DenseStudent, RegionStudent
+from .detr import DetrStudent
 
 __all__ = [
+    "ConvolutionalStudent",
+    "DenseStudent",
+    "DetrStudent",
+    "RegionStudent",
+    "Student",
     "StudentOutput",
     "StudentStep",
     "check_student",
-    "feature_channels",
-    "network_of",
-    "run_student",
     "select_images",
-    "start_student",
+    "student_for",
+    "student_of",
 ]

@@ -7,24 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError
 
-
-def layer_map(student_layers: int, teacher_layers: int, rule: str) -> tuple[int, ...]:
+def pair_layers(student_layers: int, teacher_layers: int, rule: str) -> tuple[int, ...]:
     """For each student layer, the index of its teacher layer.
 
     Args:
         rule: "aligned": layer k learns from layer k; with unequal counts each student layer learns from the end of its
             share of the teacher's layers (6 to 3: layers 1, 3, 5), so the last always learns from the last [R].
             "last": all learn from the teacher's last layer.
-
-    Raises:
-        ConfigError: another rule.
     """
     if rule == "last":
         return (teacher_layers - 1,) * student_layers
-    if rule != "aligned":
-        raise ConfigError(f"MODEL.DISTILL.TEACHER_LAYER is '{rule}'. Known: 'aligned', 'last'.")
     return tuple(math.ceil((layer + 1) * teacher_layers / student_layers) - 1 for layer in range(student_layers))
 
 
