@@ -13,7 +13,6 @@ PACKAGE = __name__.rpartition(".")[0]
 
 # Earlier module: where its content is now, below the package.
 MOVED: dict[str, tuple[str, ...]] = {
-    "config_distill": ("config.defaults_distill",),
     "detr.adamixer": ("detr.layers.adamixer",),
     "detr.assignment": ("detr.supervision.assignment",),
     "detr.attention": (
@@ -96,17 +95,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     "detr.settings": ("detr.checks",),
     "detr.smca": ("detr.layers.smca",),
     "distill.dense_predictions": ("convolutional.predictions",),
-    "distill.detections": (
-        "convolutional.detections",
-        "distill.students.classes",
-        "distill.teachers.reading",
-    ),
+    "distill.detections": ("convolutional.detections", "distill.students.earlier"),
     "distill.ema_teacher": ("distill.teachers.ema",),
     "distill.feature_pairs": ("distill.losses.map_pairs",),
     "distill.frozen": (
         "distill.teachers.frozen",
         "config.files",
-        "distill.teachers.reading",
         "distill.teachers.none",
         "distill.teachers.configuration",
     ),
@@ -119,7 +113,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "distill.teachers.label_encoder.regions",
         "structures.regions",
     ),
-    "distill.layers": ("distill.matchers.layers",),
+    "distill.layers": ("distill.matchers.layer_pairs",),
     "distill.levels": ("structures.levels",),
     "distill.loss_attention": ("distill.losses.attention",),
     "distill.loss_base": ("distill.losses.base",),

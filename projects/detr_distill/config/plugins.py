@@ -28,8 +28,8 @@ declare(
         KEY: Key(
             (),
             "modules of your own whose plug-ins a configuration may name, imported before it is read: "
-            '`"package.module"`, or the path of a file, `"my_losses.py"`; counts in the run's own file and on the '
-            "command line, never in a teacher's",
+            '`"package.module"`, or the path of a file, `"my_losses.py"`; counts on the command line and in the file '
+            "of the run, never in a teacher's",
         )
     },
 )

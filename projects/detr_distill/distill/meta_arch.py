@@ -24,7 +24,7 @@ from .losses.base import DistillLoss
 from .match import Match
 from .matchers.base import QueryMatcher, SharedGroup
 from .schedule import Schedule, scale_student
-from .students.base import StudentOutput, StudentStep, select_images, student_of
+from .students.base import StudentOutput, StudentStep, student_of, take_images
 from .students.second_run import fewer_regions, held_constant, without_traces
 from .teachers.base import Teacher
 
@@ -137,7 +137,7 @@ class DistillDetector(nn.Module):
         second = knowledge.second_run
         if second is None:
             return StudentOutput({})
-        part = select_images(self._runner, step, second.images)
+        part = take_images(self._runner, step, second.images)
         maps = {name: values[second.images] for name, values in second.features.items()}
         traces = without_traces(self.student, step.iteration, len(part.batched_inputs) / len(step.batched_inputs))
         regions = fewer_regions(self.student, second.regions)

@@ -1,8 +1,9 @@
 """Detectors in two halves, with their inner tensors kept."""
 
-from .base import Student, StudentOutput, StudentStep, check_student, select_images, student_for, student_of
+from .base import Student, StudentOutput, StudentStep, check_student, student_for, student_of, take_images
 from .convolutional import ConvolutionalStudent, DenseStudent, RegionStudent
 from .detr import DetrStudent
+from .earlier import count_classes, feature_channels, run_student, start_student
 
 __all__ = [
     "ConvolutionalStudent",
@@ -13,7 +14,11 @@ __all__ = [
     "StudentOutput",
     "StudentStep",
     "check_student",
-    "select_images",
+    "count_classes",
+    "feature_channels",
+    "run_student",
+    "start_student",
+    "take_images",
     "student_for",
     "student_of",
 ]

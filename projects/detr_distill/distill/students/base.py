@@ -145,7 +145,7 @@ class Student(Side, ABC):
         return copy.deepcopy(self.detector)
 
 
-def select_images(student: Student, step: StudentStep, images: slice) -> StudentStep:
+def take_images(student: Student, step: StudentStep, images: slice) -> StudentStep:
     """The part of a step that belongs to some of its images."""
     truth = step.ground_truth
     return dataclasses.replace(
