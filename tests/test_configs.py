@@ -12,9 +12,9 @@ from detr_distill.registry import LOSS_REGISTRY
 
 import pytest
 import yaml
-from builders import ROOT, make_inputs
 from detectron2.utils.events import EventStorage
-from make_golden import CASES, GOLDEN, SIZES, SMALL, build_untrained, golden_losses
+from helpers.builders import ROOT, make_inputs
+from helpers.make_golden import CASES, GOLDEN, SIZES, SMALL, build_untrained, golden_losses
 
 ALL_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 CONFIGS = [file for file in ALL_FILES if not file.name.startswith("Base-")]

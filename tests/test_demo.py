@@ -9,9 +9,9 @@ from detr_distill.data import build_digits
 import cv2
 import pytest
 import torch
-from builders import ROOT, randomise, small_cfg
 from detectron2.modeling import build_model
-from engine.toy import untouched_loggers  # noqa: F401
+from helpers.builders import ROOT, randomise, small_cfg
+from helpers.engine.toy import untouched_loggers  # noqa: F401
 
 KEYS = {"AP", "AP50", "AP75", "params", "iterations", "seconds"}
 PICTURES = ("predictions", "pairs", "attention", "ap_over_iterations")

@@ -13,15 +13,15 @@ from detr_distill.errors import CheckpointError
 
 import pytest
 import torch
-from builders import randomise, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import randomise, small_cfg
 
 pytest.importorskip("transformers")
 
-from checkpoint.imported_detectors import build_imported, last_layer
-from parity import to_official
-from parity_detrex import FAMILIES as DETREX
-from parity_detrex import to_detrex
+from helpers.checkpoint.imported_detectors import build_imported, last_layer
+from helpers.parity import to_official
+from helpers.parity_detrex import FAMILIES as DETREX
+from helpers.parity_detrex import to_detrex
 
 LEVELS = {"NECK__NAME": "MultiLevelNeck", "NUM_LEVELS": 4, "ENCODER__NAME": "DeformableEncoder"}
 DAB = {"DECODER__NAME": "DabDecoder", "ENCODER__NAME": "DabEncoder", "POSITION_TEMPERATURE": 20.0}

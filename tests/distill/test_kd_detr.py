@@ -16,9 +16,9 @@ from detr_distill.structures import DecoderOutput, QueryGroup, pairs_in_order
 
 import pytest
 import torch
-from builders import make_inputs, small_cfg
-from distill.families import ADAMIXER, DAB, DEFORMABLE, TWO_STAGE, distiller
-from distill.running import whole_and_resumed
+from helpers.builders import make_inputs, small_cfg
+from helpers.distill.families import ADAMIXER, DAB, DEFORMABLE, TWO_STAGE, distiller
+from helpers.distill.running import whole_and_resumed
 
 KD_DETR = {
     "MODEL__DISTILL__MATCHERS": "('FixedMatcher', 'GeneralMatcher')",

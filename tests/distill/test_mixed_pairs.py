@@ -9,8 +9,8 @@ from detr_distill.structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATT
 
 import pytest
 import torch
-from builders import make_inputs
-from distill.families import (
+from helpers.builders import make_inputs
+from helpers.distill.families import (
     ADAMIXER,
     CONDITIONAL,
     DAB,
