@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detr_distill.detr.supervision.assignment import Cost, solve_assignments
 from detr_distill.distill.classes import match_classes
-from detr_distill.distill.matchers.layers import layer_map, take_layers
+from detr_distill.distill.matchers.layer_pairs import pair_layers, take_layers
 from detr_distill.distill.students.base import StudentStep, run_student, start_student
 from detr_distill.errors import ConfigError
 
@@ -51,7 +51,7 @@ def test_adaptive_cost_by_hand(build_distiller, wide_teacher, inputs):
     cost = model.matchers["AdaptiveMatcher"].cost(student, knowledge)
     layer, image, query, target = 0, 1, 3, 8
     own, teacher = student.outputs["own"], knowledge.output
-    teacher_layer = layer_map(2, 3, "aligned")[layer]
+    teacher_layer = pair_layers(2, 3, "aligned")[layer]
     soft = teacher.logits[teacher_layer, image, target].sigmoid()
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(
         own.logits[layer, image, query], soft, reduction="sum"
@@ -138,12 +138,12 @@ def test_fixed_group_is_the_teachers_queries(build_distiller, equal_teacher, wid
 
 
 def test_layer_map():
-    assert layer_map(6, 6, "aligned") == (0, 1, 2, 3, 4, 5)
-    assert layer_map(3, 6, "aligned") == (1, 3, 5)
-    assert layer_map(6, 3, "aligned") == (0, 0, 1, 1, 2, 2)
-    assert layer_map(2, 3, "aligned") == (1, 2)
-    assert layer_map(1, 6, "aligned") == (5,)
-    assert layer_map(3, 6, "last") == (5, 5, 5)
+    assert pair_layers(6, 6, "aligned") == (0, 1, 2, 3, 4, 5)
+    assert pair_layers(3, 6, "aligned") == (1, 3, 5)
+    assert pair_layers(6, 3, "aligned") == (0, 0, 1, 1, 2, 2)
+    assert pair_layers(2, 3, "aligned") == (1, 2)
+    assert pair_layers(1, 6, "aligned") == (5,)
+    assert pair_layers(3, 6, "last") == (5, 5, 5)
     values = torch.arange(3.0)[:, None]
     assert take_layers(values, (0, 1, 2)) is values
     assert take_layers(values, (1, 2)).flatten().tolist() == [1, 2]
