@@ -7,6 +7,7 @@ Boxes are normalised (centre x, centre y, width, height) in [0, 1] unless a name
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -16,18 +17,10 @@ from .pairs import Pairs
 
 # What a loss may ask the decoder to keep beside boxes, logits and hidden states.
 SELF_ATTENTION = "self_attention"
-
-
 CROSS_ATTENTION = "cross_attention"
-
-
 SAMPLED_ATTENTION = "sampled_attention"
-
-
 # What a matcher may ask a convolutional detector for: its predictions in the form of a decoder's.
 PREDICTIONS = "predictions"
-
-
 # What a decoder with dense attention has.
 CAPTURES = frozenset({SELF_ATTENTION, CROSS_ATTENTION})
 
@@ -70,6 +63,15 @@ class Memory:
     def key_mask(self) -> Tensor | None:
         """(B, 1, 1, S): the padding mask in the shape that attention takes."""
         return None if self.mask is None else self.mask[:, None, None, :]
+
+    def select(self, images: slice) -> Memory:
+        """The memory of some of the images; what all images share (a first axis of 1) stays."""
+        part = {
+            name: value[images]
+            for name in ("tokens", "position", "mask", "valid_ratios")
+            if (value := vars(self)[name]) is not None and len(value) > 1
+        }
+        return dataclasses.replace(self, **part)
 
 
 @dataclass
