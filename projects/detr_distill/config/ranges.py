@@ -41,20 +41,20 @@ class Range(NamedTuple):
         return f"{first}, and less than {self.below}" if self.below < math.inf else first
 
 
-class Words(tuple[str, ...]):
-    """One of some words: ``Words("kl", "mse")``."""
+class Words(tuple[str | int, ...]):
+    """One of some values: ``Words("kl", "mse")``, ``Words(32, 16, 8)``."""
 
-    def __new__(cls, *words: str) -> Words:
+    def __new__(cls, *words: str | int) -> Words:
         return super().__new__(cls, words)
 
     def check(self, key: str, value: object) -> None:
-        """Raises ConfigError where ``value``, the setting of ``key``, is another word."""
+        """Raises ConfigError where ``value``, the setting of ``key``, is another one."""
         if value not in self:
             raise ConfigError(f"{key} is {value!r}. Known: {', '.join(map(repr, self))}.")
 
     def in_words(self) -> str:
         """Such as ``"kl" or "mse"``."""
-        quoted = [f'"{word}"' for word in self]
+        quoted = [f'"{word}"' if isinstance(word, str) else str(word) for word in self]
         return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
 
 

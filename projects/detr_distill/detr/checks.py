@@ -16,12 +16,18 @@ from .training_groups.base import TrainingGroup
 
 
 def check_parts(neck: Neck, encoder: Encoder, decoder: Decoder, queries: Queries) -> None:
-    """Raises ConfigError where a part samples levels that the neck does not give, or cannot read the queries."""
+    """Raises ConfigError where a part and the neck's levels do not fit, or the decoder cannot read the queries."""
     for part in (encoder, decoder, queries):
         if part.num_levels is not None and (not neck.has_levels or part.num_levels != neck.num_levels):
             raise ConfigError(
                 f"MODEL.DETR.NECK.NAME is {type(neck).__name__}; {type(part).__name__} samples {part.num_levels} "
                 f"levels. Set it to {part.neck_name}."
+            )
+    for part in (encoder, decoder):
+        if neck.has_levels and not part.takes_levels:
+            raise ConfigError(
+                f"MODEL.DETR.NECK.NAME is {type(neck).__name__}, which gives several levels; {type(part).__name__} "
+                "reads one. Set it to AnchorNeck or SingleLevelNeck."
             )
     width, found = queries.widths
     if decoder.position_width != found:

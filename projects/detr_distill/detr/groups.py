@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..structures import DecoderOutput, Memory, QueryGroup
+from .decoders.base import Decoder
 from .layers.attention import GroupLayout
 
 
 def decode_groups(
-    decoder: nn.Module, memory: Memory, groups: list[QueryGroup], capture: frozenset[str]
+    decoder: Decoder, memory: Memory, groups: list[QueryGroup], capture: frozenset[str]
 ) -> dict[str, DecoderOutput]:
     """One decoder pass over all groups.
 
     Args:
-        decoder: see decoder_*.py. groups: with different names. capture: attention maps to keep.
+        groups: with different names. capture: attention maps to keep.
 
     Returns:
         {group name: output}.
@@ -27,12 +28,12 @@ def decode_groups(
 
 
 def group_layout(groups: list[QueryGroup]) -> GroupLayout:
-    """Who sees whom, by place. A name in ``sees`` that is not decoded in this pass has no effect."""
-    places = {group.name: place for place, group in enumerate(groups)}
+    """Who sees whom, by number. A name in ``sees`` that is not decoded in this pass has no effect."""
+    numbers = {group.name: number for number, group in enumerate(groups)}
     return GroupLayout(
         sizes=tuple(group.content.shape[1] for group in groups),
         inner_masks=tuple(_inner_mask(group) for group in groups),
-        seen=tuple(tuple(places[name] for name in group.sees if name in places) for group in groups),
+        seen=tuple(tuple(numbers[name] for name in group.sees if name in numbers) for group in groups),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config.keys import key
-from ..config.ranges import COUNT, Range, Words
+from ..config.ranges import COUNT, NOT_NEGATIVE, SHARE, Range, Words
 
 NUM_CLASSES = key(80, 'classes, without "no object"', COUNT, path="MODEL.DETR.NUM_CLASSES")
 NUM_QUERIES = key(300, "queries of the decoder", COUNT, path="MODEL.DETR.NUM_QUERIES")
@@ -27,15 +27,29 @@ NUM_LEVELS = key(
 POSITION_TEMPERATURE = key(
     10000.0, "of the sine embedding of image cells", Range(1), path="MODEL.DETR.POSITION_TEMPERATURE"
 )
+POINT_TEMPERATURE = key(
+    10000.0, "of the sine embedding of reference points", Range(1), path="MODEL.DETR.DECODER.POINT_TEMPERATURE"
+)
+POSITION_GAIN = key(
+    0.0,
+    "`ConditionalDecoder`, `AnchorDecoder`: above 0, attention starts around the reference points, the sharper the "
+    "larger; 0 is the paper's start",
+    NOT_NEGATIVE,
+    path="MODEL.DETR.DECODER.POSITION_GAIN",
+)
+ANCHOR_ATTENTION = key(
+    "row_column",
+    '`AnchorEncoder` and `AnchorDecoder`: row-column decoupled attention to the image, or `"standard"`',
+    Words("row_column", "standard"),
+    path="MODEL.DETR.ANCHOR.ATTENTION",
+)
 CLASSIFICATION = key(
     "softmax",
     '`"softmax"` with a "no object" class, or `"focal"`, a sigmoid for each class',
     Words("softmax", "focal"),
     path="MODEL.DETR.LOSS.CLASSIFICATION",
 )
-FOCAL_ALPHA = key(
-    0.25, "focal: in the loss and in the matching cost", Range(0, most=1), path="MODEL.DETR.LOSS.FOCAL_ALPHA"
-)
-FOCAL_GAMMA = key(2.0, "focal: in the loss and in the matching cost", Range(0), path="MODEL.DETR.LOSS.FOCAL_GAMMA")
+FOCAL_ALPHA = key(0.25, "focal: in the loss and in the matching cost", SHARE, path="MODEL.DETR.LOSS.FOCAL_ALPHA")
+FOCAL_GAMMA = key(2.0, "focal: in the loss and in the matching cost", NOT_NEGATIVE, path="MODEL.DETR.LOSS.FOCAL_GAMMA")
 # By `MODEL.DETR.LOSS.CLASSIFICATION`: how a head's logits become class probabilities.
 ACTIVATIONS = {"softmax": "softmax", "focal": "sigmoid"}

@@ -64,7 +64,7 @@ class GroundTruth:
 
     def select(self, images: slice) -> GroundTruth:
         """The objects of some of the images."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {field.name: vars(self)[field.name] for field in dataclasses.fields(self)}
         return GroundTruth(**{name: None if value is None else value[images] for name, value in values.items()})
 
     @cached_property

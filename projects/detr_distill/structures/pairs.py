@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .rows import take_rows
+
 
 @dataclass
 class Pairs:
@@ -51,11 +53,11 @@ class Pairs:
 
     def take_query(self, values: Tensor) -> Tensor:
         """(L, B, Q, D) to the queries' rows (L, B, M, D)."""
-        return values if self.query_in_order else _gather_rows(values, self.query)
+        return values if self.query_in_order else take_rows(values, self.query)
 
     def take_target(self, values: Tensor) -> Tensor:
         """(L, B, T, D) to the targets' rows (L, B, M, D)."""
-        return values if self.target_in_order else _gather_rows(values, self.target)
+        return values if self.target_in_order else take_rows(values, self.target)
 
 
 def no_pairs(reference: Tensor, layers: int, images: int) -> Pairs:
@@ -68,7 +70,3 @@ def pairs_in_order(reference: Tensor, layers: int, images: int, count: int) -> P
     """Query i with target i, on the device of ``reference``."""
     index = torch.arange(count, device=reference.device).expand(layers, images, -1)
     return Pairs(index, index, torch.ones_like(index, dtype=torch.float32), True, True)
-
-
-def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))

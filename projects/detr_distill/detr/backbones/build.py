@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
@@ -11,7 +12,7 @@ from detectron2.modeling.backbone import Backbone
 from ...registry import look_up
 
 
-def build_backbone(cfg) -> Backbone:
+def build_backbone(cfg: CfgNode) -> Backbone:
     """The backbone of ``MODEL.BACKBONE.NAME``, as detectron2's function of this name builds it.
 
     Raises:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, build_resnet_backbone
 
-from ...errors import ConfigError
+from ...config.ranges import Words
 
 
 @BACKBONE_REGISTRY.register()
-def build_detr_resnet_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """detectron2's ResNet; ``MODEL.RESNETS.RES5_DILATION: 2`` gives DETR's "DC5" backbone (2005.12872) [P].
 
     detectron2's own dilation also dilates the 3x3 convolution that carries the last stage's stride, and knows no basic
@@ -18,12 +19,9 @@ def build_detr_resnet_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     what comes after the removed stride looks twice as far. The same rule is applied to basic blocks, which torchvision
     does not dilate [R].
     """
+    Words(1, 2).check("MODEL.RESNETS.RES5_DILATION", cfg.MODEL.RESNETS.RES5_DILATION)
     if cfg.MODEL.RESNETS.RES5_DILATION == 1:
         return build_resnet_backbone(cfg, input_shape)
-    if cfg.MODEL.RESNETS.RES5_DILATION != 2:
-        raise ConfigError(
-            f"MODEL.RESNETS.RES5_DILATION is {cfg.MODEL.RESNETS.RES5_DILATION}. Known: 1, and 2 for a DC5 backbone."
-        )
     plain = cfg.clone()
     plain.defrost()
     plain.MODEL.RESNETS.RES5_DILATION = 1
@@ -38,10 +36,9 @@ def _dilate_last_stage(backbone: Backbone) -> None:
     first.shortcut.stride = (1, 1)
     behind_stride = False
     for block in backbone.res5:
-        for name in ("conv1", "conv2", "conv3"):
-            convolution = getattr(block, name, None)
-            if convolution is None:
-                continue
+        # A basic block has two, a bottleneck three.
+        convolutions = [child for name, child in block.named_children() if name in ("conv1", "conv2", "conv3")]
+        for convolution in convolutions:
             if behind_stride and convolution.kernel_size == (3, 3):
                 convolution.dilation = convolution.padding = (2, 2)
             behind_stride = behind_stride or convolution.stride == (2, 2)

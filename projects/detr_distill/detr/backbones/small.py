@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
+
+from ...config.keys import Key, declare
+from ...config.ranges import COUNT
+
+CHANNELS = Key(
+    (16, 32, 64),
+    "`build_conv_backbone`: channels of its stages, each at half the resolution of the one before",
+    COUNT,
+)
+declare(__name__, {"MODEL.CONV_BACKBONE.CHANNELS": CHANNELS})
 
 
 class ConvBackbone(Backbone):
@@ -39,6 +50,6 @@ def _convolution(in_channels: int, out_channels: int, stride: int) -> list[nn.Mo
 
 
 @BACKBONE_REGISTRY.register()
-def build_conv_backbone(cfg, input_shape: ShapeSpec) -> ConvBackbone:
+def build_conv_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ConvBackbone:
     """:class:`ConvBackbone` with the channels of ``MODEL.CONV_BACKBONE.CHANNELS``."""
     return ConvBackbone(input_shape.channels, list(cfg.MODEL.CONV_BACKBONE.CHANNELS))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
 from ...checkpoint.matching import compare
+from ...config.keys import read_key
+from ...config.ranges import Words
 from ...errors import CheckpointError, ConfigError
+from ...plugin import Plugin
+
+OUTPUT_STRIDES = Words(32, 16, 8)  # of the last stage; 16 is DETR's "DC5" (2005.12872) [P]
+DOWNLOAD = "download"  # in place of a file of weights: those of the library itself
 
 
 @dataclass
@@ -26,35 +34,33 @@ class Stage:
     stride: int
 
 
-class StagedBackbone(Backbone):
+class StagedBackbone(Plugin, Backbone):
     """A classifier without its head as a detectron2 backbone; stage n, from 1, gives the feature ``stage<n>``.
 
     With freezing, batch normalisation as it is in DETR (2005.12872) [C]: fixed statistics and affine parameters.
+    A subclass builds the network and hands it to :meth:`use`.
 
-    Args:
-        network: has its weights already; its modules are defined in the order in which they run.
-        stages: all of the network's. out_features: names of those to return, as ``key``.OUT_FEATURES gives them.
-        freeze_at: 0 freezes nothing, 1 the stem, n the stem and the first n - 1 stages, as detectron2 counts: no
-            gradient, and eval mode always. frozen_norm: freezes all batch normalisation.
-        key: configuration node, for messages.
-
-    Raises:
-        ConfigError: an unknown feature, or a part that cannot be frozen.
+    Attributes:
+        out_features: names of the stages to return. frozen_norm: freezes all batch normalisation.
     """
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        stages: list[Stage],
-        out_features: list[str],
-        freeze_at: int = 0,
-        frozen_norm: bool = True,
-        key: str,
-    ):
-        super().__init__()
-        self.stage_index = _stage_index(out_features, len(stages), key)  # from 0, ascending
-        self.network = freeze_norms(network) if frozen_norm else network
+    out_features: tuple[str, ...]
+    frozen_norm: bool
+
+    def use(self, network: nn.Module, stages: list[Stage], freeze_at: int) -> None:
+        """Makes a network the backbone's.
+
+        Args:
+            network: has its weights already; its modules are defined in the order in which they run.
+            stages: all of the network's.
+            freeze_at: 0 freezes nothing, 1 the stem, n the stem and the first n - 1 stages, as detectron2 counts: no
+                gradient, and eval mode always.
+
+        Raises:
+            ConfigError: an unknown feature, or a part that cannot be frozen.
+        """
+        self.stage_index = _stage_index(self.out_features, len(stages), self.node)  # from 0, ascending
+        self.network = freeze_norms(network) if self.frozen_norm else network
         used = [stages[index] for index in self.stage_index]
         self._out_features = [f"stage{index + 1}" for index in self.stage_index]
         self._out_feature_channels = {
@@ -72,9 +78,9 @@ class StagedBackbone(Backbone):
         """
         return dict(zip(self._out_features, self.run_stages(images), strict=True))
 
+    @abstractmethod
     def run_stages(self, images: Tensor) -> list[Tensor]:
         """(B, channels, height, width) of each stage in ``stage_index``."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> StagedBackbone:
         """Frozen parts stay in eval mode: neither dropout nor stochastic depth, nor statistics that move."""
@@ -92,17 +98,11 @@ class StagedBackbone(Backbone):
         return self._divisibility
 
 
-def _stage_index(out_features: list[str], count: int, key: str) -> list[int]:
+def _stage_index(out_features: tuple[str, ...], count: int, node: str) -> list[int]:
     known = [f"stage{index + 1}" for index in range(count)]
     if not out_features or not set(out_features) <= set(known):
-        raise ConfigError(f"{key}.OUT_FEATURES is {list(out_features)}. Name one or more of {', '.join(known)}.")
+        raise ConfigError(f"{node}.OUT_FEATURES is {list(out_features)}. Name one or more of {', '.join(known)}.")
     return sorted(known.index(name) for name in set(out_features))
-
-
-def check_output_stride(value: int, key: str) -> None:
-    """Raises ConfigError unless the last feature's stride is one that dilation offers."""
-    if value not in (8, 16, 32):
-        raise ConfigError(f"{key}.OUTPUT_STRIDE is {value}. Known: 32, and 16 or 8 for dilated stages.")
 
 
 def freeze_first(network: nn.Module, stages: list[Stage], freeze_at: int) -> list[nn.Module]:
@@ -138,6 +138,7 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d):
             self.add_module(name, child)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, height, width) to the same shape."""
         x = super().forward(x)
         for child in self.children():
             x = child(x)
@@ -174,7 +175,8 @@ def grid_multiple(network: nn.Module, coarsest: int) -> int:
         if isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
             kernel, stride, padding = (_first(value) for value in (layer.kernel_size, layer.stride, layer.padding))
             reached *= stride
-            if kernel == stride != 1 and padding in (0, "valid") and not getattr(layer, "ceil_mode", False):
+            rounds_up = isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)) and layer.ceil_mode
+            if kernel == stride != 1 and padding in (0, "valid") and not rounds_up:
                 multiple = reached
     return min(multiple, coarsest)
 
@@ -183,7 +185,14 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
-def load_complete(network: nn.Module, weights: dict[str, Tensor], source: str, key: str) -> None:
+def initial_state(cfg: CfgNode, node: str) -> dict[str, Any]:
+    """Arguments ``pretrained`` and ``freeze_at`` of a backbone that reads its own keys in ``node``."""
+    # A checkpoint of the whole detector brings the backbone's weights along.
+    pretrained = "" if cfg.MODEL.WEIGHTS else read_key(cfg, f"{node}.PRETRAINED")
+    return {"pretrained": pretrained, "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT}
+
+
+def load_complete(network: nn.Module, weights: dict[str, Tensor], source: str, node: str) -> None:
     """Loads a classifier's weights; its head may be left over, but nothing of the network may be missing.
 
     Raises:
@@ -192,7 +201,7 @@ def load_complete(network: nn.Module, weights: dict[str, Tensor], source: str, k
     fit = compare(weights, network)
     if fit.missing or fit.misshaped:
         raise CheckpointError(
-            f"{key}.PRETRAINED {source} does not fit {key}.NAME:\n{fit.problems()}\n"
+            f"{node}.PRETRAINED {source} does not fit {node}.NAME:\n{fit.problems()}\n"
             "Name the model that these weights belong to."
         )
     network.load_state_dict(fit.matched, strict=False)

@@ -6,28 +6,23 @@ import difflib
 import importlib
 import logging
 import sys
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ...checkpoint.files import read_checkpoint
 from ...checkpoint.locate import local_file
+from ...config.keys import key
 from ...config.ranges import Range
 from ...errors import CheckpointError, ConfigError
-from .stages import Stage, StagedBackbone, check_output_stride, load_complete
+from .stages import DOWNLOAD, OUTPUT_STRIDES, Stage, StagedBackbone, initial_state, load_complete
 
 logger = logging.getLogger(__name__)
 
-
 KEY = "MODEL.TIMM"
-
-
-DOWNLOAD = "download"
-
-
 # What makes timm's networks of fixed image size take any size. Swin shifts its windows in every stage, however small
 # the images of its classification training were (2103.14030, detection) [C].
 ANY_SIZE: dict[str, dict[str, bool]] = {
@@ -38,14 +33,25 @@ ANY_SIZE: dict[str, dict[str, bool]] = {
 }
 
 
+@runtime_checkable
+class MapNetwork(Protocol):
+    """What a network of timm that gives feature maps offers."""
+
+    def forward_intermediates(self, x: Tensor, **options: Any) -> Any: ...
+    def prune_intermediate_layers(self, indices: list[int], **options: Any) -> Any: ...
+
+
 @BACKBONE_REGISTRY.register()
-class TimmBackbone(StagedBackbone):
+class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
     """A timm network; ``stage1`` is its first feature of stride 4 or more.
 
     Args:
-        name: timm's, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k"). in_channels: of images.
-        out_features: names of the stages to return. freeze_at, frozen_norm: see :class:`StagedBackbone`.
-        output_stride: 16 or 8 dilates the last stages instead of halving them; 16 is DETR's "DC5" (2005.12872) [P].
+        in_channels: of images. freeze_at: see :meth:`StagedBackbone.use`.
+
+    Attributes:
+        name: timm's, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
+        out_features: names of the stages to return. frozen_norm: see :class:`StagedBackbone`.
+        output_stride: 16 or 8 dilates the last stages instead of halving them.
         output_norm: a layer normalisation over the channels of each output, as Swin's and ConvNeXt's detectors have
             it (2103.14030) [C].
         drop_path: highest rate of stochastic depth. checkpointing: recomputes activations in the backward pass.
@@ -55,65 +61,65 @@ class TimmBackbone(StagedBackbone):
         ConfigError: timm is missing, or does not offer what is asked. CheckpointError: the weights do not fit.
     """
 
+    name: str = key(
+        "resnet50",
+        "`TimmBackbone` (`MODEL.BACKBONE.NAME`; `pip install timm`): timm's name of the network, with or without the "
+        "tag of its weights. `MODEL.BACKBONE.FREEZE_AT` freezes its parts: 1 the stem, 2 the first stage too, and so on",
+    )
+    out_features: tuple[str, ...] = key(("stage4",), "the stages to return; `stage1` has stride 4, `stage4` stride 32")
+    output_stride: int = key(
+        32,
+        "16 (DC5) or 8: the last stages are dilated instead of halved, where the network has that form",
+        OUTPUT_STRIDES,
+    )
+    output_norm: bool = key(
+        False, "a layer normalisation over the channels of each feature, as detectors on Swin and ConvNeXt have it"
+    )
+    frozen_norm: bool = key(
+        True, "batch normalisation with fixed statistics and parameters; layer normalisation stays as it is"
+    )
+    drop_path: float = key(0.0, "highest rate of stochastic depth, reached in the last block", Range(0, below=1))
+    pretrained: str = key(
+        "",
+        'weights of the classifier: a file or an address, or `"download"` for timm\'s own; not read where '
+        "`MODEL.WEIGHTS` names a checkpoint of the detector",
+    )
+    checkpointing: bool = key(
+        False,
+        "recompute activations in the backward pass: less memory, more time",
+        path="MODEL.TIMM.GRADIENT_CHECKPOINTING",
+    )
+
     @configurable
-    def __init__(
-        self,
-        *,
-        name: str,
-        out_features: list[str],
-        in_channels: int = 3,
-        output_stride: int = 32,
-        output_norm: bool = False,
-        drop_path: float = 0.0,
-        frozen_norm: bool = True,
-        freeze_at: int = 0,
-        pretrained: str = "",
-        checkpointing: bool = False,
-    ):
-        Range(0, below=1).check(f"{KEY}.DROP_PATH", drop_path)
-        network = _create(name, in_channels, output_stride, drop_path)
-        if pretrained:
-            load_complete(network, _read_weights(network, pretrained), pretrained, KEY)
-        entries = [(place, entry) for place, entry in enumerate(network.feature_info) if entry["reduction"] >= 4]
-        super().__init__(
-            network=network,
-            stages=[Stage(entry["module"], entry["num_chs"], entry["reduction"]) for _, entry in entries],
-            out_features=out_features,
-            freeze_at=freeze_at,
-            frozen_norm=frozen_norm,
-            key=KEY,
-        )
-        self._places = [entries[index][0] for index in self.stage_index]  # as timm counts, stem included
-        network.prune_intermediate_layers(self._places, prune_norm=True, prune_head=True)
-        if checkpointing:
+    def __init__(self, *, in_channels: int = 3, freeze_at: int = 0, **settings: Any):
+        super().__init__(**settings)
+        network = _create(self.name, in_channels, self.output_stride, self.drop_path)
+        if self.pretrained:
+            load_complete(network, _read_weights(network, self.pretrained), self.pretrained, KEY)
+        entries = [(number, entry) for number, entry in enumerate(network.feature_info) if entry["reduction"] >= 4]
+        stages = [Stage(entry["module"], entry["num_chs"], entry["reduction"]) for _, entry in entries]
+        self.use(network, stages, freeze_at)
+        self._numbers = [entries[index][0] for index in self.stage_index]  # as timm counts, stem included
+        network.prune_intermediate_layers(self._numbers, prune_norm=True, prune_head=True)
+        if self.checkpointing:
             network.set_grad_checkpointing()
-        norm = importlib.import_module("timm.layers").LayerNorm2d if output_norm else None
+        norm = importlib.import_module("timm.layers").LayerNorm2d if self.output_norm else None
         channels = self._out_feature_channels.values()
         self.norms = nn.ModuleList(norm(count, eps=1e-5) if norm else nn.Identity() for count in channels)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec):
-        node = cfg.MODEL.TIMM
-        # A checkpoint of the whole detector brings the backbone's weights along.
-        pretrained = "" if cfg.MODEL.WEIGHTS else node.PRETRAINED
-        if pretrained:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        state = initial_state(cfg, cls.node)
+        if state["pretrained"]:
             _check_normalisation(cfg)
-        return {
-            "name": node.NAME,
-            "in_channels": input_shape.channels,
-            "out_features": list(node.OUT_FEATURES),
-            "output_stride": node.OUTPUT_STRIDE,
-            "output_norm": node.OUTPUT_NORM,
-            "drop_path": node.DROP_PATH,
-            "frozen_norm": node.FROZEN_NORM,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "pretrained": pretrained,
-            "checkpointing": node.GRADIENT_CHECKPOINTING,
-        }
+        return {**cls.read_keys(cfg), **state, "in_channels": input_shape.channels}
 
     def run_stages(self, images: Tensor) -> list[Tensor]:
-        maps = self.network.forward_intermediates(  # type: ignore[operator]
-            images, indices=self._places, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        """See the base class."""
+        network = self.network
+        assert isinstance(network, MapNetwork)
+        maps = network.forward_intermediates(
+            images, indices=self._numbers, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
         return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
@@ -132,7 +138,6 @@ def _create(name: str, in_channels: int, output_stride: int, drop_path: float) -
     """The network with random weights and without its classifier, for images of any size."""
     timm = _import_timm()
     _check_name(timm, name)
-    check_output_stride(output_stride, KEY)
     family = timm.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
     asked = {"output_stride": output_stride if output_stride < 32 else None, "drop_path_rate": drop_path or None}
     try:
@@ -142,13 +147,13 @@ def _create(name: str, in_channels: int, output_stride: int, drop_path: float) -
             f"{KEY}.NAME {name} does not take all of {KEY}.OUTPUT_STRIDE {output_stride} and {KEY}.DROP_PATH "
             f"{drop_path} ({error}). Set the one that it lacks to 32 or 0.0."
         ) from error
-    if not hasattr(network, "forward_intermediates") or not hasattr(network, "prune_intermediate_layers"):
+    if not isinstance(network, MapNetwork):
         raise ConfigError(f"{KEY}.NAME {name} gives no feature maps in timm {timm.__version__}. Choose another.")
     if network.pretrained_cfg.get("fixed_input_size") and family not in ANY_SIZE:
         raise ConfigError(f"{KEY}.NAME {name} takes images of one size; detectors need any. Choose another.")
     if not drop_path:  # some networks have a rate of their own
         for module in network.modules():
-            if hasattr(module, "drop_prob"):
+            if "drop_prob" in vars(module):
                 module.drop_prob = 0.0
     return network
 
@@ -170,7 +175,7 @@ def _read_weights(network: Any, source: str) -> dict[str, Tensor]:
         weights = _download(network)
     else:
         weights = read_checkpoint(local_file(source, f"{KEY}.PRETRAINED"))["model"]
-    rename = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    rename = vars(sys.modules[type(network).__module__]).get("checkpoint_filter_fn")
     return rename(weights, network) if rename else weights
 
 
@@ -191,7 +196,7 @@ def _download(network: Any) -> dict[str, Tensor]:
         ) from error
 
 
-def _check_normalisation(cfg) -> None:
+def _check_normalisation(cfg: CfgNode) -> None:
     """Warns where the images will look different from those of the classification training."""
     settings = _import_timm().get_pretrained_cfg(cfg.MODEL.TIMM.NAME, allow_unregistered=True)
     if settings is None:

@@ -5,10 +5,14 @@ Letters: B images, Q queries, C width, L levels, H heads.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ...config.keys import key
+from ...config.ranges import COUNT
 from ...registry import DECODER_REGISTRY
 from ...structures import SELF_ATTENTION, DecoderOutput, Memory
 from ..layers.adamixer import (
@@ -21,8 +25,9 @@ from ..layers.adamixer import (
     move,
     positions_to_boxes,
 )
-from ..layers.attention import GroupLayout, MultiHeadAttention
-from .base import DecoderLayer, DecoderRecord, decoder_arguments
+from ..layers.attention import GroupLayout, GroupMaps, MultiHeadAttention
+from ..layers.module_list import ModuleList
+from .base import Decoder, DecoderLayer, DecoderRecord
 from .heads import AdaMixerHeads
 
 
@@ -54,9 +59,12 @@ class AdaMixerLayer(DecoderLayer):
         for linear in (self.feed_forward.expand, self.feed_forward.contract):
             nn.init.xavier_uniform_(linear.weight)
 
+    def read_projection(self) -> None:
+        """Nothing is known: samples are mixed by matrices that the query makes."""
+
     def forward(
         self, content: Tensor, positions: Tensor, layout: GroupLayout, tokens: Tensor, memory: Memory, capture: bool
-    ):
+    ) -> tuple[Tensor, GroupMaps]:
         """(B, Q, C) to (B, Q, C), and each group's self-attention map; ``positions`` (B, Q, 4) without gradient."""
         content = content + embed_positions(positions, content.shape[-1]).to(content.dtype)
         bias = log_intersection(positions).unsqueeze(1) * self.intersection_weight[:, None, None]
@@ -67,63 +75,57 @@ class AdaMixerLayer(DecoderLayer):
 
 
 @DECODER_REGISTRY.register()
-class AdaMixerDecoder(nn.Module):
+class AdaMixerDecoder(Decoder):
     """Stages with heads of their own; each moves the box of the one before, without gradient to it [P].
 
     The queries' ``position`` (B, Q, 4) is a box as logits. Padding is read as zero, as is all beyond a level [R].
+    Sampling has no dense map; self-attention alone can be captured.
 
     Args:
-        num_layers, width, num_heads, ffn_width, dropout: of the stages. num_classes, activation: of the class heads.
-        num_levels: L. num_groups, in_points, out_points: of sampling and mixing.
+        num_levels: L, one a feature.
 
     Attributes:
-        captures: self-attention only, sampling has no dense map.
-        position_width: of the queries' positions that this decoder reads. neck_name: the neck that gives the levels.
+        num_groups, in_points, out_points: of sampling and mixing.
     """
 
     neck_name = "AdaMixerNeck"
     captures = frozenset({SELF_ATTENTION})
-    position_width = 4
+    position_kind = "box_logits"
+    layers: ModuleList[AdaMixerLayer]
+
+    num_groups: int = key(
+        4,
+        "`AdaMixerDecoder`: groups of channels, each with points and mixing matrices of its own; must divide the width",
+        COUNT,
+        path="MODEL.DETR.ADAMIXER.NUM_GROUPS",
+    )
+    in_points: int = key(
+        32, "`AdaMixerDecoder`: points that a group samples", COUNT, path="MODEL.DETR.ADAMIXER.IN_POINTS"
+    )
+    out_points: int = key(
+        128, "`AdaMixerDecoder`: points of a group after mixing", COUNT, path="MODEL.DETR.ADAMIXER.OUT_POINTS"
+    )
 
     @configurable
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        width: int,
-        num_heads: int,
-        ffn_width: int,
-        dropout: float,
-        num_classes: int,
-        activation: str,
-        num_levels: int = 4,
-        num_groups: int = 4,
-        in_points: int = 32,
-        out_points: int = 128,
-    ):
-        super().__init__()
-        self.num_levels, self.activation = num_levels, activation
-        self.layers = nn.ModuleList(
-            AdaMixerLayer(width, num_heads, ffn_width, dropout, num_groups, in_points, out_points)
-            for _ in range(num_layers)
+    def __init__(self, *, num_levels: int = 4, **settings: Any):
+        super().__init__(**settings)
+        self.num_levels = num_levels
+        self.layers = ModuleList(
+            AdaMixerLayer(*self.layer_sizes, self.num_groups, self.in_points, self.out_points)
+            for _ in range(self.num_layers)
         )
-        self.heads = nn.ModuleList(AdaMixerHeads(width, num_classes, activation) for _ in range(num_layers))
+        self.heads = ModuleList(
+            AdaMixerHeads(self.width, self.num_classes, self.activation) for _ in range(self.num_layers)
+        )
 
     @classmethod
-    def from_config(cls, cfg):
-        node = cfg.MODEL.DETR
-        return {
-            **decoder_arguments(cfg),
-            "num_levels": len(node.IN_FEATURES),
-            "num_groups": node.ADAMIXER.NUM_GROUPS,
-            "in_points": node.ADAMIXER.IN_POINTS,
-            "out_points": node.ADAMIXER.OUT_POINTS,
-        }
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {**super().from_config(cfg), "num_levels": len(cfg.MODEL.DETR.IN_FEATURES)}
 
     def forward(
         self, memory: Memory, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
     ) -> list[DecoderOutput]:
-        """Decodes queries; arguments and result as in :class:`DetrDecoder`, with ``position`` (B, Q, 4)."""
+        """See the base class."""
         extent = image_extent(memory)
         tokens = memory.tokens if memory.mask is None else memory.tokens.masked_fill(memory.mask.unsqueeze(-1), 0)
         positions = boxes_to_positions(position.float().sigmoid(), extent)
@@ -134,8 +136,8 @@ class AdaMixerDecoder(nn.Module):
             positions = positions if index == 0 else positions.detach()
             content, maps = layer(content, positions, layout, tokens, memory, SELF_ATTENTION in capture)
             record.add(content, maps, None)
-            positions = move(positions, heads.box_head(content).float())  # type: ignore[operator]
-            logits.append(heads.class_head(content))  # type: ignore[operator]
+            positions = move(positions, heads.box_head(content).float())
+            logits.append(heads.class_head(content))
             boxes.append(positions_to_boxes(positions, extent))
         hidden = torch.stack(record.hidden)
         return record.outputs(hidden, torch.stack(logits), torch.stack(boxes), self.activation, layout)

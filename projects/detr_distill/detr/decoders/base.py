@@ -6,7 +6,7 @@ Letters: B images, L decoder layers, Q queries, C width, S memory tokens, H head
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from ...plugin import Plugin
 from ...registry import DECODER_REGISTRY
 from ...structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory, SampledPoints
 from ..keys import ACTIVATIONS, DROPOUT, FFN_DIM, HIDDEN_DIM, NUM_CLASSES, NUM_HEADS
-from ..layers.attention import GroupLayout
+from ..layers.attention import GroupLayout, GroupMaps, MultiHeadAttention
 from ..layers.feed_forward import Dropout, FeedForward
 from ..queries.base import PLACE_WIDTHS
 
@@ -31,6 +31,7 @@ class Decoder(Plugin):
         width, num_heads, ffn_width, dropout: of the layers. num_layers: L. num_classes: without "no object".
         activation: "softmax", with a "no object" column, or "sigmoid"; of the class head.
         num_levels: number of levels that it samples; None: it takes what the neck gives.
+        takes_levels: False: it takes one plain map alone.
         neck_name: the neck that gives these levels, for messages.
         layers: L modules.
     """
@@ -40,6 +41,7 @@ class Decoder(Plugin):
     captures: ClassVar[frozenset[str]]
     position_kind: ClassVar[str]
     num_levels: int | None = None
+    takes_levels: ClassVar[bool] = True
     neck_name: ClassVar[str] = "MultiLevelNeck"
     layers: nn.ModuleList
 
@@ -64,6 +66,11 @@ class Decoder(Plugin):
         """Of the queries' positions that it reads."""
         return PLACE_WIDTHS.get(self.position_kind, self.width)
 
+    @property
+    def layer_sizes(self) -> tuple[int, int, int, float]:
+        """What most layers are made of: width, heads, width of the feed-forward step, dropout."""
+        return self.width, self.num_heads, self.ffn_width, self.dropout
+
     @abstractmethod
     def forward(
         self, memory: Memory, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
@@ -83,7 +90,14 @@ class Decoder(Plugin):
 
         Both linear layers of that layer's cross-attention, as they are, with their weights.
         """
-        return None
+        last = self.layers[-1]
+        return last.read_projection() if isinstance(last, DecoderLayer) else None
+
+
+class TokenReader(Protocol):
+    """A cross-attention that says what a query reads of a token (B, S, C) that it attends to alone."""
+
+    def read_projection(self) -> nn.Module: ...
 
 
 class DecoderLayer(nn.Module):
@@ -91,6 +105,8 @@ class DecoderLayer(nn.Module):
 
     A subclass sets ``self.self_attention`` and ``self.cross_attention`` and gives the two attention steps.
     """
+
+    cross_attention: TokenReader
 
     def __init__(self, width: int, ffn_width: int, dropout: float):
         super().__init__()
@@ -100,10 +116,30 @@ class DecoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
+    def read_projection(self) -> nn.Module | None:
+        """See :meth:`Decoder.read_projection`."""
+        return self.cross_attention.read_projection()
+
     def finish(self, content: Tensor, attended: Tensor) -> Tensor:
         """Joins the cross-attention's output and runs the feed-forward step."""
         content = self.cross_attention_norm(content + self.dropout(attended))
         return self.feed_forward_norm(content + self.dropout(self.feed_forward(content)))
+
+
+class LocatedDecoderLayer(DecoderLayer):
+    """Positions are added to queries and keys of self-attention, as in DETR (2005.12872) [P]."""
+
+    def __init__(self, width: int, num_heads: int, ffn_width: int, dropout: float):
+        super().__init__(width, ffn_width, dropout)
+        self.self_attention = MultiHeadAttention(width, num_heads, dropout)
+
+    def attend_to_queries(
+        self, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
+    ) -> tuple[Tensor, GroupMaps]:
+        """The self-attention step: (B, Q, C) to (B, Q, C), and each group's map where captured."""
+        located = content + position
+        attended, maps = self.self_attention.within_groups(located, content, layout, SELF_ATTENTION in capture)
+        return self.self_attention_norm(content + self.dropout(attended)), maps
 
 
 class DecoderRecord:
@@ -119,7 +155,7 @@ class DecoderRecord:
     def add(
         self,
         hidden: Tensor,
-        self_maps: tuple[Tensor, ...] | None,
+        self_maps: GroupMaps,
         cross_map: Tensor | None = None,
         points: SampledPoints | None = None,
     ) -> None:
@@ -142,7 +178,7 @@ class DecoderRecord:
         sizes = list(layout.sizes)
         # Split, not sliced: the gradient of parts is joined once instead of written into zeros part by part.
         parts = zip(*(values.split(sizes, dim=2) for values in (logits, boxes, hidden)), strict=True)
-        outputs = [DecoderOutput(scores, places, values, activation) for scores, places, values in parts]
+        outputs = [DecoderOutput(*part, activation) for part in parts]
         cross_maps = [maps.split(sizes, dim=2) for maps in self.cross_maps]
         for group, output in enumerate(outputs):
             if SELF_ATTENTION in self.capture:

@@ -6,112 +6,70 @@ Letters: B images, Q queries, C width, L levels.
 from __future__ import annotations
 
 import torch
-from detectron2.config import configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...registry import DECODER_REGISTRY
-from ...structures import SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
+from ...structures import DecoderOutput, Memory
 from ..boxes import DINO_EPSILON, inverse_sigmoid
+from ..keys import POINT_TEMPERATURE
 from ..layers.attention import GroupLayout
 from ..layers.feed_forward import PerceptronHead
-from ..layers.initialisation import initialise_linear
 from ..layers.position import box_positions
-from .base import DecoderRecord, decoder_arguments
-from .deformable import DeformableDecoderLayer, on_levels
-from .heads import DetectionHeads
+from .base import DecoderRecord
+from .deformable import SamplingDecoder, on_levels
 
 
 @DECODER_REGISTRY.register()
-class DabDeformableDecoder(nn.Module):
+class DabDeformableDecoder(SamplingDecoder):
     """Deformable attention around anchor boxes that every layer moves.
 
     Reads the queries' ``position`` (B, Q, 4), box logits, and starts from their ``content``. The position that is added
     to queries and keys is read from the sine embedding of the anchor, as it lies on the finest padded level [C], and
     scaled by the content from the second layer on. A layer's box, without gradient, is the next layer's anchor.
 
-    Args:
-        num_layers, width, num_heads, ffn_width, dropout: of the layers. num_classes, activation: of the class head.
-        num_levels: L. num_points: sampled by a head on a level. temperature: of the anchors' sine embedding.
-        shared_heads: one class and box head for all layers.
-
     Attributes:
-        captures: as in :class:`DeformableDecoder`. position_width: of the queries' positions that this decoder reads.
-        neck_name: the neck that gives the levels. epsilon: distance that boxes keep from 0 and 1 before their logit.
+        temperature: of the anchors' sine embedding. epsilon: distance that boxes keep from 0 and 1 before their logit.
+        shared_heads: one class and box head for all layers. look_forward_twice: see :class:`DinoDecoder`.
     """
 
-    neck_name = "MultiLevelNeck"
-    captures = frozenset({SELF_ATTENTION, SAMPLED_ATTENTION})
-    position_width = 4
+    position_kind = "box_logits"
     epsilon = DINO_EPSILON
-    # Logit that the first layer's head adds to a box's width and height at the start [C].
-    size_bias = -2.0
-    look_forward_twice = False
+    shared_heads: bool = False
+    look_forward_twice: bool = False
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        width: int,
-        num_heads: int,
-        ffn_width: int,
-        dropout: float,
-        num_classes: int,
-        activation: str,
-        num_levels: int = 4,
-        num_points: int = 4,
-        temperature: float = 10000.0,
-        shared_heads: bool = False,
-    ):
-        super().__init__()
-        self.num_levels, self.width, self.temperature = num_levels, width, temperature
-        self.layers = nn.ModuleList(
-            DeformableDecoderLayer(width, num_heads, ffn_width, dropout, num_levels, num_points)
-            for _ in range(num_layers)
-        )
-        self.position_head = PerceptronHead(2 * width, width, width, num_layers=2)
-        self._build_rest()
-        initialise_linear(self)
-        for layer in self.layers:
-            layer.cross_attention.reset_parameters()  # type: ignore[operator, union-attr]
-        self.heads = nn.ModuleList(
-            DetectionHeads(width, num_classes, activation, zero_boxes=True)
-            for _ in range(1 if shared_heads else num_layers)
-        )
-        nn.init.constant_(self.heads[0].box_head.layers[-1].bias[2:], self.size_bias)  # type: ignore[union-attr, index]
+    temperature: float = POINT_TEMPERATURE
 
-    @classmethod
-    def from_config(cls, cfg):
-        node = cfg.MODEL.DETR
-        return {
-            **decoder_arguments(cfg),
-            "num_levels": node.NUM_LEVELS,
-            "num_points": node.DECODER.NUM_POINTS,
-            "temperature": node.DECODER.POINT_TEMPERATURE,
-        }
+    @property
+    def has_own_heads(self) -> bool:
+        """Unless they are shared."""
+        return not self.shared_heads
 
     def forward(
         self, memory: Memory, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
     ) -> list[DecoderOutput]:
-        """Decodes queries; arguments and result as in :class:`DetrDecoder`, with ``position`` (B, Q, 4)."""
+        """See the base class."""
         start = anchor = position.float().sigmoid()
         record = DecoderRecord(capture)
         logits, boxes = [], []
         for index, layer in enumerate(self.layers):
             heads = self.heads[min(index, len(self.heads) - 1)]
-            places = on_levels(anchor, memory)
-            position = self._position(content, places[:, :, 0], index)
-            content, maps, points = layer(content, position, places, layout, memory, capture)
+            reference = on_levels(anchor, memory)
+            position = self._position(content, reference[:, :, 0], index)
+            content, maps, points = layer(content, position, reference, layout, memory, capture)
             hidden = self._finish(content)
             record.add(hidden, maps, points=points)
-            logits.append(heads.class_head(hidden))  # type: ignore[operator, union-attr]
-            boxes.append(self._move(start, heads.box_head(hidden)))  # type: ignore[operator, union-attr]
+            logits.append(heads.class_head(hidden))
+            boxes.append(self._move(start, heads.box_head(hidden)))
             # The next anchor is read before the norm, the box after it [C].
-            moved = boxes[-1] if hidden is content else self._move(anchor, heads.box_head(content))  # type: ignore[operator, union-attr]
+            moved = boxes[-1] if hidden is content else self._move(anchor, heads.box_head(content))
             anchor = moved.detach()
             start = moved if self.look_forward_twice else anchor
-        activation: str = self.heads[0].activation  # type: ignore[assignment]
-        return record.outputs(torch.stack(record.hidden), torch.stack(logits), torch.stack(boxes), activation, layout)
+        all_hidden = torch.stack(record.hidden)
+        return record.outputs(all_hidden, torch.stack(logits), torch.stack(boxes), self.activation, layout)
+
+    def _build_start(self) -> None:
+        self.position_head = PerceptronHead(2 * self.width, self.width, self.width, num_layers=2)
+        self._build_rest()
 
     def _build_rest(self) -> None:
         self.scale_head = PerceptronHead(self.width, self.width, self.width, num_layers=2)

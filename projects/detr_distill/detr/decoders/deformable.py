@@ -6,29 +6,36 @@ Letters: B images, Q queries, C width, L levels.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
 
+from ...config.keys import key
+from ...config.ranges import COUNT
 from ...errors import ConfigError
 from ...registry import DECODER_REGISTRY
 from ...structures import SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory, SampledPoints
 from ..boxes import inverse_sigmoid
-from ..layers.attention import GroupLayout, MultiHeadAttention
+from ..keys import NUM_LEVELS, POINT_TEMPERATURE
+from ..layers.attention import GroupLayout, GroupMaps
 from ..layers.deformable import DeformableAttention
 from ..layers.initialisation import initialise_linear
+from ..layers.module_list import ModuleList
 from ..layers.position import sine_embedding
-from .base import DecoderLayer, DecoderRecord, decoder_arguments
+from .base import Decoder, DecoderRecord, LocatedDecoderLayer
 from .heads import DetectionHeads
 
 
-class DeformableDecoderLayer(DecoderLayer):
+class DeformableDecoderLayer(LocatedDecoderLayer):
     """Dense self-attention, deformable cross-attention; positions are added to the queries of both."""
 
+    cross_attention: DeformableAttention
+
     def __init__(self, width: int, num_heads: int, ffn_width: int, dropout: float, num_levels: int, num_points: int):
-        super().__init__(width, ffn_width, dropout)
-        self.self_attention = MultiHeadAttention(width, num_heads, dropout)
+        super().__init__(width, num_heads, ffn_width, dropout)
         self.cross_attention = DeformableAttention(width, num_heads, num_levels, num_points)
 
     def forward(
@@ -39,85 +46,91 @@ class DeformableDecoderLayer(DecoderLayer):
         layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
-    ):
+    ) -> tuple[Tensor, GroupMaps, SampledPoints | None]:
         """(B, Q, C) to (B, Q, C), and where captured each group's self-attention map and the points over the image.
 
         Args:
             reference: (B, Q, L, 2 or 4) over the padded levels. Others as in :class:`DetrDecoderLayer`.
         """
-        located = content + position
-        attended, maps = self.self_attention.within_groups(located, content, layout, SELF_ATTENTION in capture)
-        content = self.self_attention_norm(content + self.dropout(attended))
+        content, maps = self.attend_to_queries(content, position, layout, capture)
         points = self.cross_attention.choose_points(content + position, reference, memory)
         attended = self.cross_attention.read(points, memory.tokens, memory)
         kept = _over_image(points, memory) if SAMPLED_ATTENTION in capture else None
         return self.finish(content, attended), maps, kept
 
 
-@DECODER_REGISTRY.register()
-class DeformableDecoder(nn.Module):
-    """Reference points are read from the queries' positions by a linear layer; boxes are offsets from them [P].
+class SamplingDecoder(Decoder):
+    """Layers of deformable attention, with heads for all of them or of their own.
 
-    With box refinement every layer has heads of its own, and its box, without gradient, is the next layer's reference.
-
-    Args:
-        num_layers, width, num_heads, ffn_width, dropout: of the layers. num_classes, activation: of the class head.
-        num_levels: L. num_points: sampled by a head on a level. box_refinement: see above.
+    Deformable attention has no dense map, but sampled points.
 
     Attributes:
-        captures: deformable attention has no dense map, but sampled points.
-        position_width: of the queries' positions that this decoder reads. neck_name: the neck that gives the levels.
+        num_levels: L. num_points: sampled by a head on a level.
+        size_bias: logit that the first layer's head adds to a box's width and height at the start [C].
     """
 
-    neck_name = "MultiLevelNeck"
     captures = frozenset({SELF_ATTENTION, SAMPLED_ATTENTION})
-    # Logit of a box's first width and height, on the first layer's head [C].
-    size_bias = -2.0
+    size_bias: ClassVar[float] = -2.0
+    layers: ModuleList[DeformableDecoderLayer]
+
+    num_levels: int = NUM_LEVELS
+    num_points: int = key(
+        4,
+        "deformable decoders: points that a head samples on a level",
+        COUNT,
+        path="MODEL.DETR.DECODER.NUM_POINTS",
+    )
 
     @configurable
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        width: int,
-        num_heads: int,
-        ffn_width: int,
-        dropout: float,
-        num_classes: int,
-        activation: str,
-        num_levels: int = 4,
-        num_points: int = 4,
-        box_refinement: bool = False,
-    ):
-        super().__init__()
-        self.num_levels, self.width = num_levels, width
-        self.box_refinement = box_refinement
-        self.layers = nn.ModuleList(
-            DeformableDecoderLayer(width, num_heads, ffn_width, dropout, num_levels, num_points)
-            for _ in range(num_layers)
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.layers = ModuleList(
+            DeformableDecoderLayer(*self.layer_sizes, self.num_levels, self.num_points) for _ in range(self.num_layers)
         )
         self._build_start()
         initialise_linear(self)
         for layer in self.layers:
-            layer.cross_attention.reset_parameters()  # type: ignore[operator, union-attr]
-        self.heads = nn.ModuleList(
-            DetectionHeads(width, num_classes, activation, zero_boxes=True)
-            for _ in range(num_layers if box_refinement else 1)
+            layer.cross_attention.reset_parameters()
+        self.heads = ModuleList(
+            DetectionHeads(self.width, self.num_classes, self.activation, zero_boxes=True)
+            for _ in range(self.num_layers if self.has_own_heads else 1)
         )
-        nn.init.constant_(self.heads[0].box_head.layers[-1].bias[2:], self.size_bias)  # type: ignore[union-attr, index]
+        self.heads[0].start_size(self.size_bias)
 
-    @classmethod
-    def from_config(cls, cfg):
-        node = cfg.MODEL.DETR
-        return {
-            **decoder_arguments(cfg),
-            "num_levels": node.NUM_LEVELS,
-            "num_points": node.DECODER.NUM_POINTS,
-            "box_refinement": node.DECODER.BOX_REFINEMENT,
-        }
+    @property
+    @abstractmethod
+    def has_own_heads(self) -> bool:
+        """Whether every layer has class and box heads of its own."""
+
+    @abstractmethod
+    def _build_start(self) -> None:
+        """Makes what the decoder has beside layers and heads."""
+
+
+@DECODER_REGISTRY.register()
+class DeformableDecoder(SamplingDecoder):
+    """Reference points are read from the queries' positions by a linear layer; boxes are offsets from them [P].
+
+    With box refinement every layer has heads of its own, and its box, without gradient, is the next layer's reference.
+
+    Attributes:
+        box_refinement: see above.
+    """
+
+    position_kind = "embedding"
+
+    box_refinement: bool = key(
+        False,
+        "deformable decoders: a layer's boxes are the next layer's references, with heads of its own for each layer",
+        path="MODEL.DETR.DECODER.BOX_REFINEMENT",
+    )
+
+    @property
+    def has_own_heads(self) -> bool:
+        """With box refinement."""
+        return self.box_refinement
 
     def _build_start(self) -> None:
-        self.position_width = self.width
         self.reference_points = nn.Linear(self.width, 2)
         nn.init.zeros_(self.reference_points.bias)
 
@@ -128,51 +141,48 @@ class DeformableDecoder(nn.Module):
     def forward(
         self, memory: Memory, content: Tensor, position: Tensor, layout: GroupLayout, capture: frozenset[str]
     ) -> list[DecoderOutput]:
-        """Decodes queries; arguments and result as in :class:`DetrDecoder`."""
+        """See the base class."""
         content, position, reference = self._start(content, position)
         record = DecoderRecord(capture)
         logits, boxes = [], []
         for index, layer in enumerate(self.layers):
-            places = on_levels(reference, memory)
-            content, maps, points = layer(content, position, places, layout, memory, capture)
+            content, maps, points = layer(content, position, on_levels(reference, memory), layout, memory, capture)
             record.add(content, maps, points=points)
             heads = self.heads[index if self.box_refinement else 0]
-            logits.append(heads.class_head(content))  # type: ignore[operator, union-attr]
-            boxes.append(_refine(reference, heads.box_head(content).float()))  # type: ignore[operator, union-attr]
+            logits.append(heads.class_head(content))
+            boxes.append(_refine(reference, heads.box_head(content).float()))
             if self.box_refinement:
                 reference = boxes[-1].detach()
-        activation: str = self.heads[0].activation  # type: ignore[assignment]
-        return record.outputs(torch.stack(record.hidden), torch.stack(logits), torch.stack(boxes), activation, layout)
+        hidden = torch.stack(record.hidden)
+        return record.outputs(hidden, torch.stack(logits), torch.stack(boxes), self.activation, layout)
 
 
 @DECODER_REGISTRY.register()
 class DeformableBoxDecoder(DeformableDecoder):
     """The decoder of two-stage Deformable DETR: a query is a box, which gives its position and its content [P].
 
-    Reads the queries' ``position`` (B, Q, 4), box logits; their ``content`` is added to what the box says.
+    Reads the queries' ``position`` (B, Q, 4), box logits; their ``content`` is added to what the box says. Boxes are
+    always refined.
 
-    Args:
-        temperature: of the boxes' sine embedding. Others as in :class:`DeformableDecoder`; boxes are always refined.
+    Attributes:
+        temperature: of the boxes' sine embedding.
     """
 
+    position_kind = "box_logits"
     size_bias = 0.0
 
+    temperature: float = POINT_TEMPERATURE
+
     @configurable
-    def __init__(self, *, temperature: float = 10000.0, box_refinement: bool = True, **arguments):
+    def __init__(self, *, box_refinement: bool = True, **settings: Any):
         if not box_refinement:
             raise ConfigError(
                 "MODEL.DETR.DECODER.BOX_REFINEMENT is False; DeformableBoxDecoder starts from boxes and refines them. "
                 "Set it to True, or take DeformableDecoder with LearnedContentQueries."
             )
-        super().__init__(box_refinement=True, **arguments)
-        self.temperature = temperature
-
-    @classmethod
-    def from_config(cls, cfg):
-        return {**super().from_config(cfg), "temperature": cfg.MODEL.DETR.DECODER.POINT_TEMPERATURE}
+        super().__init__(box_refinement=True, **settings)
 
     def _build_start(self) -> None:
-        self.position_width = 4
         self.start_projection = nn.Linear(2 * self.width, 2 * self.width)
         self.start_norm = nn.LayerNorm(2 * self.width)
 

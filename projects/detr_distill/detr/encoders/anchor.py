@@ -1,99 +1,70 @@
-"""The encoder of Anchor DETR (2109.07107)."""
+"""The encoder of Anchor DETR (2109.07107).
+
+Letters: B images, C width, S memory tokens.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import configurable
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...errors import ConfigError
-from ...registry import ENCODER_REGISTRY, NECK_REGISTRY
+from ...registry import ENCODER_REGISTRY
 from ...structures import Memory
-from ..layers.feed_forward import FeedForward
-from ..layers.row_column import attention_kind
+from ..keys import ANCHOR_ATTENTION, POSITION_TEMPERATURE
+from ..layers.module_list import ModuleList
+from ..layers.row_column import ATTENTIONS, EMBEDDINGS, CellAttention
+from .base import Encoder, EncoderLayer
 
 
-class AnchorEncoderLayer(nn.Module):
-    """Self-attention and feed-forward with residual sums and post-norm."""
+class AnchorEncoderLayer(EncoderLayer):
+    """Attention of cells to each other."""
 
-    def __init__(self, attention: nn.Module, width: int, ffn_width: int, dropout: float):
-        super().__init__()
-        self.attention = attention
-        self.attention_norm = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, ffn_width, dropout)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+    attention: CellAttention
 
-    def forward(self, tokens: Tensor, places: tuple[Tensor, ...], cells: tuple[Tensor, ...], memory: Memory) -> Tensor:
-        """(B, S, C) to (B, S, C); places and cells as in :class:`RowColumnAttention`."""
-        attended, _ = self.attention(tokens, places, tokens, cells, memory)
-        tokens = self.attention_norm(tokens + self.dropout(attended))
-        return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+    def forward(self, tokens: Tensor, points: tuple[Tensor, ...], cells: tuple[Tensor, ...], memory: Memory) -> Tensor:
+        """(B, S, C) to (B, S, C); points and cells as in :meth:`RowColumnAttention.over_cells`."""
+        attended, _ = self.attention.over_cells(tokens, points, tokens, cells, memory)
+        return self.finish(tokens, attended)
 
 
 @ENCODER_REGISTRY.register()
-class AnchorEncoder(nn.Module):
+class AnchorEncoder(Encoder):
     """Layers of row-column decoupled attention [P], or of standard attention.
 
-    Places are embedded once and added to queries and keys of every layer; ``memory.position`` is not read. The authors
-    share this embedding's perceptron with the decoder [C]; here encoder and decoder are separate parts and each has its
-    own [R].
+    Positions are embedded once and added to queries and keys of every layer; ``memory.position`` is not read. The
+    authors share this embedding's perceptron with the decoder [C]; here encoder and decoder are separate parts and each
+    has its own [R].
 
-    Args:
-        num_layers: 0 passes the tokens through. width, num_heads, ffn_width, dropout: of each layer.
-        attention: "row_column" or "standard". temperature: of the places' sine embedding.
+    Attributes:
+        attention: "row_column" or "standard". temperature: of the positions' sine embedding.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        width: int,
-        num_heads: int,
-        ffn_width: int,
-        dropout: float,
-        attention: str = "row_column",
-        temperature: float = 10000.0,
-    ):
-        super().__init__()
-        attention_class, embedding_class = attention_kind(attention)
-        self.embedding = embedding_class(width, temperature) if num_layers else None
-        self.layers = nn.ModuleList(
-            AnchorEncoderLayer(attention_class(width, num_heads, dropout), width, ffn_width, dropout)
-            for _ in range(num_layers)
-        )
+    takes_levels = False
+    layers: ModuleList[AnchorEncoderLayer]
 
-    @classmethod
-    def from_config(cls, cfg):
-        node = cfg.MODEL.DETR
-        check_one_level(cfg, cls.__name__)
-        return {
-            "num_layers": node.ENCODER.NUM_LAYERS,
-            "width": node.HIDDEN_DIM,
-            "num_heads": node.NUM_HEADS,
-            "ffn_width": node.FFN_DIM,
-            "dropout": node.DROPOUT,
-            "attention": node.ANCHOR.ATTENTION,
-            "temperature": node.POSITION_TEMPERATURE,
-        }
+    attention: str = ANCHOR_ATTENTION
+    temperature: float = POSITION_TEMPERATURE
+
+    @configurable
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        embedding = EMBEDDINGS[self.attention]
+        self.embedding = embedding(self.width, self.temperature) if self.num_layers else None
+        self.layers = ModuleList(self._layer() for _ in range(self.num_layers))
+
+    def _layer(self) -> AnchorEncoderLayer:
+        attention = ATTENTIONS[self.attention](self.width, self.num_heads, self.dropout)
+        return AnchorEncoderLayer(attention, self.width, self.ffn_width, self.dropout)
 
     def forward(self, memory: Memory) -> Tensor:
-        """The tokens of ``memory`` encoded, (B, S, C)."""
+        """See the base class."""
         if self.embedding is None:
             return memory.tokens
-        cells = self.embedding.cells(memory)  # type: ignore[operator]
-        places = self.embedding.every_cell(cells)  # type: ignore[operator]
+        cells = self.embedding.cells(memory)
+        points = self.embedding.every_cell(cells)
         tokens = memory.tokens
         for layer in self.layers:
-            tokens = layer(tokens, places, cells, memory)
+            tokens = layer(tokens, points, cells, memory)
         return tokens
-
-
-def check_one_level(cfg, part: str) -> None:
-    """Raises ConfigError when the neck gives several levels to a part that reads one."""
-    name = cfg.MODEL.DETR.NECK.NAME
-    if name in NECK_REGISTRY and getattr(NECK_REGISTRY.get(name), "num_levels", None) != 0:
-        raise ConfigError(
-            f"MODEL.DETR.NECK.NAME is {name}, which gives several levels; {part} reads one. Set it to AnchorNeck or "
-            "SingleLevelNeck."
-        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import configurable
 from torch import Tensor
 
 from ...registry import ENCODER_REGISTRY
 from ...structures import Memory
-from ..decoders.dab import use_learned_slope
 from ..layers.feed_forward import PerceptronHead
 from ..layers.initialisation import initialise_linear
 from .transformer import TransformerEncoder
@@ -18,14 +19,15 @@ class DabEncoder(TransformerEncoder):
     """The transformer encoder whose positions are scaled by the content before every layer [C]."""
 
     @configurable
-    def __init__(self, *, num_layers: int, width: int, num_heads: int, ffn_width: int, dropout: float):
-        super().__init__(num_layers=num_layers, width=width, num_heads=num_heads, ffn_width=ffn_width, dropout=dropout)
-        use_learned_slope(self.layers)
-        self.scale_head = PerceptronHead(width, width, width, num_layers=2)
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        for layer in self.layers:
+            layer.feed_forward.use_learned_slope()
+        self.scale_head = PerceptronHead(self.width, self.width, self.width, num_layers=2)
         initialise_linear(self.scale_head)
 
     def forward(self, memory: Memory) -> Tensor:
-        """As :class:`TransformerEncoder`."""
+        """See the base class."""
         tokens = memory.tokens
         for layer in self.layers:
             tokens = layer(tokens, memory.position * self.scale_head(tokens), memory.key_mask)

@@ -5,86 +5,66 @@ Letters: B images, S memory tokens, C width, L levels.
 
 from __future__ import annotations
 
-from detectron2.config import configurable
-from torch import Tensor, nn
+from typing import Any
 
+from detectron2.config import configurable
+from torch import Tensor
+
+from ...config.keys import key
+from ...config.ranges import COUNT
 from ...registry import ENCODER_REGISTRY
 from ...structures import Memory
 from ...structures.levels import cell_centres
+from ..keys import NUM_LEVELS
 from ..layers.deformable import DeformableAttention
-from ..layers.feed_forward import Dropout, FeedForward
 from ..layers.initialisation import initialise_linear
+from ..layers.module_list import ModuleList
+from .base import Encoder, EncoderLayer
 
 
-class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward with residual sums and post-norm."""
+class DeformableEncoderLayer(EncoderLayer):
+    """Deformable attention of tokens to each other."""
 
-    def __init__(self, width: int, num_heads: int, ffn_width: int, dropout: float, num_levels: int, num_points: int):
-        super().__init__()
-        self.attention = DeformableAttention(width, num_heads, num_levels, num_points)
-        self.attention_norm = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, ffn_width, dropout)
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+    attention: DeformableAttention
 
     def forward(self, tokens: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         """(B, S, C) to (B, S, C); ``reference`` (B, S, L, 2)."""
         attended = self.attention(tokens + memory.position, reference, tokens, memory)
-        tokens = self.attention_norm(tokens + self.dropout(attended))
-        return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+        return self.finish(tokens, attended)
 
 
 @ENCODER_REGISTRY.register()
-class DeformableEncoder(nn.Module):
-    """Layers of multi-scale deformable attention [P]; a token's reference point is its own place on every level.
-
-    Args:
-        num_layers: 0 passes the tokens through. width, num_heads, ffn_width, dropout: of each layer.
-        num_levels: L. num_points: sampled by a head on a level.
+class DeformableEncoder(Encoder):
+    """Layers of multi-scale deformable attention [P]; a token's reference point is its own cell on every level.
 
     Attributes:
-        neck_name: the neck that gives these levels.
+        num_levels: L. num_points: sampled by a head on a level.
     """
 
-    neck_name = "MultiLevelNeck"
+    layers: ModuleList[DeformableEncoderLayer]
+
+    num_levels: int = NUM_LEVELS
+    num_points: int = key(
+        4,
+        "`DeformableEncoder`: points that a head samples on a level",
+        COUNT,
+        path="MODEL.DETR.ENCODER.NUM_POINTS",
+    )
 
     @configurable
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        width: int,
-        num_heads: int,
-        ffn_width: int,
-        dropout: float,
-        num_levels: int = 4,
-        num_points: int = 4,
-    ):
-        super().__init__()
-        self.num_levels = num_levels
-        self.layers = nn.ModuleList(
-            DeformableEncoderLayer(width, num_heads, ffn_width, dropout, num_levels, num_points)
-            for _ in range(num_layers)
-        )
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.layers = ModuleList(self._layer() for _ in range(self.num_layers))
         initialise_linear(self)
         for layer in self.layers:
-            layer.attention.reset_parameters()  # type: ignore[operator, union-attr]
+            layer.attention.reset_parameters()
 
-    @classmethod
-    def from_config(cls, cfg):
-        node = cfg.MODEL.DETR
-        return {
-            "num_layers": node.ENCODER.NUM_LAYERS,
-            "width": node.HIDDEN_DIM,
-            "num_heads": node.NUM_HEADS,
-            "ffn_width": node.FFN_DIM,
-            "dropout": node.DROPOUT,
-            "num_levels": node.NUM_LEVELS,
-            "num_points": node.ENCODER.NUM_POINTS,
-        }
+    def _layer(self) -> DeformableEncoderLayer:
+        attention = DeformableAttention(self.width, self.num_heads, self.num_levels, self.num_points)
+        return DeformableEncoderLayer(attention, self.width, self.ffn_width, self.dropout)
 
     def forward(self, memory: Memory) -> Tensor:
-        """Memory that is not encoded yet to its encoded tokens (B, S, C)."""
+        """See the base class; ``memory`` has levels."""
         assert memory.valid_ratios is not None
         reference = cell_centres(memory).unsqueeze(2) * memory.valid_ratios.unsqueeze(1)
         tokens = memory.tokens

@@ -16,29 +16,24 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...structures import Memory
+from ...structures.levels import image_extents
 from ..boxes import to_corners
 from .deformable import multi_scale_deformable_attention
 from .position import sine_embedding
 
 BASE_STRIDE = 4.0  # of the finest level, in units of x and y [P]
-
-
 LEVEL_SPREAD = 2.0  # tau: divides the squared distance between a point's z and a level's [C]
-
-
 POSITION_SCALE = 1000.0  # x and y are divided by it before their sine embedding [C]
 
 
 def level_strides(memory: Memory) -> Tensor:
     """(L,) size of each level's cells in units of x and y; each level halves the one before."""
-    assert memory.level_sizes is not None
-    return BASE_STRIDE * 2.0 ** torch.arange(len(memory.shapes), device=memory.level_sizes.device)
+    return BASE_STRIDE * 2.0 ** torch.arange(len(memory.shapes), device=memory.tokens.device)
 
 
 def image_extent(memory: Memory) -> Tensor:
     """(B, 1, 2) width and height of each image without its padding, to the finest cell; B = 1 where none is padded."""
-    assert memory.level_sizes is not None and memory.valid_ratios is not None
-    return (memory.valid_ratios[:, 0] * memory.level_sizes[0] * BASE_STRIDE).unsqueeze(1)
+    return image_extents(memory)[:, :1] * BASE_STRIDE
 
 
 def boxes_to_positions(boxes: Tensor, extent: Tensor) -> Tensor:
@@ -126,9 +121,9 @@ class AdaptiveSampling(nn.Module):
         points = self.points(content, positions)
         images, queries, groups, count, _ = points.shape
         # One query a point: the operator of deformable attention adds up levels, and no points.
-        places, weights = (x.transpose(2, 3).flatten(1, 2).unsqueeze(4) for x in self.on_levels(points, memory))
+        locations, weights = (x.transpose(2, 3).flatten(1, 2).unsqueeze(4) for x in self.on_levels(points, memory))
         values = tokens.unflatten(-1, (groups, -1))
-        sampled = multi_scale_deformable_attention(values, memory.shapes, places, weights)
+        sampled = multi_scale_deformable_attention(values, memory.shapes, locations, weights)
         return sampled.view(images, queries, count, groups, -1).transpose(2, 3)
 
     def points(self, content: Tensor, positions: Tensor) -> Tensor:
@@ -139,12 +134,12 @@ class AdaptiveSampling(nn.Module):
 
     @staticmethod
     def on_levels(points: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Points (..., 3) to places in [0, 1] on each padded level (..., L, 2) and the levels' weights (..., L)."""
+        """Points (..., 3) to locations in [0, 1] on each padded level (..., L, 2) and the levels' weights (..., L)."""
         assert memory.level_sizes is not None
         strides = level_strides(memory)
-        places = points[..., None, :2] / (memory.level_sizes * strides[:, None])
+        locations = points[..., None, :2] / (memory.level_sizes * strides[:, None])
         distance = points[..., 2:] - strides.log2()
-        return places, (-distance.square() / LEVEL_SPREAD).softmax(-1)
+        return locations, (-distance.square() / LEVEL_SPREAD).softmax(-1)
 
 
 class AdaptiveMixing(nn.Module):

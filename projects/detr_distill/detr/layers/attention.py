@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from .feed_forward import drop
 
+# The self-attention map of each query group (B, H, Q, Q); None unless captured.
+GroupMaps = tuple[Tensor, ...] | None
+
 
 def split_heads(values: Tensor, num_heads: int) -> Tensor:
     """(B, N, E) to (B, H, N, E / H)."""
@@ -90,11 +93,11 @@ class MultiHeadAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """The published start."""
         for projection in (self.query_projection, self.key_projection, self.value_projection):
             nn.init.xavier_uniform_(projection.weight, gain=math.sqrt(0.5))
         nn.init.xavier_uniform_(self.output_projection.weight)
-        for module in self.children():
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        clear_biases(self)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, capture: bool = False
@@ -106,13 +109,17 @@ class MultiHeadAttention(nn.Module):
 
     def within_groups(
         self, query: Tensor, value: Tensor, layout: GroupLayout, capture: bool, bias: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    ) -> tuple[Tensor, GroupMaps]:
         """Self-attention of packed query groups; keys are the queries; see :func:`attend_within_groups`."""
         dropout = self.dropout if self.training else 0.0
         output, maps = attend_within_groups(
             *self._project(query, query, value), layout, bias=bias, dropout=dropout, capture=capture
         )
         return self.output_projection(output), maps
+
+    def read_projection(self) -> nn.Module:
+        """What a query reads of a token (B, S, E) that it attends to alone."""
+        return nn.Sequential(self.value_projection, self.output_projection)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return (
@@ -130,7 +137,7 @@ class GroupLayout:
         sizes: queries of each group, in order.
         inner_masks: for each group (Q, Q) or (B, 1, Q, Q) bool, True where a query may not look at another of its
             group, or None.
-        seen: for each group the places of the other groups that its queries may look at.
+        seen: for each group the numbers of the other groups that its queries may look at.
     """
 
     sizes: tuple[int, ...]
@@ -152,7 +159,7 @@ def attend_within_groups(
     bias: Tensor | None = None,
     dropout: float,
     capture: bool,
-) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+) -> tuple[Tensor, GroupMaps]:
     """Self-attention of packed query groups, group by group; see :func:`attend`.
 
     A group's keys are its own queries and those of the groups that it sees: nothing is computed to be masked away.
@@ -187,6 +194,13 @@ def attend_within_groups(
 def _join(parts: list[Tensor], dim: int) -> Tensor:
     """One tensor of all parts, without a copy where there is one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
+
+
+def clear_biases(attention: nn.Module) -> None:
+    """Sets the biases of an attention's own linear layers to zero."""
+    for child in attention.children():
+        if isinstance(child, nn.Linear):
+            nn.init.zeros_(child.bias)
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...structures import Memory
-from .attention import GroupLayout, attend, attend_within_groups, check_heads, split_heads
+from .attention import GroupLayout, GroupMaps, attend, attend_within_groups, check_heads, split_heads
+from .initialisation import deal_pairs
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -26,7 +27,9 @@ class ConditionalSelfAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, content: Tensor, position: Tensor, layout: GroupLayout, capture: bool):
+    def forward(
+        self, content: Tensor, position: Tensor, layout: GroupLayout, capture: bool
+    ) -> tuple[Tensor, GroupMaps]:
         """(B, Q, C) content and position of all groups to (B, Q, C), and each group's map where captured."""
         attended, maps = attend_within_groups(
             split_heads(self.query_content(content) + self.query_position(position), self.num_heads),
@@ -57,7 +60,9 @@ class ConditionalCrossAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, content: Tensor, position: Tensor, sine: Tensor, memory: Memory, capture: bool):
+    def forward(
+        self, content: Tensor, position: Tensor, sine: Tensor, memory: Memory, capture: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Attends to ``memory``.
 
         Args:
@@ -86,15 +91,16 @@ class ConditionalCrossAttention(nn.Module):
         """Starts both position projections as the same scaled permutation [R].
 
         The product of two sine embeddings is largest where the positions agree, so attention starts around the
-        reference point instead of anywhere; small models trained for minutes need that. The permutation deals the
-        sine-cosine pairs out to the heads in turn, so that each sees rows and columns, coarse and fine.
+        reference point instead of anywhere; small models trained for minutes need that.
         """
-        width = self.value.in_features
-        pairs = torch.arange(width).view(-1, 2)
-        dealt = torch.cat([pairs[head :: self.num_heads].flatten() for head in range(self.num_heads)])
+        start = gain * deal_pairs(self.value.in_features, self.num_heads)
         for projection in (self.query_sine, self.key_position):
-            projection.weight.copy_(gain * torch.eye(width)[dealt])
+            projection.weight.copy_(start)
             projection.bias.zero_()
+
+    def read_projection(self) -> nn.Module:
+        """What a query reads of a token (B, S, C) that it attends to alone."""
+        return nn.Sequential(self.value, self.output)
 
     def _split(self, values: Tensor) -> Tensor:
         return split_heads(values, self.num_heads)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...structures import Memory, SampledPoints
+from ...structures.levels import level_lengths
 from .attention import check_heads
 from .deformable_kernel import find_triton_form
 
@@ -45,7 +46,7 @@ def attend_with_pytorch(
     queries = sampling_locations.shape[1]
     kind = torch.promote_types(values.dtype, sampling_locations.dtype)
     with torch.autocast(values.device.type, enabled=False):
-        maps = values.to(kind).permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in shapes], dim=-1)
+        maps = values.to(kind).permute(0, 2, 3, 1).flatten(0, 1).split(level_lengths(shapes), dim=-1)
         # Levels first, queries last and each level in one piece: twice as fast on a CPU as points last. grid_sample
         # counts from -1 to 1.
         grids = (2 * sampling_locations.to(kind) - 1).permute(3, 0, 2, 4, 1, 5).contiguous().flatten(1, 2)
@@ -122,6 +123,10 @@ class DeformableAttention(nn.Module):
         return self.output_projection(
             multi_scale_deformable_attention(heads, memory.shapes, points.locations, points.weights)
         )
+
+    def read_projection(self) -> nn.Module:
+        """What a query reads of a token (B, S, C) that it samples alone."""
+        return nn.Sequential(self.value_projection, self.output_projection)
 
     def _locations(self, offsets: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         """(B, Q, H, L, P, 2): offsets count cells from a point, and P-ths of half a box's size from a box [C]."""

@@ -13,14 +13,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...config.ranges import Words
 from ...errors import ConfigError
 
-KERNELS = ("auto", "triton", "pytorch")
-
-
+# Of `MODEL.DETR.DEFORMABLE_KERNEL`.
+KERNELS = Words("auto", "pytorch", "triton")
 _chosen = "auto"
-
-
 logger = logging.getLogger(__name__)
 
 
@@ -35,8 +33,7 @@ def choose_deformable_kernel(kernel: str) -> None:
         ConfigError: another word, or "triton" where it cannot be imported.
     """
     global _chosen
-    if kernel not in KERNELS:
-        raise ConfigError(f'MODEL.DETR.DEFORMABLE_KERNEL is "{kernel}". Set it to one of {", ".join(KERNELS)}.')
+    KERNELS.check("MODEL.DETR.DEFORMABLE_KERNEL", kernel)
     if kernel == "triton":
         try:
             import triton  # noqa: F401

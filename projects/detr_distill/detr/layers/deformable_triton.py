@@ -10,6 +10,8 @@ run, so its last digits do too.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -17,8 +19,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 512  # numbers a program holds of a head's output: four, or 16 bytes of float32, for each of its 128 threads
-
-
 WARPS = 4
 
 
@@ -51,7 +51,7 @@ def _read_point(locations, weights, entry, live, height, width):
 
 @triton.jit
 def _corner(left, top, part_x, part_y, height, width, corner: tl.constexpr):
-    """One of the four cells around a point: its place in the level, whether it exists, its shares along x and y.
+    """One of the four cells around a point: its number in the level, whether it exists, its shares along x and y.
 
     Corners 1 and 3 are on the right, 2 and 3 below.
     """
@@ -149,7 +149,9 @@ def _backward_kernel(
         start += tl.cast(height, tl.int64) * tl.cast(width, tl.int64)
 
 
-def _launch(kernel, tensors: tuple[Tensor, ...], sizes: tuple[float, ...], values: Tensor, locations: Tensor) -> None:
+def _launch(
+    kernel: Any, tensors: tuple[Tensor, ...], sizes: tuple[float, ...], values: Tensor, locations: Tensor
+) -> None:
     """One program for each block of queries, head and image, on the device of the values."""
     images, tokens, heads, channels = values.shape
     queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
@@ -165,7 +167,7 @@ def _launch(kernel, tensors: tuple[Tensor, ...], sizes: tuple[float, ...], value
 
 class _DeformableAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values, sizes, locations, weights):
+    def forward(ctx: Any, values: Tensor, sizes: tuple[float, ...], locations: Tensor, weights: Tensor) -> Tensor:
         output = values.new_empty(values.shape[0], locations.shape[1], values.shape[2] * values.shape[3])
         _launch(_forward_kernel, (values, locations, weights, output), sizes, values, locations)
         ctx.save_for_backward(values, locations, weights)
@@ -174,7 +176,7 @@ class _DeformableAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         values, locations, weights = ctx.saved_tensors
         grad_values = torch.zeros_like(values, dtype=torch.float32)
         grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)

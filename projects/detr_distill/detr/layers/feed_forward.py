@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .module_list import ModuleList
+
 
 def drop(values: Tensor, probability: float) -> Tensor:
     """Dropout of a large tensor.
@@ -27,6 +29,7 @@ class Dropout(nn.Dropout):
     """torch's module by way of :func:`drop`."""
 
     def forward(self, values: Tensor) -> Tensor:
+        """The values, some of them dropped in training."""
         return drop(values, self.p) if self.training and self.p else values
 
 
@@ -40,6 +43,10 @@ class FeedForward(nn.Module):
         self.activation: nn.Module = nn.ReLU()
         self.dropout = dropout
 
+    def use_learned_slope(self) -> None:
+        """Gives PReLU instead of ReLU, as DAB-DETR has it (2201.12329) [C]."""
+        self.activation = nn.PReLU()
+
     def forward(self, values: Tensor) -> Tensor:
         """(B, N, E) to (B, N, E)."""
         hidden = self.activation(self.expand(values))
@@ -49,12 +56,20 @@ class FeedForward(nn.Module):
 class PerceptronHead(nn.Module):
     """Linear layers with ReLU between them."""
 
+    layers: ModuleList[nn.Linear]
+
     def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int):
         super().__init__()
         widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def clear_last(self) -> None:
+        """Starts the last layer, and so the output, at zero."""
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, values: Tensor) -> Tensor:
+        """(..., in_width) to (..., out_width)."""
         for layer in self.layers[:-1]:
             values = F.relu(layer(values))
         return self.layers[-1](values)

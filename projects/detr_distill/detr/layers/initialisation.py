@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
 
@@ -16,3 +17,14 @@ def initialise_linear(module: nn.Module) -> None:
             nn.init.xavier_uniform_(child.weight)
         else:
             initialise_linear(child)
+
+
+def deal_pairs(width: int, num_heads: int) -> Tensor:
+    """(width, width): the permutation that deals the pairs of a sine embedding out to the heads in turn.
+
+    So each head sees rows and columns, coarse and fine. As the start of both projections of positions it lets attention
+    start where the positions agree [R].
+    """
+    pairs = torch.arange(width).view(-1, 2)
+    dealt = torch.cat([pairs[head::num_heads].flatten() for head in range(num_heads)])
+    return torch.eye(width)[dealt]

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ...structures.levels import visible_cells
+
 
 def sine_embedding(values: Tensor, width: int, temperature: float = 10000.0) -> Tensor:
     """Interleaved sines and cosines of each coordinate, in float32.
@@ -46,7 +48,7 @@ def image_positions(
     Returns:
         (B, height * width, width), or B = 1 without a mask.
     """
-    visible = torch.ones(1, *size, device=device) if mask is None else (~mask).float()
+    visible = visible_cells(mask, size, device)
     rows, columns = visible.cumsum(1), visible.cumsum(2)
     epsilon = 1e-6
     rows = (rows + offset) / (rows[:, -1:, :] + epsilon) * (2 * math.pi)

@@ -1,4 +1,4 @@
-"""The attentions of Anchor DETR (2109.07107) and the embeddings of places that go with them.
+"""The attentions of Anchor DETR (2109.07107) and the embeddings of points that go with them.
 
 Row-column decoupled attention looks along the two axes of the feature map one after the other: its memory grows with
 rows plus columns of cells, where a dense map grows with their product. Standard attention has the same interface.
@@ -13,33 +13,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError
 from ...structures import Memory
-from .attention import MultiHeadAttention, check_heads, split_heads
+from ...structures.levels import axis_positions, visible_axes, visible_levels
+from .attention import MultiHeadAttention, check_heads, clear_biases, split_heads
 from .feed_forward import PerceptronHead, drop
+from .initialisation import deal_pairs
 from .position import point_positions, sine_embedding
 
 
-def cell_places(memory: Memory) -> tuple[Tensor, Tensor]:
-    """Centres of cells in [0, 1] over the image without padding [C]: x of the columns (B, X), y of the rows (B, Y).
-
-    B = 1 without padding.
-    """
-    visible = _visible(memory, memory.tokens.device).float()
-    x, y = visible[:, 0].cumsum(1), visible[:, :, 0].cumsum(1)
-    return (x - 0.5) / x[:, -1:], (y - 0.5) / y[:, -1:]
-
-
-def _visible(memory: Memory, device: torch.device) -> Tensor:
-    """(B, Y, X) bool, False on padding; B = 1 without padding."""
-    shape = memory.shapes[0]
-    if memory.mask is None:
-        return torch.ones(1, *shape, dtype=torch.bool, device=device)
-    return ~memory.mask.unflatten(1, shape)
-
-
-class AxisEmbedding(nn.Module):
-    """x and y of a place, each through a sine embedding and one perceptron of two layers [P].
+class PointEmbedding(nn.Module):
+    """Points through a sine embedding and a perceptron of two layers [P].
 
     Args:
         width: C. temperature: of the sine embedding.
@@ -50,13 +33,17 @@ class AxisEmbedding(nn.Module):
         self.width, self.temperature = width, temperature
         self.perceptron = PerceptronHead(width, width, width, num_layers=2)
 
+
+class AxisEmbedding(PointEmbedding):
+    """x and y of a point, each by itself, by the same perceptron [P]."""
+
     def points(self, points: Tensor) -> tuple[Tensor, ...]:
         """(B, Q, 2) to the embeddings of x and of y, (B, Q, C) each."""
         return self._embed(points[..., 0]), self._embed(points[..., 1])
 
     def cells(self, memory: Memory) -> tuple[Tensor, ...]:
         """The embeddings of the columns (B, X, C) and of the rows (B, Y, C)."""
-        x, y = cell_places(memory)
+        ((x, y),) = axis_positions(memory)
         return self._embed(x), self._embed(y)
 
     def every_cell(self, cells: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -71,26 +58,15 @@ class AxisEmbedding(nn.Module):
         """Starts as the sine embedding itself, times ``gain``: sines plus one pass the ReLU as they are [R]."""
         first, second = self.perceptron.layers
         for layer, factor, shift in ((first, 1.0, 1.0), (second, gain, -gain)):
-            layer.weight.copy_(factor * torch.eye(self.width))  # type: ignore[operator, union-attr]
-            layer.bias.fill_(shift)  # type: ignore[operator, union-attr]
+            layer.weight.copy_(factor * torch.eye(self.width))
+            layer.bias.fill_(shift)
 
     def _embed(self, values: Tensor) -> Tensor:
         return self.perceptron(sine_embedding(values.unsqueeze(-1) * (2 * math.pi), self.width, self.temperature))
 
 
-class PlaneEmbedding(nn.Module):
-    """Places through one sine embedding of both coordinates, row first, and a perceptron of two layers [P].
-
-    Methods as in :class:`AxisEmbedding`, with one embedding each.
-
-    Args:
-        width: C. temperature: of the sine embedding.
-    """
-
-    def __init__(self, width: int, temperature: float):
-        super().__init__()
-        self.width, self.temperature = width, temperature
-        self.perceptron = PerceptronHead(width, width, width, num_layers=2)
+class PlaneEmbedding(PointEmbedding):
+    """Both coordinates of a point together, row first [P]; methods as in :class:`AxisEmbedding`, one embedding each."""
 
     def points(self, points: Tensor) -> tuple[Tensor, ...]:
         """(B, Q, 2) to (B, Q, C)."""
@@ -98,12 +74,13 @@ class PlaneEmbedding(nn.Module):
 
     def cells(self, memory: Memory) -> tuple[Tensor, ...]:
         """The embedding of every cell (B, S, C)."""
-        x, y = cell_places(memory)
+        ((x, y),) = axis_positions(memory)
         shape = (-1, y.shape[1], x.shape[1])
-        places = torch.stack([x.unsqueeze(1).expand(shape), y.unsqueeze(2).expand(shape)], dim=-1)
-        return self.points(places.flatten(1, 2))
+        points = torch.stack([x.unsqueeze(1).expand(shape), y.unsqueeze(2).expand(shape)], dim=-1)
+        return self.points(points.flatten(1, 2))
 
     def every_cell(self, cells: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What :meth:`cells` gives."""
         return cells
 
 
@@ -131,25 +108,23 @@ class RowColumnAttention(nn.Module):
         # Drawn as one (5C, C) matrix by the authors: the gain gives separate matrices the same range [C].
         for projection in (self.query_x, self.query_y, self.key_x, self.key_y, self.value_projection):
             nn.init.xavier_uniform_(projection.weight, gain=math.sqrt(1 / 3))
-        for child in self.children():
-            nn.init.zeros_(child.bias)  # type: ignore[arg-type]
+        clear_biases(self)
 
     @torch.no_grad()
     def align(self) -> None:
-        """Starts the projections of queries and keys as one permutation, so that attention starts at the query's place.
-
-        Sine-cosine pairs are dealt to the heads in turn: each sees coarse and fine ones [R].
-        """
-        width = self.value_projection.in_features
-        pairs = torch.arange(width).view(-1, 2)
-        dealt = torch.cat([pairs[head :: self.num_heads].flatten() for head in range(self.num_heads)])
+        """Starts the projections of queries and keys as one permutation: attention starts at the query's point [R]."""
+        start = deal_pairs(self.value_projection.in_features, self.num_heads)
         for projection in (self.query_x, self.query_y, self.key_x, self.key_y):
-            projection.weight.copy_(torch.eye(width)[dealt])
+            projection.weight.copy_(start)
 
-    def forward(
+    def read_projection(self) -> nn.Module:
+        """What a query reads of a token (B, S, C) that it attends to alone."""
+        return nn.Sequential(self.value_projection, self.output_projection)
+
+    def over_cells(
         self,
         query: Tensor,
-        places: tuple[Tensor, ...],
+        points: tuple[Tensor, ...],
         tokens: Tensor,
         cells: tuple[Tensor, ...],
         memory: Memory,
@@ -158,18 +133,19 @@ class RowColumnAttention(nn.Module):
         """Attends from queries to the cells of one level.
 
         Args:
-            query: (B, Q, C). places: embeddings of the queries' x and y, (B, Q, C) each. tokens: (B, S, C).
+            query: (B, Q, C). points: embeddings of the queries' x and y, (B, Q, C) each. tokens: (B, S, C).
             cells: embeddings of columns (B, X, C) and rows (B, Y, C). memory: shape and mask; its tokens are not read.
             capture: return the map.
 
         Returns:
             (B, Q, C), and the map before dropout (B, H, Q, S) in float32 or None.
         """
-        visible = _visible(memory, tokens.device)
+        (visible,) = visible_levels(memory, torch.bool)
         grid, weight = tokens.unflatten(1, memory.shapes[0]), visible.unsqueeze(-1).to(tokens.dtype)
         columns, rows = ((grid * weight).sum(axis) / weight.sum(axis).clamp(min=1) for axis in (1, 2))
-        map_x = self._map(self.query_x(query + places[0]), self.key_x(columns + cells[0]), ~visible[:, 0])
-        map_y = self._map(self.query_y(query + places[1]), self.key_y(rows + cells[1]), ~visible[:, :, 0])
+        hidden_x, hidden_y = (~axis for axis in visible_axes(visible))
+        map_x = self._map(self.query_x(query + points[0]), self.key_x(columns + cells[0]), hidden_x)
+        map_y = self._map(self.query_y(query + points[1]), self.key_y(rows + cells[1]), hidden_y)
         values = split_heads(self.value_projection(tokens), self.num_heads).unflatten(2, memory.shapes[0])
         output = self._sum(self._drop(map_x).to(values.dtype), self._drop(map_y).to(values.dtype), values)
         attention = (map_y.unsqueeze(-1) * map_x.unsqueeze(-2)).flatten(-2) if capture else None
@@ -197,27 +173,21 @@ class RowColumnAttention(nn.Module):
 class PlaneAttention(MultiHeadAttention):
     """Standard attention with the interface of :class:`RowColumnAttention`; one embedding of both coordinates."""
 
-    def forward(  # type: ignore[override]
+    def over_cells(
         self,
         query: Tensor,
-        places: tuple[Tensor, ...],
+        points: tuple[Tensor, ...],
         tokens: Tensor,
         cells: tuple[Tensor, ...],
         memory: Memory,
         capture: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As :class:`RowColumnAttention`."""
-        return super().forward(query + places[0], tokens + cells[0], tokens, mask=memory.key_mask, capture=capture)
+        """As :meth:`RowColumnAttention.over_cells`."""
+        return self(query + points[0], tokens + cells[0], tokens, mask=memory.key_mask, capture=capture)
 
 
-_KINDS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "row_column": (RowColumnAttention, AxisEmbedding),
-    "standard": (PlaneAttention, PlaneEmbedding),
-}
-
-
-def attention_kind(name: str) -> tuple[type[nn.Module], type[nn.Module]]:
-    """The attention class and the embedding class of a value of ``MODEL.DETR.ANCHOR.ATTENTION``; else ConfigError."""
-    if name not in _KINDS:
-        raise ConfigError(f"MODEL.DETR.ANCHOR.ATTENTION is '{name}'. Known: {', '.join(sorted(_KINDS))}.")
-    return _KINDS[name]
+CellAttention = RowColumnAttention | PlaneAttention
+CellEmbedding = AxisEmbedding | PlaneEmbedding
+# By `MODEL.DETR.ANCHOR.ATTENTION`.
+ATTENTIONS: dict[str, type[CellAttention]] = {"row_column": RowColumnAttention, "standard": PlaneAttention}
+EMBEDDINGS: dict[str, type[CellEmbedding]] = {"row_column": AxisEmbedding, "standard": PlaneEmbedding}

@@ -1,4 +1,4 @@
-"""What SMCA-DETR (2101.07448) adds to dense cross-attention: a Gaussian around the place that a query estimates.
+"""What SMCA-DETR (2101.07448) adds to dense cross-attention: a Gaussian around the point that a query estimates.
 
 Letters: B images, Q queries, C width, H heads, L levels, S memory tokens, N cells along one axis of a level.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError
 from ...structures import Memory
+from ...structures.levels import split_levels, visible_axes, visible_levels
 from .attention import MultiHeadAttention, attend
 
 # Finite in float16 too: a row that is minus infinity everywhere has no softmax.
@@ -34,8 +34,6 @@ class SpatialModulation(nn.Module):
 
     def __init__(self, width: int, num_heads: int, smoothness: float):
         super().__init__()
-        if smoothness <= 0:
-            raise ConfigError(f"MODEL.DETR.SMCA.SMOOTHNESS is {smoothness}. Give a number above 0; the authors use 8.")
         self.num_heads, self.smoothness = num_heads, smoothness
         self.offset_head = nn.Linear(width, 2 * num_heads)
         self.scale_head = nn.Linear(width, 2 * num_heads)
@@ -55,16 +53,16 @@ class SpatialModulation(nn.Module):
         offset, scale = (
             head(query).float().unflatten(-1, (self.num_heads, 2)) for head in (self.offset_head, self.scale_head)
         )
-        places = centre.unsqueeze(2) + offset  # (B, Q, H, 2)
+        points = centre.unsqueeze(2) + offset  # (B, Q, H, 2)
         maps = []
         for cells in axes:
-            x, y = (self._along(cells[axis], places[..., axis], scale[..., axis]) for axis in (0, 1))
+            x, y = (self._along(cells[axis], points[..., axis], scale[..., axis]) for axis in (0, 1))
             maps.append((y.unsqueeze(-1) + x.unsqueeze(-2)).clamp(min=SMALLEST_LOG).flatten(-2))
         return maps
 
-    def _along(self, cells: Tensor, place: Tensor, scale: Tensor) -> Tensor:
+    def _along(self, cells: Tensor, point: Tensor, scale: Tensor) -> Tensor:
         """One axis's part of the logarithm, (B, H, Q, N), from (B, N), (B, Q, H) and (B, Q, H)."""
-        distance = (cells[:, None, None, :] - place.unsqueeze(-1)) * scale.unsqueeze(-1)
+        distance = (cells[:, None, None, :] - point.unsqueeze(-1)) * scale.unsqueeze(-1)
         return -distance.square().transpose(1, 2) / self.smoothness
 
 
@@ -83,16 +81,16 @@ class ModulatedAttention(MultiHeadAttention):
         Returns:
             (B, Q, C), and the map over all levels' tokens (B, H, Q, S), each level's share its weight, or None.
         """
-        queries, keys, values = self._project(query, memory.tokens + memory.position, memory.tokens)
-        sizes = [height * width for height, width in memory.shapes]
-        masks = [None] * len(sizes) if memory.key_mask is None else memory.key_mask.split(sizes, dim=-1)
+        queries, *parts = self._project(query, memory.tokens + memory.position, memory.tokens)
+        masks = split_levels(memory.key_mask, memory.shapes, dim=-1)
         dropout = self.dropout if self.training else 0.0
-        levels = zip(keys.split(sizes, dim=2), values.split(sizes, dim=2), masks, log_maps, strict=True)
-        parts = [
+        keys, values = (split_levels(x, memory.shapes, dim=2) for x in parts)
+        levels = zip(keys, values, masks, log_maps, strict=True)
+        outputs = [
             attend(queries, key, value, mask=mask, bias=bias, dropout=dropout, capture=capture)
             for key, value, mask, bias in levels
         ]
-        output, attention = parts[0] if level_weights is None else _weigh_levels(parts, level_weights)
+        output, attention = outputs[0] if level_weights is None else _weigh_levels(outputs, level_weights)
         return self.output_projection(output), attention
 
 
@@ -105,18 +103,14 @@ def _weigh_levels(parts: list[tuple[Tensor, Tensor | None]], weights: Tensor) ->
 
 
 def cell_axes(memory: Memory) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Places of the cells, counted from 0 in cells of the middle level.
+    """Positions of the cells, counted from 0 in cells of the middle level.
 
     Returns:
         For each level the x of its columns (B, N) and the y of its rows (B, N); and (B, 1, 2), width and height of the
         image without padding. B = 1 without padding.
     """
-    if memory.mask is None:
-        grids = [torch.ones(1, *shape, device=memory.tokens.device) for shape in memory.shapes]
-    else:
-        levels = (~memory.mask).float().split([height * width for height, width in memory.shapes], dim=1)
-        grids = [level.unflatten(1, shape) for level, shape in zip(levels, memory.shapes, strict=True)]
-    extents = [torch.stack([grid[:, 0].sum(1), grid[:, :, 0].sum(1)], dim=-1) for grid in grids]
+    grids = visible_levels(memory)
+    extents = [torch.stack([axis.sum(1) for axis in visible_axes(grid)], dim=-1) for grid in grids]
     middle = extents[len(extents) // 2]
     axes = []
     for grid, extent in zip(grids, extents, strict=True):

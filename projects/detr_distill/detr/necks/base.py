@@ -18,6 +18,7 @@ from ...errors import ConfigError
 from ...plugin import Plugin
 from ...registry import NECK_REGISTRY
 from ...structures import ImageBatch, Memory
+from ...structures.levels import join_maps, visible_axes, visible_cells
 from ..keys import HIDDEN_DIM, IN_FEATURES
 
 NORM_GROUPS = 32  # of the group normalisation behind a projection
@@ -58,6 +59,7 @@ def resize_mask(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
 
 
 def check_features(in_features: tuple[str, ...], shapes: dict[str, ShapeSpec], most: int, expected: str) -> None:
+    """Raises ConfigError unless 1 to ``most`` outputs of the backbone are named; ``expected`` says so in words."""
     if not 1 <= len(in_features) <= most or not set(in_features) <= set(shapes):
         raise ConfigError(
             f"MODEL.DETR.IN_FEATURES is {list(in_features)}; this neck takes {expected} of {sorted(shapes)}. "
@@ -67,6 +69,7 @@ def check_features(in_features: tuple[str, ...], shapes: dict[str, ShapeSpec], m
 
 
 def projection(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
+    """1x1, or 3x3 of stride 2, with Xavier weights and zero bias as published."""
     convolution = nn.Conv2d(channels, width, kernel_size, stride=2 if kernel_size == 3 else 1, padding=kernel_size // 2)
     nn.init.xavier_uniform_(convolution.weight)
     assert convolution.bias is not None
@@ -77,19 +80,22 @@ def projection(channels: int, width: int, kernel_size: int) -> nn.Conv2d:
 def join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor) -> Memory:
     """Maps (B, C, height, width) and their padding masks as the tokens of one memory, which knows its levels."""
     sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
-    visible = [mask.flatten(1) for mask in masks if mask is not None]
-    tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+    hidden = [mask.flatten(1) for mask in masks if mask is not None]
+    tokens = join_maps(maps)
     return Memory(
         tokens,
         position.expand(-1, tokens.shape[1], tokens.shape[2]),
-        torch.cat(visible, dim=1) if visible else None,
+        torch.cat(hidden, dim=1) if hidden else None,
         sizes,
         level_sizes=torch.tensor([(width, height) for height, width in sizes], device=tokens.device).float(),
-        valid_ratios=torch.stack([_valid_ratio(mask, tokens.device) for mask in masks], dim=1),
+        valid_ratios=torch.stack(
+            [_valid_ratio(*level, tokens.device) for level in zip(masks, sizes, strict=True)], dim=1
+        ),
     )
 
 
 def check_width(width: int, neck: str) -> None:
+    """Raises ConfigError where the groups of the normalisation do not divide the width."""
     if width % NORM_GROUPS:
         raise ConfigError(
             f"MODEL.DETR.HIDDEN_DIM is {width}; {neck} normalises {NORM_GROUPS} groups of channels. "
@@ -97,9 +103,6 @@ def check_width(width: int, neck: str) -> None:
         )
 
 
-def _valid_ratio(mask: Tensor | None, device: torch.device) -> Tensor:
-    """(B, 2): how much of a level's width and height is image, read on the first row and column; B = 1 without mask."""
-    if mask is None:
-        return torch.ones(1, 2, device=device)
-    visible = (~mask).float()
-    return torch.stack([visible[:, 0, :].mean(1), visible[:, :, 0].mean(1)], dim=-1)
+def _valid_ratio(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(B, 2): how much of a level's width and height is image; B = 1 without mask."""
+    return torch.stack([axis.mean(1) for axis in visible_axes(visible_cells(mask, shape, device))], dim=-1)

@@ -1,7 +1,9 @@
 """``MODEL.DETR.QUERIES.NAME``: where the decoder's own queries come from."""
 
+import warnings
+
 from .adamixer import AdaMixerQueries
-from .anchor_boxes import AnchorQueries
+from .anchor_boxes import AnchorBoxQueries
 from .anchor_points import AnchorPointQueries
 from .learned import LearnedContentQueries, LearnedQueries
 from .marked import MarkedAnchorQueries, UnknownLabelQueries
@@ -10,8 +12,8 @@ from .two_stage import TwoStageQueries
 
 __all__ = [
     "AdaMixerQueries",
+    "AnchorBoxQueries",
     "AnchorPointQueries",
-    "AnchorQueries",
     "LearnedContentQueries",
     "LearnedQueries",
     "MarkedAnchorQueries",
@@ -19,3 +21,10 @@ __all__ = [
     "TwoStageQueries",
     "UnknownLabelQueries",
 ]
+
+
+def __getattr__(name: str) -> type:
+    if name == "AnchorQueries":
+        warnings.warn("AnchorQueries is now called AnchorBoxQueries.", FutureWarning, stacklevel=2)
+        return AnchorBoxQueries
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

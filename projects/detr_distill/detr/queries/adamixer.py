@@ -5,6 +5,8 @@ Letters: B images, Q queries, C width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -13,38 +15,26 @@ from torch import Tensor, nn
 from ...registry import QUERIES_REGISTRY
 from ...structures import Memory, QueryGroup
 from ..boxes import inverse_sigmoid
+from .base import Queries
 
 
 @QUERIES_REGISTRY.register()
-class AdaMixerQueries(nn.Module):
+class AdaMixerQueries(Queries):
     """Learned content and a fixed first box, the image [P]; content is normalised without weights [C].
 
-    ``position`` (B, Q, 4) is the box as logits, as in :class:`AnchorQueries`: between such networks queries can be
+    ``position`` (B, Q, 4) is the box as logits, as in :class:`AnchorBoxQueries`: between such networks queries can be
     exchanged as they are [R]. The decoder turns it into (x, y, z, r). It is not learned [C].
-
-    Args:
-        num_queries: Q. width: C.
-
-    Attributes:
-        widths: (content, position) width of a query.
     """
 
     position_kind, content_kind = "box_logits", "learned"
     start: Tensor
 
     @configurable
-    def __init__(self, *, num_queries: int, width: int):
-        super().__init__()
-        self.content = nn.Embedding(num_queries, width)
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.content = nn.Embedding(self.num_queries, self.width)
         self.register_buffer("start", inverse_sigmoid(torch.tensor([0.5, 0.5, 1.0, 1.0])), persistent=False)
-        self.widths = (width, 4)
 
-    @classmethod
-    def from_config(cls, cfg):
-        return {"num_queries": cfg.MODEL.DETR.NUM_QUERIES, "width": cfg.MODEL.DETR.HIDDEN_DIM}
-
-    def forward(self, memory: Memory) -> QueryGroup:
-        """The group ``own`` for the images of ``memory``."""
-        images, queries = memory.tokens.shape[0], len(self.content.weight)
-        content = F.layer_norm(self.content.weight, self.widths[:1]).expand(images, -1, -1)
-        return QueryGroup(name="own", content=content, position=self.start.expand(images, queries, -1))
+    def forward(self, memory: Memory, beside: QueryGroup | None = None) -> QueryGroup:
+        """See the base class."""
+        return self.own_group(memory, F.layer_norm(self.content.weight, (self.width,)), self.start)

@@ -6,15 +6,15 @@ Letters: B images, Q queries, C width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+from detectron2.config import CfgNode
+from torch import Tensor
 
 from ...plugin import Plugin
 from ...registry import QUERIES_REGISTRY
 from ...structures import Memory, QueryGroup
 from ..keys import HIDDEN_DIM, NUM_QUERIES
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
 
 # Widths of positions that are places; an embedding is as wide as the content.
 PLACE_WIDTHS = {"box_logits": 4, "point_logits": 2}
@@ -58,9 +58,21 @@ class Queries(Plugin):
             beside: the detector's own queries, for those that stand beside them in training.
         """
 
+    def own_group(self, memory: Memory, content: Tensor | None, position: Tensor) -> QueryGroup:
+        """The group ``own`` of queries that all images share.
+
+        Args:
+            content: (Q, C) or, one for all, (1, C); None: zero. position: (Q, P) or (P,), P of ``widths``.
+        """
+        images, queries = memory.tokens.shape[0], self.num_queries
+        position = position.expand(images, queries, -1)
+        if content is None:
+            return QueryGroup("own", position.new_zeros(images, queries, self.width), position)
+        return QueryGroup("own", content.expand(images, queries, -1), position)
+
     @classmethod
     def extra(cls, cfg: CfgNode, count: int) -> Queries:
-        """A module for ``count`` queries beside the detector's own, of their kind: a second instance of the class."""
+        """Further queries of the detector's kind for a training group: a second instance of the class with ``count``."""
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.DETR.NUM_QUERIES = count

@@ -5,39 +5,36 @@ Letters: B images, Q queries, C width.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import nn
 
 from ...registry import QUERIES_REGISTRY
 from ...structures import Memory, QueryGroup
-from .anchor_boxes import AnchorQueries
+from .anchor_boxes import AnchorBoxQueries
 
 
 @QUERIES_REGISTRY.register()
-class UnknownLabelQueries(AnchorQueries):
+class UnknownLabelQueries(AnchorBoxQueries):
     """Learned anchor boxes; the content of all is one learned vector, the embedding of "no label known" [P].
 
     The content's last entry is 0: the mark by which the decoder tells them from :class:`DenoisingQueries`, whose last
     entry is 1. Source: DN-DETR on DAB-DETR.
-
-    Args:
-        num_queries: Q. width: C.
     """
 
     content_kind = "learned"
-    shares_content = True
+    shares_content: ClassVar[bool] = True
 
     @configurable
-    def __init__(self, *, num_queries: int, width: int):
-        super().__init__(num_queries=num_queries, width=width)
-        self.content = nn.Embedding(1 if self.shares_content else num_queries, width - 1)
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.content = nn.Embedding(1 if self.shares_content else self.num_queries, self.width - 1)
 
-    def forward(self, memory: Memory) -> QueryGroup:
-        """The group ``own`` for the images of ``memory``."""
-        images, queries = memory.tokens.shape[0], self.position.num_embeddings
-        content = F.pad(self.content.weight, (0, 1)).expand(images, queries, -1)
-        return QueryGroup(name="own", content=content, position=self.position.weight.expand(images, -1, -1))
+    def forward(self, memory: Memory, beside: QueryGroup | None = None) -> QueryGroup:
+        """See the base class."""
+        return self.own_group(memory, F.pad(self.content.weight, (0, 1)), self.position.weight)
 
 
 @QUERIES_REGISTRY.register()

@@ -8,21 +8,49 @@ Letters: B images, G objects (padded, at least one), M objects of all groups, Q 
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
+from ...config.keys import key
+from ...config.ranges import COUNT, NOT_NEGATIVE, SHARE, Range
 from ...registry import TRAINING_GROUP_REGISTRY
 from ...structures import GroundTruth, Memory, Pairs, QueryGroup
 from ..boxes import DINO_EPSILON, inverse_sigmoid
+from ..keys import HIDDEN_DIM, NUM_CLASSES
+from .base import TrainingGroup
 from .noise import draw_labels, move_corners, shift_boxes
 
 NAME = "denoising"
 
 
+class LabelledQueries(TrainingGroup):
+    """Queries at disturbed objects, with the embedding of a class as content.
+
+    Attributes:
+        num_classes: K. width: C. label_noise, box_noise: see the subclasses.
+        mark: entries of the content beside the embedding.
+    """
+
+    position_kind = "box_logits"
+    mark: ClassVar[int] = 0
+    label_noise: float
+    box_noise: float
+
+    num_classes: int = NUM_CLASSES
+    width: int = HIDDEN_DIM
+
+    @configurable
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.label_embedding = nn.Embedding(self.num_classes, self.width - self.mark)
+
+
 @TRAINING_GROUP_REGISTRY.register()
-class DenoisingQueries(nn.Module):
+class DenoisingQueries(LabelledQueries, node="MODEL.DETR.DENOISING"):
     """DN-DETR (2203.01305): every object, disturbed, in several groups that do not see each other [P].
 
     A query's position is the box with noise, its content the embedding of a class, which is sometimes not the object's,
@@ -30,36 +58,24 @@ class DenoisingQueries(nn.Module):
     :class:`UnknownLabelQueries` or :class:`MarkedAnchorQueries`, or from queries without content. The loss is the
     detector's, divided by the number of objects in all groups [C].
 
-    Args:
-        num_classes: K. width: C. num_groups: how often every object stands. label_noise: probability that its class is
-            drawn anew. box_noise: see :func:`shift_boxes`.
-
     Attributes:
-        position_kind: of these queries, which has to be that of the detector's own.
+        num_groups: how often every object stands. label_noise: probability that its class is drawn anew.
+        box_noise: see :func:`shift_boxes`.
     """
 
-    position_kind = "box_logits"
+    mark = 1
 
-    @configurable
-    def __init__(self, *, num_classes: int, width: int, num_groups: int, label_noise: float, box_noise: float):
-        super().__init__()
-        self.label_embedding = nn.Embedding(num_classes, width - 1)
-        self.num_groups, self.label_noise, self.box_noise = num_groups, label_noise, box_noise
+    num_groups: int = key(5, "`DenoisingQueries`: how often every object is disturbed and reconstructed", COUNT)
+    label_noise: float = key(0.2, "probability that an object's class is drawn anew", SHARE)
+    box_noise: float = key(
+        0.4,
+        "most that a box's centre moves, in parts of its half size, and that its size changes, in parts of it",
+        NOT_NEGATIVE,
+    )
 
-    @classmethod
-    def from_config(cls, cfg):
-        node = cfg.MODEL.DETR.DENOISING
-        return {
-            "num_classes": cfg.MODEL.DETR.NUM_CLASSES,
-            "width": cfg.MODEL.DETR.HIDDEN_DIM,
-            "num_groups": node.NUM_GROUPS,
-            "label_noise": node.LABEL_NOISE,
-            "box_noise": node.BOX_NOISE,
-        }
-
-    def forward(self, memory: Memory, own: QueryGroup, targets: GroundTruth) -> list[QueryGroup]:
-        """The group ``denoising`` for the ground truth of a step; ``memory`` is not read."""
-        objects = at_least_one(targets).repeat(self.num_groups)
+    def forward(self, memory: Memory, own: QueryGroup, ground_truth: GroundTruth) -> list[QueryGroup]:
+        """The group ``denoising``; ``memory`` is not read."""
+        objects = at_least_one(ground_truth).repeat(self.num_groups)
         boxes = shift_boxes(objects.boxes, torch.rand_like(objects.boxes), self.box_noise)
         content = self.label_embedding(draw_labels(objects.labels, self.label_noise, self.label_embedding))
         content = torch.cat([content, torch.ones_like(content[..., :1])], dim=-1)
@@ -67,43 +83,37 @@ class DenoisingQueries(nn.Module):
 
 
 @TRAINING_GROUP_REGISTRY.register()
-class ContrastiveDenoisingQueries(nn.Module):
+class ContrastiveDenoisingQueries(LabelledQueries, node="MODEL.DETR.CONTRASTIVE_DENOISING"):
     """DINO (2203.03605): beside every slightly disturbed object a strongly disturbed one, which is to be no object [P].
 
     There are as many groups as make ``num_pairs`` pairs in the image with the most objects, at least one [C].
 
-    Args:
-        num_classes: K. width: C. num_pairs: in all groups together. label_noise: half of it is the probability that a
-            class is drawn anew [C]. box_noise: see :func:`move_corners`; the corners of positive boxes move by less
-            than 1 and those of negative ones by 1 to 2 [P].
-
     Attributes:
-        position_kind: as in :class:`DenoisingQueries`.
+        num_pairs: in all groups together. label_noise: half of it is the probability that a class is drawn anew [C].
+        box_noise: see :func:`move_corners`; the corners of positive boxes move by less than 1 and those of negative
+            ones by 1 to 2 [P].
     """
 
-    position_kind = "box_logits"
+    num_pairs: int = key(
+        100,
+        "`ContrastiveDenoisingQueries`: pairs of a positive and a negative query in all groups together; divided by "
+        "the most objects of an image it gives the number of groups, at least 1",
+        COUNT,
+    )
+    label_noise: float = key(
+        0.5, "half of it is the probability that an object's class is drawn anew", Range(0, most=2)
+    )
+    box_noise: float = key(
+        1.0,
+        "most that the corners of a positive box move, in parts of its half size; those of a negative box move once to "
+        "twice as far",
+        NOT_NEGATIVE,
+    )
 
-    @configurable
-    def __init__(self, *, num_classes: int, width: int, num_pairs: int, label_noise: float, box_noise: float):
-        super().__init__()
-        self.label_embedding = nn.Embedding(num_classes, width)
-        self.num_pairs, self.label_noise, self.box_noise = num_pairs, label_noise, box_noise
-
-    @classmethod
-    def from_config(cls, cfg):
-        node = cfg.MODEL.DETR.CONTRASTIVE_DENOISING
-        return {
-            "num_classes": cfg.MODEL.DETR.NUM_CLASSES,
-            "width": cfg.MODEL.DETR.HIDDEN_DIM,
-            "num_pairs": node.NUM_PAIRS,
-            "label_noise": node.LABEL_NOISE,
-            "box_noise": node.BOX_NOISE,
-        }
-
-    def forward(self, memory: Memory, own: QueryGroup, targets: GroundTruth) -> list[QueryGroup]:
-        """The group ``denoising`` for the ground truth of a step: positive queries, then negative ones."""
-        num_groups = max(1, self.num_pairs // max(1, *targets.counts))
-        objects = at_least_one(targets).repeat(num_groups)
+    def forward(self, memory: Memory, own: QueryGroup, ground_truth: GroundTruth) -> list[QueryGroup]:
+        """The group ``denoising``, positive queries, then negative ones; ``memory`` is not read."""
+        num_groups = max(1, self.num_pairs // max(1, *ground_truth.counts))
+        objects = at_least_one(ground_truth).repeat(num_groups)
         boxes, labels = objects.boxes.repeat(1, 2, 1), objects.labels.repeat(1, 2)
         least = (torch.arange(boxes.shape[1], device=boxes.device) >= objects.labels.shape[1]).float()
         signs = 2 * torch.randint_like(boxes, 2) - 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
@@ -17,6 +16,8 @@ from ...config.ranges import NOT_NEGATIVE, Words
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
 from ...structures import CROSS_ATTENTION, SELF_ATTENTION
+from ...structures.levels import resize_tokens
+from ...structures.rows import take_rows
 from .. import divergence
 from ..knowledge import Knowledge
 from ..match import Match
@@ -91,8 +92,8 @@ class AttentionLoss(PairLoss):
         losses = []
         for layer, teacher_layer in enumerate(match.teacher_layer):
             pairs = match.pairs.layer(layer)
-            student_map = _rows(student_maps[layer], pairs.query, pairs.query_in_order)
-            teacher_map = _rows(teacher_maps[teacher_layer], pairs.target, pairs.target_in_order)
+            student_map = pairs.take_query(student_maps[layer].transpose(1, 2)).transpose(1, 2)
+            teacher_map = pairs.take_target(teacher_maps[teacher_layer].transpose(1, 2)).transpose(1, 2)
             teacher_map = _resize(teacher_map, knowledge.memory.shapes, student.memory.shapes)
             losses.append(self._mean(teacher_map, student_map, pairs.weight))
         return torch.stack(losses)
@@ -105,20 +106,6 @@ class AttentionLoss(PairLoss):
         return mean_over_pairs(compare(teacher_map, student_map).mean(1), weight)
 
 
-def take_rows(values: Tensor, index: Tensor, in_order: bool) -> Tensor:
-    """(B, Q, ...) and (B, M) to the chosen queries' values (B, M, ...)."""
-    if in_order:
-        return values
-    # Whole rows are copied; a gather would look up an index for every entry.
-    image = torch.arange(len(index), device=index.device)[:, None]
-    return values[image, index]
-
-
-def _rows(maps: Tensor, index: Tensor, in_order: bool) -> Tensor:
-    """(B, H, Q, N) and (B, M) to the chosen rows (B, H, M, N)."""
-    return take_rows(maps.transpose(1, 2), index, in_order).transpose(1, 2)
-
-
 def _square(maps: Tensor, index: Tensor, in_order: bool, weight: Tensor) -> Tensor:
     """Rows and columns of the matched queries, (B, H, Q, Q) and (B, M) to (B, H, M, M).
 
@@ -126,7 +113,7 @@ def _square(maps: Tensor, index: Tensor, in_order: bool, weight: Tensor) -> Tens
     """
     if in_order:
         return maps
-    rows = _rows(maps, index, in_order)
+    rows = take_rows(maps.transpose(1, 2), index).transpose(1, 2)
     columns = rows.gather(3, index[:, None, None, :].expand(-1, maps.shape[1], index.shape[1], -1))
     if index.shape[1] == maps.shape[3]:
         return columns
@@ -143,7 +130,7 @@ def _resize(maps: Tensor, old: list[tuple[int, int]], new: list[tuple[int, int]]
             f"MODEL.DISTILL.ATTENTION_LOSS: cross-attention over memory levels {old} (teacher) cannot be compared with "
             f"{new} (student). Set MODEL.DISTILL.ATTENTION_LOSS.CROSS_WEIGHT 0."
         )
-    grid = maps.flatten(0, 1).unflatten(-1, old[0])
-    resized = F.interpolate(grid, size=new[0], mode="bilinear", antialias=True).clamp(min=0).flatten(-2)
+    tokens = maps.flatten(0, 1).transpose(1, 2)  # (B * H, S, M)
+    resized = resize_tokens(tokens, old, new).transpose(1, 2).clamp(min=0)
     resized = resized / resized.sum(-1, keepdim=True).clamp(min=divergence.TINY)
     return resized.unflatten(0, maps.shape[:2])

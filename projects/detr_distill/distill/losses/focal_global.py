@@ -144,8 +144,8 @@ class ContextBlock(nn.Module):
         super().__init__()
         inner = max(1, channels // 2)
         self.weigh = nn.Conv2d(channels, 1, 1)
-        last = nn.Linear(inner, channels)
-        self.transform = nn.Sequential(nn.Linear(channels, inner), nn.LayerNorm(inner), nn.ReLU(inplace=True), last)
+        first, last = nn.Linear(channels, inner), nn.Linear(inner, channels)
+        self.transform = nn.Sequential(first, nn.LayerNorm(inner), nn.ReLU(inplace=True), last)
         nn.init.kaiming_normal_(self.weigh.weight)
         assert self.weigh.bias is not None
         for values in (self.weigh.bias, last.weight, last.bias):

@@ -22,7 +22,6 @@ from ..knowledge import Knowledge
 from ..match import Match
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
-from .attention import take_rows
 from .pair_loss import PairLoss, mean_over_pairs
 from .sampled_points import energy_coefficient, grid_distance
 
@@ -88,10 +87,8 @@ class SampledAttentionLoss(PairLoss):
             score = self.classes.select_teacher(teacher_output.probabilities()).amax(-1)
             for layer, teacher_layer in enumerate(match.teacher_layer):
                 pairs = match.pairs.layer(layer)
-                student_points = _take(student_output.sampled_attention[layer], pairs.query, pairs.query_in_order)
-                teacher_points = _take(
-                    teacher_output.sampled_attention[teacher_layer], pairs.target, pairs.target_in_order
-                )
+                student_points = student_output.sampled_attention[layer].map(pairs.take_query)
+                teacher_points = teacher_output.sampled_attention[teacher_layer].map(pairs.take_target)
                 as_many = student_points.weights.shape[2] == teacher_points.weights.shape[2]
                 by_head = self.heads == "each" and as_many
                 values = self._compare(
@@ -99,14 +96,9 @@ class SampledAttentionLoss(PairLoss):
                 )
                 weight = pairs.weight
                 if self.pair_weight == "teacher_score":
-                    weight = weight * take_rows(score[teacher_layer], pairs.target, pairs.target_in_order)
+                    weight = weight * pairs.take_target(score[teacher_layer])
                 losses.append(mean_over_pairs(values.mean(2), weight))
         return {"sampled_attention": torch.stack(losses)}
-
-
-def _take(points: SampledPoints, index: Tensor, in_order: bool) -> SampledPoints:
-    """The points of the matched queries, M in place of Q."""
-    return SampledPoints(*(take_rows(values, index, in_order) for values in (points.locations, points.weights)))
 
 
 def _as_distribution(points: SampledPoints, by_head: bool) -> tuple[Tensor, Tensor]:

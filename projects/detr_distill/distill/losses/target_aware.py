@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, SHARE, Words
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
-from ...structures.levels import from_maps
+from ...structures.levels import from_maps, resize_tokens
 from ..knowledge import Knowledge
 from ..match import Match
 from ..side import ASSIGNMENT, HIDDEN, MEMORY
@@ -109,8 +108,8 @@ class TargetAwareLoss(DistillLoss):
             teacher_tokens = from_maps(teacher_maps).detach().float()
             shapes = [map_size(values) for values in student_maps.values()]
             if shapes != memory.shapes:
-                teacher_tokens = _resize(teacher_tokens, memory.shapes, shapes)
-                weights = _resize(weights, memory.shapes, shapes)
+                teacher_tokens = resize_tokens(teacher_tokens, memory.shapes, shapes)
+                weights = resize_tokens(weights.unsqueeze(-1), memory.shapes, shapes).squeeze(-1)
             if student.memory is not None and student.memory.mask is not None:
                 weights = weights.masked_fill(student.memory.mask, 0)
             errors = (student_tokens.float() - teacher_tokens).square().mean(-1)
@@ -136,22 +135,6 @@ class TargetAwareLoss(DistillLoss):
             with torch.no_grad():
                 projected = self._read(tokens)
         return queries @ projected.transpose(1, 2) / math.sqrt(queries.shape[-1])
-
-
-def _resize(values: Tensor, old: list[tuple[int, int]], new: list[tuple[int, int]]) -> Tensor:
-    """(B, S) or (B, S, C) over some grids to the same over others, each from the old grid nearest in size."""
-    levels = values.view(*values.shape[:2], -1).split([height * width for height, width in old], dim=1)
-    maps = [x.transpose(1, 2).unflatten(-1, shape) for x, shape in zip(levels, old, strict=True)]
-    resized = [
-        F.interpolate(maps[_nearest(shape, old)], shape, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
-        for shape in new
-    ]
-    tokens = torch.cat(resized, dim=1)
-    return tokens if values.dim() == 3 else tokens.squeeze(-1)
-
-
-def _nearest(shape: tuple[int, int], shapes: list[tuple[int, int]]) -> int:
-    return min(range(len(shapes)), key=lambda index: abs(math.log(math.prod(shapes[index]) / math.prod(shape))))
 
 
 def _common_width(channels: Mapping[str, int], side: str) -> int:

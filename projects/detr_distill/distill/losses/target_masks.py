@@ -5,15 +5,13 @@ Letters: B images, M pairs (padded), C width of the teacher, S memory tokens.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...detr.boxes import intersection_over_union
-from ...detr.layers.row_column import cell_places
 from ...structures import DecoderOutput, GroundTruth, Memory, Pairs
+from ...structures.levels import axis_positions
 
 
 @torch.no_grad()
@@ -68,15 +66,12 @@ def mask_loss(logits: Tensor, boxes: Tensor, quality: Tensor, memory: Memory) ->
 
 def touched_cells(memory: Memory, boxes: Tensor) -> Tensor:
     """(B, M, S) float: 1 for the cells of all levels that overlap a box (B, M, 4)."""
-    sizes = [height * width for height, width in memory.shapes]
-    masks = [None] * len(sizes) if memory.mask is None else memory.mask.split(sizes, dim=1)
     inside = []
-    for shape, mask in zip(memory.shapes, masks, strict=True):
-        x, y = cell_places(replace(memory, shapes=[shape], mask=mask))
+    for x, y in axis_positions(memory):
         # The first centre lies half a cell from the border.
         columns, rows = (
-            (places[:, None] - boxes[..., axis, None]).abs() < boxes[..., 2 + axis, None] / 2 + places[:, None, :1]
-            for axis, places in enumerate((x, y))
+            (centres[:, None] - boxes[..., axis, None]).abs() < boxes[..., 2 + axis, None] / 2 + centres[:, None, :1]
+            for axis, centres in enumerate((x, y))
         )
         inside.append((rows.unsqueeze(-1) & columns.unsqueeze(-2)).flatten(-2))
     return torch.cat(inside, dim=-1).float()

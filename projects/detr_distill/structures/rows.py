@@ -1,0 +1,26 @@
+"""Rows of a tensor by their numbers.
+
+Letters: L decoder layers, B images, N rows, M chosen rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def take_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """The chosen rows of every image, or of every layer and image.
+
+    Args:
+        values: (B, N, ...), where the last axes are a row, or (L, B, N, D).
+        rows: (B, M) or (L, B, M) long, numbers from 0 to N - 1.
+
+    Returns:
+        (B, M, ...) or (L, B, M, D).
+    """
+    row = values.shape[rows.dim() :]
+    if len(row) > 1:
+        # Attention maps and the like: whole rows are copied; a gather would look up an index for every entry.
+        return values[torch.arange(len(rows), device=rows.device)[:, None], rows]
+    return values.gather(rows.dim() - 1, rows.unsqueeze(-1).expand(*rows.shape, *row) if row else rows)
