@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def arrange_heads(weights: dict[str, Tensor], own_heads: bool | None = None) -> 
     return arranged
 
 
-def count_layers(names, prefix: str) -> int:
+def count_layers(names: Iterable[str], prefix: str) -> int:
     """One more than the highest number that follows a prefix."""
     numbers = [re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in names]
     return max((int(match[1]) + 1 for match in numbers if match), default=0)

@@ -56,7 +56,7 @@ class Imported:
         return yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None, width=120)
 
 
-def import_checkpoint(source: str, path: str | os.PathLike, overrides: list[str] | None = None) -> Imported:
+def import_checkpoint(source: str, path: str | os.PathLike[str], overrides: list[str] | None = None) -> Imported:
     """Reads a checkpoint and proves that it fits the detector that its configuration describes.
 
     Args:
@@ -75,7 +75,7 @@ def import_checkpoint(source: str, path: str | os.PathLike, overrides: list[str]
     if NUM_HEADS in overrides[::2]:  # others are counted from it
         settings = dataclasses.replace(settings, num_heads=_read_overrides(overrides).MODEL.DETR.NUM_HEADS)
     config = _override(describe(weights, family, settings), overrides)
-    _check_fit(weights, config, path, family)
+    _check_fit(weights, config, str(path), family)
     classes = config["MODEL"]["DETR"]["NUM_CLASSES"]
     names = settings.class_names or (coco_names_by_id() if classes == 91 else ())
     return Imported(weights, config, names if len(names) == classes else ())
@@ -132,7 +132,7 @@ def _read_overrides(overrides: list[str]) -> CfgNode:
     return build_config("", overrides)
 
 
-def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], path: str | os.PathLike, family: str) -> None:
+def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], file: str, family: str) -> None:
     from ...config.build import default_config
 
     cfg = default_config()
@@ -143,6 +143,6 @@ def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], path: str 
     fit = compare(weights, model)
     if not fit.is_complete:
         raise CheckpointError(
-            f"{path} does not fit {family} as it is built here:\n{fit.problems()}\n"
+            f"{file} does not fit {family} as it is built here:\n{fit.problems()}\n"
             "Name what the checkpoint does not tell as KEY VALUE, for example MODEL.DETR.NUM_HEADS 4."
         )

@@ -12,7 +12,7 @@ from .names_official import recognise
 OWN = "this project"
 
 
-def check_layout(names: Collection[str], source: str, file: str | os.PathLike) -> None:
+def check_layout(names: Collection[str], source: str, file: str | os.PathLike[str]) -> None:
     """Refuses a checkpoint that is certainly not of the source that it is said to be of.
 
     Args:

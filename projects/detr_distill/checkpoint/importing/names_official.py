@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -97,7 +97,7 @@ def rename_official(weights: Mapping[str, Tensor], family: str, refinement: bool
     return divide_label_book(renamed, family)
 
 
-def recognise(names) -> str | None:
+def recognise(names: Collection[str]) -> str | None:
     """The family that an authors' checkpoint belongs to by its parameter names; None where none is certain."""
     signs = {
         "dino": "transformer.enc_out_class_embed.weight",

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..torchvision_resnet import rename_parameter
 
-Rule = tuple[str, str | Callable[[re.Match], str]]
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 # Where a source keeps its backbone: transformers' own ResNets and timm's, the authors' torchvision ResNets.
 TRANSFORMERS_BACKBONE = re.compile(r"^model\.backbone\.(conv_encoder\.)?model\.(_backbone\.)?")
@@ -58,7 +58,7 @@ def rename(name: str, rules: Sequence[Rule]) -> str:
     return name
 
 
-def rename_all(weights: Mapping[str, Tensor], rules: Sequence[Rule], backbone: re.Pattern) -> dict[str, Tensor]:
+def rename_all(weights: Mapping[str, Tensor], rules: Sequence[Rule], backbone: re.Pattern[str]) -> dict[str, Tensor]:
     """Weights under our names; counters of batch normalisation are left out, tied copies are joined.
 
     Raises:
