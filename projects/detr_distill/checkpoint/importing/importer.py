@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from ...config.build import build_config, default_config
 from ...errors import CheckpointError
 from ..files import read_checkpoint
 from ..matching import compare
@@ -126,15 +127,10 @@ def _override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 
 def _read_overrides(overrides: list[str]) -> CfgNode:
     """The default configuration with KEY VALUE pairs."""
-    # Here, because the engine's package itself reads and writes checkpoints.
-    from ...config.build import build_config
-
     return build_config("", overrides)
 
 
 def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], file: str, family: str) -> None:
-    from ...config.build import default_config
-
     cfg = default_config()
     cfg.merge_from_other_cfg(CfgNode(config))
     cfg.MODEL.DEVICE = "cpu"
