@@ -122,8 +122,8 @@ def test_a_setting_of_detrex_that_the_file_does_not_tell_is_given_by_hand(tmp_pa
 
 
 @pytest.mark.parametrize(("classes", "rows"), [(91, 92), (80, 81), (91, 101)])
-def test_label_books_may_be_longer_than_the_classes(classes, rows, tmp_path):
-    """The released networks count COCO's category ids: 91 classes, of which 80 are in use, and a book of 92 rows."""
+def test_label_embeddings_may_be_longer_than_the_classes(classes, rows, tmp_path):
+    """The released networks count COCO's category ids: 91 classes, of which 80 are in use, and 92 rows."""
     model = build_ours("dino", num_classes=classes)
     theirs = to_official(model.state_dict(), "dino")
     theirs["label_enc.weight"] = torch.cat([theirs["label_enc.weight"], torch.zeros(rows - classes - 1, 32)])
@@ -131,8 +131,8 @@ def test_label_books_may_be_longer_than_the_classes(classes, rows, tmp_path):
     torch.save({"model": theirs, "args": argparse.Namespace(nheads=4)}, tmp_path / "theirs.pth")
     imported = import_checkpoint("dino", tmp_path / "theirs.pth")
     assert imported.config["MODEL"]["DETR"]["NUM_CLASSES"] == classes
-    book = imported.weights["training_groups.ContrastiveDenoisingQueries.label_embedding.weight"]
-    assert torch.equal(book, model.state_dict()["training_groups.ContrastiveDenoisingQueries.label_embedding.weight"])
+    name = "training_groups.ContrastiveDenoisingQueries.label_embedding.weight"
+    assert torch.equal(imported.weights[name], model.state_dict()[name])
     assert (len(imported.class_names), imported.class_names[1:2]) == ((91, ("person",)) if classes == 91 else (0, ()))
 
 

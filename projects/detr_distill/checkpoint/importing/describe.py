@@ -10,7 +10,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..matching import first_names
 from .deformable_heads import count_layers
-from .label_book import MAKERS
+from .label_embedding import MAKERS
 from .settings import Settings
 
 # (blocks of the four stages, bottleneck blocks): detectron2's MODEL.RESNETS.DEPTH.

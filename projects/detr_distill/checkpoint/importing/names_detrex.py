@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..matching import first_names
 from .deformable_heads import arrange_deformable, arrange_heads, count_layers
-from .label_book import divide_label_book
+from .label_embedding import divide_label_embedding
 from .renaming import PROJECTIONS, Rule, rename_all, split_packed
 
 # Matches no name: the backbone's names stay as they are.
@@ -96,7 +96,7 @@ def rename_detrex(weights: Mapping[str, Tensor], family: str) -> dict[str, Tenso
         renamed = arrange_deformable(renamed)
     if family == "dino":
         renamed = arrange_heads(renamed, own_heads=True)
-    return divide_label_book(renamed, family)
+    return divide_label_embedding(renamed, family)
 
 
 def detrex_family(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor
 
 from .deformable_heads import arrange_deformable, arrange_heads
-from .label_book import divide_label_book
+from .label_embedding import divide_label_embedding
 from .renaming import (
     FEED_FORWARD,
     PROJECTIONS,
@@ -94,7 +94,7 @@ def rename_official(weights: Mapping[str, Tensor], family: str, refinement: bool
         return arrange_deformable(renamed, refinement)
     if family in ("dn_deformable_detr", "dino"):
         renamed = arrange_heads(renamed, own_heads=True if family == "dn_deformable_detr" else None)
-    return divide_label_book(renamed, family)
+    return divide_label_embedding(renamed, family)
 
 
 def recognise(names: Collection[str]) -> str | None:

@@ -14,21 +14,21 @@ MAKERS = {
 }
 
 
-def divide_label_book(weights: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Gives a label book to the training group, and DN-DETR's row of unknown labels to the detector's own queries.
+def divide_label_embedding(weights: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Gives the label embedding to the training group, and DN-DETR's row of unknown labels to the detector's queries.
 
-    A book may have more rows than the detector has classes: DINO's is as long as its settings say, and the last row of
+    It may have more rows than the detector has classes: DINO's is as long as its settings say, and the last row of
     DN-DETR's is content of the detector's own queries, or of nothing where these have learned contents [C].
 
     Args:
-        weights: under our names, the book as ``label_enc.weight``. family: without a book nothing changes.
+        weights: under our names, the embedding as ``label_enc.weight``; without one nothing changes.
     """
     divided = {name: value for name, value in weights.items() if name != "label_enc.weight"}
-    book = weights.get("label_enc.weight")
+    embedding = weights.get("label_enc.weight")
     head = next((value for name, value in weights.items() if name.endswith("class_head.bias")), None)
-    if book is None or head is None or family not in MAKERS:
+    if embedding is None or head is None or family not in MAKERS:
         return dict(weights)
-    divided[f"training_groups.{MAKERS[family]}.label_embedding.weight"] = book[: len(head)]
+    divided[f"training_groups.{MAKERS[family]}.label_embedding.weight"] = embedding[: len(head)]
     if family == "dn_detr":
-        divided["queries.content.weight"] = book[len(head) :]
+        divided["queries.content.weight"] = embedding[len(head) :]
     return divided
