@@ -10,8 +10,8 @@ from torch import Tensor
 HEAD = re.compile(r"^decoder\.heads\.(\d+)\.(.+)$")
 
 
-def arrange_deformable(weights: dict[str, Tensor], refinement: bool | None = None) -> dict[str, Tensor]:
-    """The heads and queries of Deformable DETR.
+def arrange_deformable(weights: dict[str, Tensor], refinement: bool | None) -> dict[str, Tensor]:
+    """Deformable DETR: heads, and learned queries.
 
     Args:
         weights: under our names but for these.
@@ -19,6 +19,16 @@ def arrange_deformable(weights: dict[str, Tensor], refinement: bool | None = Non
     """
     two_stage = "queries.output.weight" in weights
     return arrange_heads(arrange_learned_queries(weights), own_heads=True if two_stage else refinement)
+
+
+def arrange_own_heads(weights: dict[str, Tensor], refinement: bool | None) -> dict[str, Tensor]:
+    """Families whose layers have heads of their own, and that always refine boxes."""
+    return arrange_heads(weights, own_heads=True)
+
+
+def arrange_by_value(weights: dict[str, Tensor], refinement: bool | None) -> dict[str, Tensor]:
+    """Families whose layers share heads or not, and that always refine boxes."""
+    return arrange_heads(weights)
 
 
 def arrange_learned_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:

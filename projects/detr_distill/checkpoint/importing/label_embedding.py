@@ -6,15 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# Where the labels' embedding stands, by family.
-MAKERS = {
-    "dn_detr": "DenoisingQueries",
-    "dn_deformable_detr": "DenoisingQueries",
-    "dino": "ContrastiveDenoisingQueries",
-}
+from .family import Family
 
 
-def divide_label_embedding(weights: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+def divide_label_embedding(weights: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Gives the label embedding to the training group, and DN-DETR's row of unknown labels to the detector's queries.
 
     It may have more rows than the detector has classes: DINO's is as long as its settings say, and the last row of
@@ -26,9 +21,9 @@ def divide_label_embedding(weights: Mapping[str, Tensor], family: str) -> dict[s
     divided = {name: value for name, value in weights.items() if name != "label_enc.weight"}
     embedding = weights.get("label_enc.weight")
     head = next((value for name, value in weights.items() if name.endswith("class_head.bias")), None)
-    if embedding is None or head is None or family not in MAKERS:
+    if embedding is None or head is None or not family.label_owner:
         return dict(weights)
-    divided[f"training_groups.{MAKERS[family]}.label_embedding.weight"] = embedding[: len(head)]
-    if family == "dn_detr":
+    divided[f"training_groups.{family.label_owner}.label_embedding.weight"] = embedding[: len(head)]
+    if family.unknown_label:
         divided["queries.content.weight"] = embedding[len(head) :]
     return divided

@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from ...errors import CheckpointError
 from ..export import STUDENT
-from .names_official import recognise
+from .families import recognise
+from .family import OFFICIAL
 
 OWN = "this project"
 
@@ -40,4 +41,6 @@ def find_layout(names: Collection[str]) -> str | None:
         "transformers": any(name.startswith(("model.encoder.", "model.decoder.")) for name in names),
         "detrex": any(".attentions.0." in name for name in names),
     }
-    return next((layout for layout, sign in signs.items() if sign), None) or recognise(names)
+    found = next((layout for layout, sign in signs.items() if sign), None)
+    official = recognise(OFFICIAL, names)
+    return found or (official.name if official else None)
