@@ -13,6 +13,7 @@ PACKAGE = __name__.rpartition(".")[0]
 
 # Earlier module: where its content is now, below the package.
 MOVED: dict[str, tuple[str, ...]] = {
+    "checkpoint.importing.label_book": ("checkpoint.importing.label_embedding",),
     "detr.adamixer": ("detr.layers.adamixer",),
     "detr.assignment": ("detr.supervision.assignment",),
     "detr.attention": (

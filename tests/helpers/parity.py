@@ -194,7 +194,7 @@ def to_official(weights: dict, family: str) -> dict:
         parts = [official.pop(name.replace("query", part)) for part in ("query", "key", "value")]
         official[name.replace("query_projection.", "in_proj_")] = torch.cat(parts)
     official = {name.replace("value_projection", "value_proj"): value for name, value in official.items()}
-    official = label_book(official, weights, family)
+    official = add_label_embedding(official, weights, family)
     if not any(name.startswith("transformer.level_embed") for name in official):
         return official
     official = {
@@ -212,12 +212,12 @@ def to_official(weights: dict, family: str) -> dict:
     return {**official, **heads, **tied}
 
 
-def label_book(theirs: dict, weights: dict, family: str) -> dict:
+def add_label_embedding(theirs: dict, weights: dict, family: str) -> dict:
     """Adds the labels' embedding as the authors keep it: with rows behind those of the classes."""
-    book = next((value for name, value in weights.items() if name.endswith("label_embedding.weight")), None)
-    if book is None:
+    embedding = next((value for name, value in weights.items() if name.endswith("label_embedding.weight")), None)
+    if embedding is None:
         return theirs
-    unknown = weights["queries.content.weight"] if family == "dn_detr" else torch.randn(1, book.shape[1])
+    unknown = weights["queries.content.weight"] if family == "dn_detr" else torch.randn(1, embedding.shape[1])
     left_out = ("training_groups", "queries.content") if family == "dn_detr" else ("training_groups",)
     theirs = {name: value for name, value in theirs.items() if not name.startswith(left_out)}
-    return {**theirs, "label_enc.weight": torch.cat([book, unknown])}
+    return {**theirs, "label_enc.weight": torch.cat([embedding, unknown])}

@@ -96,13 +96,13 @@ def to_detrex(weights: dict, family: str) -> dict:
     )
     for ours, detrex in rest:
         theirs = {name.replace(ours, detrex): value for name, value in theirs.items()}
-    book = next((value for name, value in weights.items() if name.endswith("label_embedding.weight")), None)
+    labels = next((value for name, value in weights.items() if name.endswith("label_embedding.weight")), None)
     theirs = {name: value for name, value in theirs.items() if not name.startswith("training_groups")}
     if family == "dino":
-        theirs["label_enc.weight"] = book
+        theirs["label_enc.weight"] = labels
     if family == "dn_detr":
         unknown = theirs.pop("queries.content.weight")
-        theirs["denoising_generator.label_encoder.weight"] = torch.cat([book, unknown])
+        theirs["denoising_generator.label_encoder.weight"] = torch.cat([labels, unknown])
     if family == "deformable_detr" and "queries.position.weight" in weights:
         halves = [theirs.pop("queries.position.weight"), theirs.pop("transformer.tgt_embed.weight")]
         theirs["query_embedding.weight"] = torch.cat(halves, dim=1)

@@ -10,7 +10,7 @@ from detr_distill.detr.supervision.assignment import Cost, solve_assignments
 from detr_distill.detr.supervision.criterion import SetCriterion
 from detr_distill.detr.supervision.matcher import HungarianMatcher
 from detr_distill.errors import NonFiniteError
-from detr_distill.structures import DecoderOutput, QueryGroup, GroundTruth
+from detr_distill.structures import DecoderOutput, GroundTruth, QueryGroup
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from detr_distill.distill.losses.target_aware import TargetAwareLoss
 from detr_distill.distill.losses.target_masks import ReadProjection
 from detr_distill.distill.schedule import scale_student
 from detr_distill.errors import ConfigError
-from detr_distill.structures import Pairs, GroundTruth
+from detr_distill.structures import GroundTruth, Pairs
 
 import pytest
 import torch

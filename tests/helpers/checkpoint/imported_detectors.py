@@ -17,6 +17,8 @@ MODELS = {
     **{family: lambda family=family: build_reference(family) for family in FAMILIES},
     **{f"Deformable_{v}": lambda v=v: build_deformable_reference(v) for v in DEFORMABLE_VARIANTS},
 }
+# Of those models, the families whose authors' form is tried.
+OFFICIAL_FAMILIES = {name: FAMILIES[name][2] if name in FAMILIES else "deformable_detr" for name in MODELS}
 
 
 def build_imported(imported, tmp_path):
@@ -39,7 +41,7 @@ def last_layer(model):
 
 def official_checkpoint(name: str, tmp_path, **arguments) -> tuple[str, dict]:
     """A random detector of ours in the authors' form: its family, and its weights under our names."""
-    family = FAMILIES[name][2] if name in FAMILIES else "deformable_detr"
+    family = OFFICIAL_FAMILIES[name]
     MODELS[name]().save_pretrained(tmp_path / "shape")  # for a configuration of the right shape alone
     shape = import_checkpoint("transformers", tmp_path / "shape")
     weights = randomise(build_imported(shape, tmp_path), seed=3).state_dict()

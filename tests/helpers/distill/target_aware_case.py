@@ -7,7 +7,7 @@ import math
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.target_aware import TargetAwareLoss
 from detr_distill.distill.students.base import StudentOutput
-from detr_distill.structures import DecoderOutput, Memory, Pairs, GroundTruth
+from detr_distill.structures import DecoderOutput, GroundTruth, Memory, Pairs
 
 import torch
 
