@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
 from .defaults import add_detr_distill_config
+from .files import complete_path
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ def default_config() -> CfgNode:
 
 def build_config(config_file: str, overrides: list[str]) -> CfgNode:
     """Defaults, then a file, then KEY VALUE overrides; not frozen.
+
+    Args:
+        config_file: from the current folder or, like ``configs/...``, of the project; empty for the defaults.
+        overrides: keys and values in turn.
 
     Raises:
         ConfigError: a missing file, an unknown key or a value of the wrong type; the message names it.
@@ -50,6 +55,7 @@ def flatten(node: dict, prefix: str = "") -> dict[str, object]:
 
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    config_file = complete_path(config_file)
     if not os.path.isfile(config_file):
         raise ConfigError(f"--config-file {config_file}: there is no such file (working folder: {os.getcwd()}).")
     try:
