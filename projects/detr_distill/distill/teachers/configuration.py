@@ -1,4 +1,4 @@
-"""Configuration, weights and class names of a frozen teacher."""
+"""Configuration and weights of a frozen teacher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from detectron2.config import CfgNode
 
 from ...config.build import build_config
 from ...config.files import find_file
-from ...data import class_names
 from ...errors import ConfigError
 
 
@@ -46,8 +45,3 @@ def find_weights(cfg: CfgNode) -> str:
         raise ConfigError(
             f"{error} To train the teacher: python train_net.py --config-file {node.CONFIG_FILE} --num-gpus 8"
         ) from error
-
-
-def _training_names(cfg: CfgNode) -> list[str] | None:
-    names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
-    return None if names is None else list(names)

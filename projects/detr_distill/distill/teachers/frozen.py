@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ...checkpoint.strict import load_strict
+from ...data import training_class_names
 from ...detr import DetrDetector
 from ...errors import ConfigError
 from ...registry import TEACHER_REGISTRY
@@ -15,7 +16,7 @@ from ..classes import NAMES_KEY, ClassMap, match_classes
 from ..knowledge import Knowledge
 from ..students.base import StudentStep, feature_channels, start_student
 from ..students.classes import count_classes
-from .configuration import _training_names, find_weights, load_teacher_config
+from .configuration import find_weights, load_teacher_config
 from .inference_form import prepare_for_inference
 from .reading import read_knowledge
 
@@ -59,10 +60,10 @@ class FrozenDetector(nn.Module):
         prepare_for_inference(detector.backbone)
         classes = None
         if isinstance(detector, DetrDetector) or cfg.MODEL.DISTILL.MATCHERS:
-            teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
+            teacher_names = list(node.CLASS_NAMES) or training_class_names(teacher_cfg)
             num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
             source = NAMES_KEY if node.CLASS_NAMES else "its training set"
-            own_names, num_teacher = _training_names(cfg), count_classes(detector)
+            own_names, num_teacher = training_class_names(cfg), count_classes(detector)
             classes = match_classes(own_names, teacher_names, num_student, num_teacher, source)
         flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
         return {"detector": detector, "classes": classes, "flip_channels": flip_channels}

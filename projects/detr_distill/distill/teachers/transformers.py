@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...checkpoint.files import read_json
 from ...checkpoint.matching import Fit
-from ...data import class_names
+from ...data import training_class_names
 from ...detr.preprocess import pad_images
 from ...errors import CheckpointError, ConfigError
 from ...registry import TEACHER_REGISTRY
@@ -82,7 +82,7 @@ class TransformersDetector(FrozenDetector):
         labels = detector.config.id2label
         names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or [labels[index] for index in sorted(labels)]
         known = not all(name.startswith("LABEL_") for name in names)
-        own_names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
+        own_names = training_class_names(cfg)
         own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
         return {
             "detector": detector,
