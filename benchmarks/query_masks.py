@@ -40,7 +40,7 @@ def train_projection(model: nn.Module, cfg, batches: int, rate: float) -> None:
     optimizer = torch.optim.AdamW(model.losses["TargetAwareLoss"].mask_projection.parameters(), lr=rate)
     for batch in itertools.islice(build_train_loader(cfg), batches):
         optimizer.zero_grad()
-        model(batch)["loss_distill_target_mask"].backward()
+        model(batch)["loss_target_mask"].backward()
         optimizer.step()
 
 
