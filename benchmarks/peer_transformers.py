@@ -20,7 +20,6 @@ peak_memory_ratio, peak_memory_bytes, all_seconds; and the setting.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 from collections.abc import Callable
@@ -32,11 +31,11 @@ from detr_distill.detr.supervision.assignment import solve_assignments
 
 import torch
 import transformers
-from common import device_name, peak_bytes, random_inputs, time_in_turn, training_step
+from common import ROOT, device_name, peak_bytes, random_inputs, time_in_turn, training_step, write_result
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-ROOT = Path(__file__).parent.parent
 FAMILIES = {
     "detr": (transformers.DetrConfig, transformers.DetrForObjectDetection),
     "conditional": (transformers.ConditionalDetrConfig, transformers.ConditionalDetrForObjectDetection),
@@ -47,7 +46,7 @@ MODES = ("inference", "inference_padded", "training")
 TOLERANCE = 1e-3
 
 
-def build_peer(detector: str, cfg) -> nn.Module:
+def build_peer(detector: str, cfg: CfgNode) -> transformers.PreTrainedModel:
     """The model of transformers of the shape, dropout and loss weights that ``cfg`` gives ours; random weights."""
     node = cfg.MODEL.DETR
     resnet = transformers.ResNetConfig(out_features=_stages(node.IN_FEATURES))
@@ -188,6 +187,7 @@ class Pair:
 
 
 def measure(pair: Pair, mode: str, rounds: int) -> dict:
+    """Times and peak memory of both sides in a mode, see above."""
     steps = pair.steps(mode)
     seconds = time_in_turn(steps, rounds, pair.device)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -202,6 +202,7 @@ def measure(pair: Pair, mode: str, rounds: int) -> dict:
 
 
 def read_size(text: str) -> tuple[int, int]:
+    """ "480x640" as (480, 640)."""
     height, width = text.split("x")
     return int(height), int(width)
 
@@ -238,8 +239,7 @@ def main() -> None:
             medians = "  ".join(f"{name} {value:.3f} s" for name, value in found[mode]["median_seconds"].items())
             memory = found[mode]["peak_memory_ratio"]
             print(f"{detector} {mode}: {found[mode]['ratio']:.2f} of the time, {memory:.2f} of the memory; {medians}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=2))
+    write_result(arguments.json, result)
 
 
 if __name__ == "__main__":

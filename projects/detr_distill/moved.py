@@ -147,6 +147,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fcos": ("convolutional.fcos",),
     "pairs": ("structures.pairs",),
     "ranges": ("config.ranges",),
+    "visualization.console": ("demo.console",),
 }
 
 

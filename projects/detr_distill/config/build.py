@@ -14,6 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
 from .defaults import add_detr_distill_config
+from .files import complete_path
 from .plugins import import_plugins, named_plugins
 
 logger = logging.getLogger(__name__)
@@ -30,11 +31,14 @@ def build_config(config_file: str, overrides: list[str], *, plugins: bool = Fals
     """Defaults, then a file, then KEY VALUE overrides; not frozen.
 
     Args:
+        config_file: from the current folder or, like ``configs/...``, of the project; empty for the defaults.
+        overrides: keys and values in turn.
         plugins: it is the configuration of a run, whose ``PLUGINS`` are imported first. Of any other it runs no code.
 
     Raises:
         ConfigError: a missing file, an unknown key or a value of the wrong type; the message names it.
     """
+    config_file = complete_path(config_file)
     if plugins:
         _check_file(config_file)
         import_plugins(named_plugins(config_file, overrides))

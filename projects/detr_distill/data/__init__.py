@@ -8,7 +8,7 @@ from .digits import build_digits, prepare, register_digits, split_samples
 from .image import read_image
 from .loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
-from .registration import check_num_classes, class_names, register_datasets
+from .registration import check_num_classes, class_names, register_datasets, training_class_names
 
 __all__ = [
     "CANVAS",
@@ -29,6 +29,7 @@ __all__ = [
     "register_datasets",
     "register_digits",
     "split_samples",
+    "training_class_names",
 ]
 
 register_digits()

@@ -35,7 +35,9 @@ def make_case(layers=2, images=2, queries=6, classes=4, counts=(3, 1), activatio
     most = max(counts)
     valid = torch.arange(most)[None] < torch.tensor(counts)[:, None]
     labels = torch.randint(0, classes, (images, most), generator=generator) * valid
-    return output, GroundTruth(labels, random_boxes(images, most, seed=seed + 2) * valid[..., None], valid, list(counts))
+    return output, GroundTruth(
+        labels, random_boxes(images, most, seed=seed + 2) * valid[..., None], valid, list(counts)
+    )
 
 
 def make_criterion(classification, deep_supervision=True, classes=4):

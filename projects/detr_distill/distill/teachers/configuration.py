@@ -1,4 +1,4 @@
-"""Configuration, weights and class names of a frozen teacher."""
+"""Configuration and weights of a frozen teacher."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import nn
 
 from ...config.build import build_config
 from ...config.files import find_file
-from ...data import class_names
 from ...errors import ConfigError
 from ..students.base import Student, known_students, student_of
 
@@ -63,9 +62,3 @@ def check_teacher(detector: nn.Module, config_file: str) -> Student:
             f"takes one of {', '.join(known_students())} and their subclasses. Set MODEL.META_ARCHITECTURE of that "
             "file."
         ) from error
-
-
-def training_names(cfg: CfgNode) -> list[str] | None:
-    """Class names of a configuration's training set; None where they cannot be known."""
-    names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
-    return None if names is None else list(names)

@@ -13,13 +13,14 @@ from torch import nn
 
 from ...checkpoint.strict import load_strict
 from ...config.keys import key
+from ...data import training_class_names
 from ...registry import TEACHER_REGISTRY
 from ..classes import NAMES_KEY, ClassMap, match_classes
 from ..knowledge import Knowledge
 from ..side import ONE_TO_ONE, ReadThrough
 from ..students.base import Student, StudentStep, student_of
 from .base import CLASS_NAMES, SECTION, WEIGHTS, Teacher
-from .configuration import check_teacher, find_weights, load_teacher_config, training_names
+from .configuration import check_teacher, find_weights, load_teacher_config
 from .inference_form import prepare_for_inference
 
 
@@ -88,10 +89,10 @@ class FrozenDetector(ReadThrough, HiddenDetector):
         prepare_for_inference(detector.backbone)
         classes = None
         if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
-            teacher_names = list(node.CLASS_NAMES) or training_names(teacher_cfg)
+            teacher_names = list(node.CLASS_NAMES) or training_class_names(teacher_cfg)
             num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
             source = NAMES_KEY if node.CLASS_NAMES else "its training set"
-            classes = match_classes(training_names(cfg), teacher_names, num_student, reader.num_classes, source)
+            classes = match_classes(training_class_names(cfg), teacher_names, num_student, reader.num_classes, source)
         flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
         return {**cls.read_keys(cfg), "detector": detector, "classes": classes, "flip_channels": flip_channels}
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...checkpoint.files import read_json
 from ...checkpoint.matching import Fit
+from ...data import training_class_names
 from ...detr.preprocess import pad_images
 from ...errors import CheckpointError, ConfigError
 from ...registry import TEACHER_REGISTRY
@@ -25,7 +26,6 @@ from ..classes import match_classes
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
 from .base import CLASS_NAMES, WEIGHTS
-from .configuration import training_names
 from .frozen import HiddenDetector
 
 KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"
@@ -91,7 +91,7 @@ class TransformersDetector(HiddenDetector):
         return {
             **cls.read_keys(cfg),
             "detector": detector,
-            "classes": match_classes(training_names(cfg), names if known else None, own_count, len(labels)),
+            "classes": match_classes(training_class_names(cfg), names if known else None, own_count, len(labels)),
             "flip_channels": cfg.INPUT.FORMAT == "BGR",
             "activation": ACTIVATIONS[detector.config.model_type],
             **read_preprocessing(folder),
