@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> float:
     Raises:
         ConfigError: a configuration whose weight cannot be looked for, or options out of range.
     """
-    cfg = build_config(arguments.config_file, arguments.opts)
+    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, arguments)
     check(cfg, arguments)
     prepare_datasets(cfg)

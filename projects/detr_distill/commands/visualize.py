@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from ..checkpoint import SafeCheckpointer
 from ..data.records import load_records
 from ..distill.matchers.adaptive import AdaptiveMatcher
+from ..distill.students import student_of
 from ..engine import DistillTrainer, build_config
 from ..engine.device import choose_device
 from ..engine.launch import prepare_datasets
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> list[Path]:
     Raises:
         DetrDistillError: a configuration, checkpoint or image that cannot be used.
     """
-    cfg = build_config(arguments.config_file, arguments.opts)
+    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
     prepare_datasets(cfg)
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> list[Path]:
     SafeCheckpointer(model).load_complete(arguments.weights)
     views = views_of(cfg, model)
     teacher = next((view for view in views if view.name == "teacher"), None)
-    matcher = AdaptiveMatcher(cfg, model.student, model.teacher) if teacher else None
+    matcher = AdaptiveMatcher(cfg, student_of(model.student), model.teacher) if teacher else None
     students = [view for view in views if view is not teacher]
     samples = choose_samples(cfg, arguments)
     return write_gallery(

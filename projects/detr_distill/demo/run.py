@@ -19,6 +19,7 @@ from ..checkpoint.files import write_atomically
 from ..config.files import SHIPPED
 from ..data.records import load_records
 from ..distill.matchers.adaptive import AdaptiveMatcher
+from ..distill.students import student_of
 from ..engine.launch import prepare_datasets
 from ..engine.report import report_user_errors
 from ..engine.run_folder import move_aside
@@ -118,7 +119,7 @@ def draw(output: Path, student: DemoTrainer, distilled: DemoTrainer, results: di
     samples = load_samples(cfg, load_records(cfg, cfg.DATASETS.TEST[0])[:SAMPLES])
     (own, teacher), (plain,) = views_of(cfg, model), views_of(student.cfg, student.model)
     students = [View("student", plain.detector, plain.classes), View("distilled", own.detector, own.classes)]
-    matcher = AdaptiveMatcher(cfg, model.student, model.teacher)
+    matcher = AdaptiveMatcher(cfg, student_of(model.student), model.teacher)
     files = write_gallery(output, samples, students, teacher, matcher, most_rows=MOST_ROWS)
     curves = {trainer.name: trainer.curve for trainer in (student, distilled)}
     figure = pictures.ap_over_iterations(curves, results["teacher"]["AP"], cfg.DATASETS.TEST[0])

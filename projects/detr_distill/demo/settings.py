@@ -25,7 +25,7 @@ def configure(config_file: str, name: str, arguments: argparse.Namespace) -> Cfg
     Raises:
         ConfigError: a file or key that cannot be used, or fewer iterations than one.
     """
-    cfg = build_config(config_file, ["MODEL.DEVICE", "cpu", *arguments.opts])
+    cfg = build_config(config_file, ["MODEL.DEVICE", "cpu", *arguments.opts], plugins=True)
     cfg.OUTPUT_DIR = str(Path(arguments.output) / name)
     if arguments.seed is not None:
         cfg.SEED = arguments.seed

@@ -60,7 +60,7 @@ class DistillDetector(nn.Module):
         self._runner = student_of(student)
         # The same objects, typed: a dictionary of modules does not know their class.
         self._matchers, self._losses = list(matchers.values()), list(losses.values())
-        wanted = [part.requires for part in (*self._matchers, *self._losses)]
+        wanted = [*(matcher.requires for matcher in self._matchers), *(loss.requires for loss in self._losses)]
         self.capture: frozenset[str] = frozenset().union(*wanted)
         for loss in self._losses:
             loss.check_matchers(self._matchers)

@@ -64,8 +64,16 @@ class GroundTruth:
 
     def select(self, images: slice) -> GroundTruth:
         """The objects of some of the images."""
-        values = {field.name: vars(self)[field.name] for field in dataclasses.fields(self)}
-        return GroundTruth(**{name: None if value is None else value[images] for name, value in values.items()})
+        return GroundTruth(
+            labels=self.labels[images],
+            boxes=self.boxes[images],
+            valid=self.valid[images],
+            counts=self.counts[images],
+            corners=None if self.corners is None else self.corners[images],
+            masks=self.masks[images],
+            labelled=self.labelled[images],
+            sizes=self.sizes[images],
+        )
 
     @cached_property
     def corners_pixels(self) -> Tensor:

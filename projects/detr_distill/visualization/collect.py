@@ -23,7 +23,7 @@ from ..detr.supervision.assignment import solve_assignments
 from ..distill import DistillDetector
 from ..distill.knowledge import Knowledge
 from ..distill.matchers.adaptive import AdaptiveMatcher
-from ..distill.students.base import StudentOutput, network_of
+from ..distill.students.base import StudentOutput
 from ..distill.teachers.configuration import load_teacher_config
 from ..structures import CROSS_ATTENTION, DecoderOutput
 
@@ -120,14 +120,14 @@ def views_of(cfg: CfgNode, model: nn.Module) -> list[View]:
     names = training_class_names(cfg) or ()
     if not isinstance(model, DistillDetector):
         return [View("detector", model, names)]
-    student, network = View("student", model.student, names), network_of(model.teacher)
-    if network is model.teacher:
+    student, network = View("student", model.student, names), model.teacher.detector
+    if network is None:
         return [student]
     node = cfg.MODEL.DISTILL.TEACHER
     # A teacher without a configuration of its own is a network of the student's kind.
     teacher_cfg = load_teacher_config(cfg) if node.CONFIG_FILE else cfg
     taught = list(node.CLASS_NAMES) or training_class_names(teacher_cfg) or ()
-    return [student, View("teacher", network, taught, bool(model.teacher.flip_channels))]
+    return [student, View("teacher", network, taught, model.teacher.flip_channels)]
 
 
 def detect(view: View, sample: Sample, threshold: float) -> Objects:
@@ -164,7 +164,7 @@ def collect_pairs(
 
 def has_attention_maps(detector: nn.Module) -> bool:
     """Whether a detector has a decoder that can keep its cross-attention as maps."""
-    return isinstance(detector, DetrDetector) and CROSS_ATTENTION in getattr(detector.decoder, "captures", frozenset())
+    return isinstance(detector, DetrDetector) and CROSS_ATTENTION in detector.decoder.captures
 
 
 def _entry(view: View, sample: Sample) -> dict:
@@ -178,10 +178,10 @@ def _decode(view: View, sample: Sample) -> tuple[DecoderOutput, tuple[int, int],
     detector = view.detector
     assert isinstance(detector, DetrDetector)
     with inference_context(detector), torch.no_grad():
-        images = detector.preprocess([_entry(view, sample)])
-        memory = detector.encode(detector.backbone(images.tensor), images)
-        capture = {CROSS_ATTENTION} if has_attention_maps(detector) else ()
-        output = detector.decode(memory, [detector.queries(memory)], frozenset(capture))["own"]
+        started = detector.start([_entry(view, sample)])
+        capture = frozenset({CROSS_ATTENTION}) & detector.decoder.captures
+        output = detector.finish(started, capture=capture).outputs["own"]
+    images, memory = started.images, started.memory
     (height, width), (full_height, full_width) = images.sizes[0], images.tensor.shape[-2:]
     rows, columns = sample.image.shape[:2]
     return output, memory.shapes[0], (columns * full_width / width, rows * full_height / height)

@@ -38,11 +38,13 @@ class Teacher(Side, Plugin):
     Attributes:
         classes: how its class list relates to the student's; None for a teacher without predictions.
         detector: the network that it asks; None for one that asks none.
+        flip_channels: that network expects the other channel order (RGB for BGR) than the student.
         given_channels: channels of the maps in ``Knowledge.features``, by name.
     """
 
     section = "MODEL.DISTILL"
     classes: ClassMap | None = None
+    flip_channels: bool = False
     given_channels: Mapping[str, int] = {}
 
     @classmethod
