@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.structures import Memory, QueryGroup, GroundTruth
+from detr_distill.structures import GroundTruth, Memory, QueryGroup
 
 import pytest
 import torch

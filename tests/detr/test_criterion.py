@@ -10,7 +10,7 @@ from detr_distill.detr.supervision.assignment import Cost, solve_assignments
 from detr_distill.detr.supervision.criterion import SetCriterion
 from detr_distill.detr.supervision.matcher import HungarianMatcher
 from detr_distill.errors import NonFiniteError
-from detr_distill.structures import DecoderOutput, QueryGroup, GroundTruth
+from detr_distill.structures import DecoderOutput, GroundTruth, QueryGroup
 
 import pytest
 import torch
@@ -35,7 +35,8 @@ def make_case(layers=2, images=2, queries=6, classes=4, counts=(3, 1), activatio
     most = max(counts)
     valid = torch.arange(most)[None] < torch.tensor(counts)[:, None]
     labels = torch.randint(0, classes, (images, most), generator=generator) * valid
-    return output, GroundTruth(labels, random_boxes(images, most, seed=seed + 2) * valid[..., None], valid, list(counts))
+    boxes = random_boxes(images, most, seed=seed + 2) * valid[..., None]
+    return output, GroundTruth(labels, boxes, valid, list(counts))
 
 
 def make_criterion(classification, deep_supervision=True, classes=4):

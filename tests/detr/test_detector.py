@@ -6,7 +6,7 @@ import dataclasses
 
 from detr_distill.detr.layers.attention import attend
 from detr_distill.errors import ConfigError
-from detr_distill.structures import CAPTURES, ImageBatch, Pairs, QueryGroup, GroundTruth
+from detr_distill.structures import CAPTURES, GroundTruth, ImageBatch, Pairs, QueryGroup
 
 import pytest
 import torch

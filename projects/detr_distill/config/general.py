@@ -31,9 +31,7 @@ declare(
 declare(
     __name__,
     {
-        "SOLVER.OPTIMIZER": Key(
-            "SGD", 'or `"AdamW"`, which all shipped configurations choose', Words("AdamW", "SGD")
-        ),
+        "SOLVER.OPTIMIZER": Key("SGD", 'or `"AdamW"`, which all shipped configurations choose', Words("AdamW", "SGD")),
         "SOLVER.LR_FACTORS": Key(
             (),
             "`[regular expression, factor]` pairs: the first expression found in a parameter's name scales its "
@@ -57,8 +55,6 @@ declare(
             'with `SOLVER.AMP.ENABLED True`: `"float16"` (loss scaling, CUDA only) or `"bfloat16"`',
             Words("float16", "bfloat16"),
         ),
-        "TEST.BEST_METRIC": Key(
-            "bbox/AP", "metric whose highest value keeps `model_best.pth`; empty keeps none"
-        ),
+        "TEST.BEST_METRIC": Key("bbox/AP", "metric whose highest value keeps `model_best.pth`; empty keeps none"),
     },
 )

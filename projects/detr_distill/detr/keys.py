@@ -49,9 +49,7 @@ CLASSIFICATION = key(
     Words("softmax", "focal"),
     path="MODEL.DETR.LOSS.CLASSIFICATION",
 )
-FOCAL_ALPHA = key(
-    0.25, "focal: in the loss and in the matching cost", SHARE, path="MODEL.DETR.LOSS.FOCAL_ALPHA"
-)
+FOCAL_ALPHA = key(0.25, "focal: in the loss and in the matching cost", SHARE, path="MODEL.DETR.LOSS.FOCAL_ALPHA")
 FOCAL_GAMMA = key(2.0, "focal: in the loss and in the matching cost", NOT_NEGATIVE, path="MODEL.DETR.LOSS.FOCAL_GAMMA")
 # By `MODEL.DETR.LOSS.CLASSIFICATION`: how a head's logits become class probabilities.
 ACTIVATIONS = {"softmax": "softmax", "focal": "sigmoid"}

@@ -42,8 +42,8 @@ def read_ground_truth(
     """The objects of a batch, padded on the host and copied at once.
 
     Args:
-        batched_inputs: detectron2 dicts with ``image`` (3, height, width) and ``instances``, of which ``gt_classes`` and
-            ``gt_boxes``, in pixels, are read. device: of the result.
+        batched_inputs: detectron2 dicts with ``image`` (3, height, width) and ``instances``, of which ``gt_classes``
+            and ``gt_boxes``, in pixels, are read. device: of the result.
         needs_labels: False takes images without labels too, which then have no objects.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,8 +49,12 @@ class GroundTruth:
 
     def select(self, images: slice) -> GroundTruth:
         """The objects of some of the images."""
-        values = {field.name: vars(self)[field.name] for field in dataclasses.fields(self)}
-        return GroundTruth(**{name: None if value is None else value[images] for name, value in values.items()})
+        part: dict[str, Any] = {
+            field.name: value[images]
+            for field in dataclasses.fields(self)
+            if (value := vars(self)[field.name]) is not None
+        }
+        return dataclasses.replace(self, **part)
 
     @cached_property
     def corners_pixels(self) -> Tensor:

@@ -62,9 +62,7 @@ def join_maps(maps: Iterable[Tensor]) -> Tensor:
 def resize_tokens(values: Tensor, old: Shapes, new: Shapes) -> Tensor:
     """Tokens (B, S, C) over some grids as tokens over others, bilinearly, each from the old grid nearest in size."""
     maps = [to_map(*level) for level in zip(split_levels(values, old), old, strict=True)]
-    return join_maps(
-        F.interpolate(maps[_nearest(shape, old)], shape, mode="bilinear", antialias=True) for shape in new
-    )
+    return join_maps(F.interpolate(maps[_nearest(shape, old)], shape, mode="bilinear", antialias=True) for shape in new)
 
 
 def _nearest(shape: tuple[int, int], shapes: Shapes) -> int:

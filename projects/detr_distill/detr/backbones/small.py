@@ -18,6 +18,7 @@ CHANNELS = Key(
 )
 declare(__name__, {"MODEL.CONV_BACKBONE.CHANNELS": CHANNELS})
 
+
 class ConvBackbone(Backbone):
     """A small backbone for small images: each stage halves the resolution with two 3x3 convolutions.
 

@@ -88,7 +88,9 @@ def join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor
         torch.cat(hidden, dim=1) if hidden else None,
         sizes,
         level_sizes=torch.tensor([(width, height) for height, width in sizes], device=tokens.device).float(),
-        valid_ratios=torch.stack([_valid_ratio(*level, tokens.device) for level in zip(masks, sizes, strict=True)], dim=1),
+        valid_ratios=torch.stack(
+            [_valid_ratio(*level, tokens.device) for level in zip(masks, sizes, strict=True)], dim=1
+        ),
     )
 
 

@@ -41,7 +41,7 @@ class GroupQueries(TrainingGroup):
     loss_weight: float = key(1.0, "weight of each further group's loss; 0 adds no group", NOT_NEGATIVE)
     combine: str = key(
         "mean",
-        "the losses of all groups are averaged, the detector's own included, or added up (`\"sum\"`)",
+        'the losses of all groups are averaged, the detector\'s own included, or added up (`"sum"`)',
         Words("mean", "sum"),
     )
 
