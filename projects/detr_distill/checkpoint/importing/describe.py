@@ -43,7 +43,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dab_detr": {
         "DECODER": {"NAME": "DabDecoder"},
         "ENCODER": {"NAME": "DabEncoder"},
-        "QUERIES": {"NAME": "AnchorQueries"},
+        "QUERIES": {"NAME": "AnchorBoxQueries"},
         **FOCAL,
         "LOSS": {**FOCAL["LOSS"], "CLASS_WEIGHT": 1.0},
     },

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...detr.boxes import intersection_over_union
-from ...detr.layers.row_column import cell_places
 from ...errors import ConfigError
 from ...structures import DecoderOutput, GroundTruth, Memory, Pairs
+from ...structures.levels import axis_positions
 
 KEY = "MODEL.DISTILL.TARGET_AWARE_LOSS"
 
@@ -109,7 +109,7 @@ def touched_cells(memory: Memory, boxes: Tensor) -> Tensor:
     masks = [None] * len(sizes) if memory.mask is None else memory.mask.split(sizes, dim=1)
     inside = []
     for shape, mask in zip(memory.shapes, masks, strict=True):
-        x, y = cell_places(replace(memory, shapes=[shape], mask=mask))
+        ((x, y),) = axis_positions(replace(memory, shapes=[shape], mask=mask))
         # The first centre lies half a cell from the border.
         columns, rows = (
             (places[:, None] - boxes[..., axis, None]).abs() < boxes[..., 2 + axis, None] / 2 + places[:, None, :1]
