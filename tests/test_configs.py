@@ -1,24 +1,19 @@
-"""Every shipped configuration builds, trains a step and reaches every parameter; the small ones give stored losses."""
+"""Every shipped configuration builds, trains a step and reaches every parameter."""
 
 from __future__ import annotations
 
-import ast
-import json
 from pathlib import Path
 
-import detr_distill
 from detr_distill.engine import build_config, build_optimizer
-from detr_distill.registry import LOSS_REGISTRY
 
 import pytest
 import yaml
 from detectron2.utils.events import EventStorage
 from helpers.builders import ROOT, make_inputs
-from helpers.make_golden import CASES, GOLDEN, SIZES, SMALL, build_untrained, golden_losses
+from helpers.make_golden import SIZES, build_untrained
 
 ALL_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 CONFIGS = [file for file in ALL_FILES if not file.name.startswith("Base-")]
-PACKAGE = Path(detr_distill.__file__).parent
 
 
 def short_name(file: Path) -> str:
@@ -28,7 +23,6 @@ def short_name(file: Path) -> str:
 def test_the_shipped_configurations_are_found():
     folders = {file.parent.name for file in CONFIGS}
     assert {"detr", "d3etr", "digits"} <= folders
-    assert {file.stem for file in CONFIGS if file.parent.name == "digits"} >= set(SMALL)
 
 
 @pytest.mark.parametrize("file", ALL_FILES, ids=short_name)
@@ -84,23 +78,6 @@ def test_a_training_step_reaches_every_parameter(file):
     assert optimized == len(trainable)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_losses_are_the_stored_ones(name):
-    """Written by ``python tests/make_golden.py``."""
-    stored = json.loads((GOLDEN / f"{name}.json").read_text())
-    assert all(value for key, value in stored.items() if "distill" in key), "0 would be right for many wrong losses"
-    assert golden_losses(name) == pytest.approx(stored, rel=1e-4, abs=1e-7)
-
-
-def test_every_stored_loss_is_of_a_case_and_every_kind_is_stored():
-    assert {file.stem for file in GOLDEN.glob("*.json")} == set(CASES)
-    stored = set()
-    for config, keys in CASES.values():
-        node = build_config(str(ROOT / "configs" / "digits" / f"{config}.yaml"), []).MODEL.DISTILL
-        stored.update(keys.get("LOSSES", node.LOSSES))
-    assert stored == {name for name, _ in LOSS_REGISTRY}
-
-
 def test_every_run_has_a_folder_of_its_own():
     """Two configurations that write to one folder would refuse, or continue, each other's run."""
     owners: dict[str, list[str]] = {}
@@ -108,29 +85,3 @@ def test_every_run_has_a_folder_of_its_own():
         owners.setdefault(build_config(str(file), []).OUTPUT_DIR, []).append(short_name(file))
     shared = {folder: names for folder, names in owners.items() if len(names) > 1 and folder != "./output"}
     assert not shared
-
-
-def imported_modules(file: Path) -> set[str]:
-    """Full names of the modules that a file of the package imports, also inside functions."""
-    package = ("detr_distill", *file.relative_to(PACKAGE).parent.parts)
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*start, *([node.module] if node.module else [])])
-            names.update({module, *(f"{module}.{alias.name}" for alias in node.names)})
-    return names
-
-
-@pytest.mark.parametrize("file", sorted((PACKAGE / "detr").rglob("*.py")), ids=lambda file: file.name)
-def test_detectors_never_import_distillation(file):
-    assert not [name for name in imported_modules(file) if name.startswith("detr_distill.distill")]
-
-
-def test_the_import_check_can_fail():
-    """It sees relative imports of every form: ``from .classes``, ``from ..detr`` and ``from . import``."""
-    found = imported_modules(PACKAGE / "distill" / "matchers" / "adaptive.py")
-    assert {"detr_distill.distill.classes", "detr_distill.detr.supervision.assignment"} <= found
-    assert "detr_distill.distill.divergence" in imported_modules(PACKAGE / "distill" / "losses" / "prediction.py")
