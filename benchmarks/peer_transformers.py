@@ -202,7 +202,7 @@ def measure(pair: Pair, mode: str, rounds: int) -> dict:
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """ "480x640" as (480, 640)."""
+    """The pair (480, 640) of the text 480x640."""
     height, width = text.split("x")
     return int(height), int(width)
 

@@ -1,6 +1,7 @@
-"""Distils a small DETR in a plain PyTorch loop: no configuration, no trainer. ``python examples/plain_pytorch.py``
+"""Distils a small DETR in a plain PyTorch loop, without a configuration and a trainer.
 
-One minute on a CPU. The teacher is the demonstration's; pictures are drawn from scikit-learn's handwritten digits.
+``python examples/plain_pytorch.py``: one minute on a CPU. The teacher is the demonstration's;
+pictures are drawn from scikit-learn's handwritten digits.
 """
 
 from __future__ import annotations

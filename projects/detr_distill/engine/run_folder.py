@@ -77,6 +77,7 @@ def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = 
 
 
 def has_checkpoints(folder: Path) -> bool:
+    """Whether a run stored its state there."""
     return (folder / "last_checkpoint").is_file() or any(folder.glob("model_*.pth"))
 
 

@@ -20,6 +20,8 @@ from .feed_forward import PerceptronHead, drop
 from .initialisation import deal_pairs
 from .position import point_positions, sine_embedding
 
+Axes = tuple[Tensor, ...]  # embeddings of columns and rows, or one of both
+
 
 class PointEmbedding(nn.Module):
     """Points through a sine embedding and a perceptron of two layers [P].
@@ -122,13 +124,7 @@ class RowColumnAttention(nn.Module):
         return nn.Sequential(self.value_projection, self.output_projection)
 
     def over_cells(
-        self,
-        query: Tensor,
-        points: tuple[Tensor, ...],
-        tokens: Tensor,
-        cells: tuple[Tensor, ...],
-        memory: Memory,
-        capture: bool = False,
+        self, query: Tensor, points: Axes, tokens: Tensor, cells: Axes, memory: Memory, capture: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Attends from queries to the cells of one level.
 
@@ -174,13 +170,7 @@ class PlaneAttention(MultiHeadAttention):
     """Standard attention with the interface of :class:`RowColumnAttention`; one embedding of both coordinates."""
 
     def over_cells(
-        self,
-        query: Tensor,
-        points: tuple[Tensor, ...],
-        tokens: Tensor,
-        cells: tuple[Tensor, ...],
-        memory: Memory,
-        capture: bool = False,
+        self, query: Tensor, points: Axes, tokens: Tensor, cells: Axes, memory: Memory, capture: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """As :meth:`RowColumnAttention.over_cells`."""
         return self(query + points[0], tokens + cells[0], tokens, mask=memory.key_mask, capture=capture)
