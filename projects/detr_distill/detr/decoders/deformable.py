@@ -75,10 +75,7 @@ class SamplingDecoder(Decoder):
 
     num_levels: int = NUM_LEVELS
     num_points: int = key(
-        4,
-        "deformable decoders: points that a head samples on a level",
-        COUNT,
-        path="MODEL.DETR.DECODER.NUM_POINTS",
+        4, "deformable decoders: points that a head samples on a level", COUNT, path="MODEL.DETR.DECODER.NUM_POINTS"
     )
 
     @configurable

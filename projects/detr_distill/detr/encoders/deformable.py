@@ -45,10 +45,7 @@ class DeformableEncoder(Encoder):
 
     num_levels: int = NUM_LEVELS
     num_points: int = key(
-        4,
-        "`DeformableEncoder`: points that a head samples on a level",
-        COUNT,
-        path="MODEL.DETR.ENCODER.NUM_POINTS",
+        4, "`DeformableEncoder`: points that a head samples on a level", COUNT, path="MODEL.DETR.ENCODER.NUM_POINTS"
     )
 
     @configurable
