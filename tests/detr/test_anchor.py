@@ -44,8 +44,8 @@ def test_row_column_attention_equals_a_loop(shape):
     attention = randomise(RowColumnAttention(width, heads, dropout=0.0))
     query, *places = (torch.randn(2, 4, width) for _ in range(3))
     cells = torch.randn(2, shape[1], width), torch.randn(2, shape[0], width)
-    found, maps = attention.over_cells(query, tuple(places), memory.tokens, cells, memory, capture=True)
-    fused, nothing = attention.over_cells(query, tuple(places), memory.tokens, cells, memory)
+    found, maps = attention.over_cells(query, tuple(places), memory, cells, capture=True)
+    fused, nothing = attention.over_cells(query, tuple(places), memory, cells)
     assert torch.equal(found, fused) and nothing is None
     for b, q in torch.cartesian_prod(torch.arange(2), torch.arange(4)).tolist():
         rows, columns = (shape, (2, 3))[b]
@@ -72,7 +72,7 @@ def test_row_column_attention_has_the_gradient_of_its_maps():
     attention = randomise(RowColumnAttention(8, 2, dropout=0.0))
     inputs = [torch.randn(2, 4, 8, requires_grad=True) for _ in range(3)]
     cells = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
-    found, maps = attention.over_cells(inputs[0], tuple(inputs[1:]), memory.tokens, cells, memory, capture=True)
+    found, maps = attention.over_cells(inputs[0], tuple(inputs[1:]), memory, cells, capture=True)
     values = split_heads(attention.value_projection(memory.tokens), 2)
     outer = attention.output_projection((maps @ values).transpose(1, 2).flatten(2))
     gradients = [torch.autograd.grad(x.square().sum(), inputs, retain_graph=True) for x in (found, outer)]
@@ -83,7 +83,7 @@ def test_row_column_attention_has_the_gradient_of_its_maps():
 def test_dropout_falls_on_both_axes_and_spares_the_map():
     memory = padded_memory()
     attention = randomise(RowColumnAttention(8, 2, dropout=0.5)).train()
-    arguments = torch.randn(2, 4, 8), (torch.zeros(2, 4, 8),) * 2, memory.tokens, (torch.zeros(1, 1, 8),) * 2, memory
+    arguments = torch.randn(2, 4, 8), (torch.zeros(2, 4, 8),) * 2, memory, (torch.zeros(1, 1, 8),) * 2
     torch.manual_seed(0)
     first, maps = attention.over_cells(*arguments, capture=True)
     second, again = attention.over_cells(*arguments, capture=True)

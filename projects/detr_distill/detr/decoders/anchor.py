@@ -23,6 +23,7 @@ from ..layers.row_column import (
     AxisEmbedding,
     CellAttention,
     CellEmbedding,
+    Embeddings,
     PlaneEmbedding,
     RowColumnAttention,
 )
@@ -43,8 +44,8 @@ class AnchorDecoderLayer(LocatedDecoderLayer):
         self,
         content: Tensor,
         position: Tensor,
-        points: tuple[Tensor, ...],
-        cells: tuple[Tensor, ...],
+        points: Embeddings,
+        cells: Embeddings,
         layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
@@ -56,7 +57,7 @@ class AnchorDecoderLayer(LocatedDecoderLayer):
         """
         content, self_maps = self.attend_to_queries(content, position, layout, capture)
         attended, cross_map = self.cross_attention.over_cells(
-            content, points, memory.tokens, cells, memory, CROSS_ATTENTION in capture
+            content, points, memory, cells, CROSS_ATTENTION in capture
         )
         return self.finish(content, attended), self_maps, cross_map
 

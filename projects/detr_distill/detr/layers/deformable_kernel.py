@@ -25,9 +25,8 @@ def choose_deformable_kernel(kernel: str) -> None:
     """Sets the form that runs from now on.
 
     Args:
-        kernel: of ``KERNELS``. "auto": Triton on CUDA where it works, else PyTorch. "triton": Triton on CUDA.
-            "pytorch". Another device than CUDA, float64, and graphs that are traced, compiled or exported take PyTorch
-            in any case.
+        kernel: of ``KERNELS``; "auto": Triton on CUDA where it works, else PyTorch. Another device than CUDA, float64,
+            and graphs that are traced, compiled or exported take PyTorch in any case.
 
     Raises:
         ConfigError: "triton" where it cannot be imported.
