@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -48,7 +48,7 @@ class TargetAwareLoss(DistillLoss):
 
     needs_of_teacher = frozenset({MEMORY, HIDDEN, ASSIGNMENT})
     needs_assignment = True
-    remedies = {MEMORY: "take a DetrDetector as the teacher"}
+    remedies: ClassVar[dict[str, str]] = {MEMORY: "take a DetrDetector as the teacher"}
 
     weight: float = key(1.0, "of the loss on the cells that the teacher's queries read; 0 builds nothing", NOT_NEGATIVE)
     exponent: float = key(0.5, "a query's quality is class score ^ this * IoU ^ (1 - this)", SHARE)
