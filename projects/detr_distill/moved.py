@@ -82,6 +82,7 @@ distill.second_run distill.students.second_run
 distill.target_masks distill.losses.target_masks
 distill.transformers_teacher distill.teachers.transformers
 engine.configuration engine.device config.build
+engine.randomness randomness
 fcos convolutional.fcos
 pairs structures.pairs
 ranges config.ranges
@@ -103,12 +104,12 @@ class MovedModule(types.ModuleType):
             setattr(self._owner(name), name, value)
 
     def _owner(self, name: str) -> types.ModuleType:
-        places = MOVED[self.__name__.removeprefix(f"{PACKAGE}.")]
-        for place in places:
-            module = importlib.import_module(f"{PACKAGE}.{place}")
+        modules = MOVED[self.__name__.removeprefix(f"{PACKAGE}.")]
+        for name_now in modules:
+            module = importlib.import_module(f"{PACKAGE}.{name_now}")
             if name in vars(module):
                 return module
-        raise AttributeError(f"{self.__name__} is now {' and '.join(places)}, and none of these has {name}.")
+        raise AttributeError(f"{self.__name__} is now {' and '.join(modules)}, and none of these has {name}.")
 
 
 class MovedFinder(MetaPathFinder, Loader):
@@ -119,8 +120,8 @@ class MovedFinder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if moved else None
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        places = MOVED[spec.name.removeprefix(f"{PACKAGE}.")]
-        names = " and ".join(f"{PACKAGE}.{place}" for place in places)
+        modules = MOVED[spec.name.removeprefix(f"{PACKAGE}.")]
+        names = " and ".join(f"{PACKAGE}.{module}" for module in modules)
         warnings.warn(f"{spec.name} has moved: import from {names}.", FutureWarning, stacklevel=2)
         return MovedModule(spec.name)
 

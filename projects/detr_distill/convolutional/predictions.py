@@ -39,9 +39,9 @@ def dense_output(
     split = detector._transpose_dense_predictions(predictions[:2], [detector.num_classes, 4])
     logits, deltas = (torch.cat(levels, dim=1) for levels in split)
     anchors: Any = detector.anchor_generator(features)
-    places = Boxes.cat(anchors).tensor.repeat(len(logits), 1)
+    corners = Boxes.cat(anchors).tensor.repeat(len(logits), 1)
     transform: Any = detector.box2box_transform
-    boxes = transform.apply_deltas(deltas.flatten(0, 1).float(), places).view(deltas.shape)
+    boxes = transform.apply_deltas(deltas.flatten(0, 1).float(), corners).view(deltas.shape)
     size = torch.tensor([[width, height] * 2 for height, width in images.image_sizes], device=boxes.device)
     return one_layer(logits, to_centres(boxes / size[:, None]), "sigmoid")
 
@@ -61,8 +61,8 @@ def region_output(
     if deltas.shape[1] > 1:
         best = scores[:, :-1].argmax(1)
         deltas = deltas.gather(1, best[:, None, None].expand(-1, 1, 4))
-    places = torch.cat([image.proposal_boxes.tensor for image in regions])
-    boxes = predictor.box2box_transform.apply_deltas(deltas.squeeze(1), places)
+    corners = torch.cat([image.proposal_boxes.tensor for image in regions])
+    boxes = predictor.box2box_transform.apply_deltas(deltas.squeeze(1), corners)
     counts = [len(image) for image in regions]
     sizes = [boxes.new_tensor([image.image_size[1], image.image_size[0]] * 2) for image in regions]
     boxes = [to_centres(values / size) for values, size in zip(boxes.split(counts), sizes, strict=True)]

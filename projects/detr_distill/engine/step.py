@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteError
 from ..protocols import Recording
+from ..randomness import seed_step
 from .finite import describe_non_finite, name_images
 from .freezing import ParameterFreeze
 from .metrics import StepMetrics, gather_metrics
 from .precision import GradientClipper, Precision, clipped_apart
-from .randomness import seed_step
 
 GRADIENT_NORM = "grad_norm"
 DISTILLED_SHARE = "distill_share"  # of the distillation losses in the total

@@ -1,4 +1,4 @@
-"""The families of detectors that can be imported. A record here is all that a further one needs."""
+"""The families of detectors that can be imported. A record here is all that another one needs."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class SampledAttentionLoss(ScoredPairLoss):
 
 
 def _as_distribution(points: SampledPoints, by_head: bool) -> tuple[Tensor, Tensor]:
-    """Places (B, M, H, R, 2) and weights (B, M, H, R), adding up to 1; H is 1, all heads, unless ``by_head``."""
+    """Positions (B, M, H, R, 2) and weights (B, M, H, R), adding up to 1; H is 1, all heads, unless ``by_head``."""
     if by_head:
         return points.locations.flatten(3, 4), points.weights.flatten(3)
     heads = points.weights.shape[2]

@@ -65,16 +65,16 @@ class OverlapMatcher(PredictionMatcher):
             score, chosen = score.topk(min(self.teacher_queries, score.shape[1]), dim=1)
             goals = output.boxes[-1].float().gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4))
             iou = pairwise_iou(goals, own.boxes[-1].float()) * (score > self.score_threshold).unsqueeze(-1)
-        places, weight = self._closest(iou)
-        index = chosen.unsqueeze(-1).expand_as(places)
-        places, index, weight = (values.flatten(1).unsqueeze(0) for values in (places, index, weight))
+        positions, weight = self._closest(iou)
+        index = chosen.unsqueeze(-1).expand_as(positions)
+        positions, index, weight = (values.flatten(1).unsqueeze(0) for values in (positions, index, weight))
         layers = pair_layers(1, output.num_layers, self.teacher_layer)
-        return Match(self.name, "own", layers, Pairs(places, index, weight))
+        return Match(self.name, "own", layers, Pairs(positions, index, weight))
 
     def _closest(self, iou: Tensor) -> tuple[Tensor, Tensor]:
         """From the IoU (B, N, R) to predictions of each detection (B, N, M), and 1 for those that learn from it."""
         detections = iou.shape[1]
-        overlap, places = iou.topk(min(self.student_predictions, iou.shape[2]), dim=2)
-        closest = iou.argmax(1, keepdim=True).expand(-1, detections, -1).gather(2, places)
+        overlap, positions = iou.topk(min(self.student_predictions, iou.shape[2]), dim=2)
+        closest = iou.argmax(1, keepdim=True).expand(-1, detections, -1).gather(2, positions)
         is_closest = closest == torch.arange(detections, device=iou.device)[:, None]
-        return places, (is_closest & (overlap >= self.min_iou) & (overlap > 0)).float()
+        return positions, (is_closest & (overlap >= self.min_iou) & (overlap > 0)).float()

@@ -24,7 +24,7 @@ Context = tuple[ImageList, list[Instances]]
 
 @contextlib.contextmanager
 def event_storage(iteration: int | None) -> Iterator[None]:
-    """Within, there is an event storage for detectron2's heads: the trainer's, or one of no further use."""
+    """Within, there is an event storage for detectron2's heads: the trainer's, or one that is thrown away."""
     try:
         get_event_storage()
     except AssertionError:
