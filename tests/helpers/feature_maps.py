@@ -29,12 +29,12 @@ def random_maps(names: str, seed: int, channels: int = 3, sizes=((4, 4), (2, 2))
 OWN, TARGET = random_maps("ab", 0), random_maps("xy", 1)
 
 
-def make_step(counts=(1, 0)) -> StudentStep:
+def make_step(counts=(1, 0), device="cpu") -> StudentStep:
     """Two images of 32x32; where the first has an object, it is its upper left quarter."""
     inputs = make_inputs(sizes=((32, 32), (32, 32)), counts=counts)
     if counts[0]:
         inputs[0]["instances"].gt_boxes.tensor[:] = torch.tensor([0.0, 0, 15, 15])
-    return StudentStep(inputs, {}, (32, 32), ground_truth=read_ground_truth(inputs, "cpu"))
+    return StudentStep(inputs, {}, (32, 32), ground_truth=read_ground_truth(inputs, device))
 
 
 def run(loss: nn.Module, own=OWN, target=TARGET, counts=(1, 0)) -> dict[str, torch.Tensor]:

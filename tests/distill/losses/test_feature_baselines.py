@@ -21,6 +21,7 @@ from helpers.builders import randomise, small_cfg
 from helpers.feature_maps import OWN, TARGET, levels, make_step, map_pairs, random_maps, run
 from helpers.steps import ReadCounter
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 FITNET = {"norm": "none", "adapter_layers": 1, "adapter_kernel": 1, "mean": "levels"}
 AT = {"norm": "attention", "adapter_layers": 0, "mean": "sum"}
@@ -142,6 +143,32 @@ def test_no_form_waits_for_the_device(form):
         found = loss(StudentOutput(own, step=step), Knowledge(features=target), [])
         sum(found.values()).backward()
     assert not counter.reads
+
+
+class PadCounter(TorchDispatchMode):
+    """Counts what is padded."""
+
+    def __init__(self):
+        super().__init__()
+        self.pads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.pads += func._schema.name == "aten::constant_pad_nd"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", ["defeat", "fgd"])
+@pytest.mark.parametrize(("counts", "pads"), [((1, 2), 0), ((0, 0), 4)])
+def test_boxes_are_prepared_once_a_step(form, counts, pads):
+    """Not once a level: in a batch without objects one object of padding, and one copy of the corners to the device."""
+    loss, student = make(form), StudentOutput(OWN, step=make_step(counts))
+    known = Knowledge(features=random_maps("xy", 1, 5))
+    with PadCounter() as counter:
+        loss(student, known, [])
+    assert counter.pads == pads
+    truth = make_step(counts, device="meta").ground_truth
+    corners = truth.at_least_one().corners_pixels
+    assert corners.is_meta and corners is truth.at_least_one().corners_pixels
 
 
 def test_a_map_of_another_grid_is_read_between_its_cells():
