@@ -40,6 +40,7 @@ class QueryRelationLoss(PairLoss):
     """
 
     needs = frozenset({HIDDEN})
+    remedies = {HIDDEN: "choose a DetrDetector"}
 
     weight: float = key(1.0, "of the loss on the distances between queries; 0 builds nothing", NOT_NEGATIVE)
     divergence: str = key(
