@@ -36,7 +36,9 @@ def test_attention_of_a_permuted_copy_costs_nothing():
     copy = output([[0.0, 0.0]] * 3, [BOX[0]] * 3)
     copy.self_attention = (student.self_attention[0][:, :, order][..., order],)
     copy.cross_attention = (student.cross_attention[0][:, :, order],)
-    found = run(AttentionLoss(divergence="mse"), student, copy, match([0, 1, 2], torch.argsort(order).tolist()), **setting)
+    found = run(
+        AttentionLoss(divergence="mse"), student, copy, match([0, 1, 2], torch.argsort(order).tolist()), **setting
+    )
     assert all(value.abs() < 1e-7 for value in found.values())
 
 

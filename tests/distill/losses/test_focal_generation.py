@@ -13,7 +13,6 @@ from helpers.builders import randomise
 from helpers.feature_maps import levels, map_pairs, random_maps, run
 from torch import nn
 
-
 NO_WEIGHT = dict.fromkeys(("object_weight", "background_weight", "attention_weight", "relation_weight"), 0.0)
 
 

@@ -157,7 +157,8 @@ def test_soft_cross_entropy_has_the_gradient_of_kl(temperature):
     for divergence in ("bce", "kl"):
         student = output([[1.0, -2.0], [0.3, 0.1]], BOX)
         loss = PredictionLoss(
-            classes=SAME, class_weight=1.0, l1_weight=0.0, giou_weight=0.0, divergence=divergence, temperature=temperature,
+            classes=SAME, class_weight=1.0, l1_weight=0.0, giou_weight=0.0, divergence=divergence,
+            temperature=temperature,
         )  # fmt: skip
         found = run(loss, student, output([[2.0, 0.5], [-1.0, 3.0]], BOX), match([0, 1], [1, 0]))["class"]
         found.backward()

@@ -99,7 +99,9 @@ def test_teacher_scores_of_the_positives_divide_the_class_term():
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_divergence_with_a_temperature_by_hand(temperature):
     student, teacher, assignment, match_pairs = three_queries()
-    found = prediction_losses(student, teacher, assignment, match_pairs, divergence="kl", temperature=temperature)["class"]
+    found = prediction_losses(student, teacher, assignment, match_pairs, divergence="kl", temperature=temperature)[
+        "class"
+    ]
     soft = [[1 / (1 + math.exp(-logit(p) / temperature)) for p in row] for row in ([0.2, 0.7], [0.8, 0.1])]
     expected = sum(entropy(p, t) - entropy(t, t) for p, t in zip(*soft, strict=True))
     assert math.isclose(found.item(), temperature**2 * expected, rel_tol=1e-4)

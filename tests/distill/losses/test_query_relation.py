@@ -7,7 +7,7 @@ import math
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.query_relation import QueryRelationLoss, pairwise_distances
 from detr_distill.distill.match import Match
-from detr_distill.distill.students.base import StudentOutput
+from detr_distill.distill.students.base import StudentOutput, student_of
 from detr_distill.errors import ConfigError
 from detr_distill.structures import DecoderOutput, Pairs
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import small_cfg
+from helpers.convolutional import dense_cfg
 
 
 def output(hidden):
@@ -96,7 +97,9 @@ def test_neither_width_nor_scale_counts():
 def test_padding_and_unmatched_queries_are_left_out(divergence):
     student, teacher = output(random_states(6, 4)), output(random_states(5, 4, seed=1))
     found = value(student, teacher, match([4, 1, 2], [0, 3, 1]), divergence=divergence)
-    padded = value(student, teacher, match([4, 1, 2, 0, 0], [0, 3, 1, 0, 0], [1.0, 1.0, 1.0, 0.0, 0.0]), divergence=divergence)
+    padded = value(
+        student, teacher, match([4, 1, 2, 0, 0], [0, 3, 1, 0, 0], [1.0, 1.0, 1.0, 0.0, 0.0]), divergence=divergence
+    )
     assert torch.allclose(found, padded, rtol=1e-5)
     padded.backward()
     moved = student.hidden.grad[0, 0].abs().amax(-1) > 0
@@ -177,9 +180,11 @@ def test_bad_keys_are_named(equal_teacher, key, bad, message):
 
 
 def test_a_detector_without_queries_is_refused():
-    cfg = small_cfg()
-    with pytest.raises(ConfigError, match="QueryRelationLoss compares the hidden states"):
-        QueryRelationLoss(cfg, torch.nn.Identity(), torch.nn.Identity())
+    queries, maps = student_of(build_model(small_cfg())), student_of(build_model(dense_cfg("RetinaNet")))
+    for student, teacher, who in ((maps, queries, "student"), (queries, maps, "teacher")):
+        message = f"QueryRelationLoss asks for hidden states, which the {who}'s RetinaNet does not have.*DetrDetector"
+        with pytest.raises(ConfigError, match=message):
+            QueryRelationLoss(small_cfg(), student, teacher)
 
 
 @pytest.mark.parametrize("divergence", ["distance", "contrastive"])
