@@ -1,18 +1,51 @@
-"""What the benchmarks share: random inputs, timing in turn, and the peak memory of a step on any device."""
+"""What the benchmarks share: result files, random inputs, timing in turn, and the peak memory of a step on any device.
+
+Other libraries than torch are imported where they are used: ``deformable_attention.py`` runs without them.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
-from detectron2.structures import Boxes, Instances
-from rich.progress import track
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = "benchmarks/results"
+
+
+def current_commit(root: Path = ROOT) -> str:
+    """The commit of a checkout, with ``-dirty`` where files beside its results differ; "unknown" without git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--", ".", f":(exclude){RESULTS}")
+        return git("rev-parse", "HEAD") + ("-dirty" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+# Read once, at the start: the checkout may change while a long benchmark runs.
+COMMIT = current_commit()
+
+
+def write_result(path: Path, result: dict) -> None:
+    """Writes a result as JSON, with the commit that it was measured at under ``commit``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"commit": COMMIT, **result}, indent=1) + "\n")
 
 
 def random_inputs(sizes: list[tuple[int, int]], num_classes: int, objects: int = 7) -> list[dict]:
     """detectron2 dicts of images of the given (height, width) with random boxes; 7 objects is COCO's mean."""
+    from detectron2.structures import Boxes, Instances
+
     generator = torch.Generator().manual_seed(0)
     inputs = []
     for index, (height, width) in enumerate(sizes):
@@ -37,11 +70,13 @@ def training_step(model: torch.nn.Module, inputs: list[dict], optimizer: torch.o
     model.zero_grad(set_to_none=True)
 
 
-def time_in_turn(steps: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+def time_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of each step in each round, after one round to warm up.
 
     The steps take turns within a round, so that other work on the machine meets all alike.
     """
+    from rich.progress import track
+
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in track(range(rounds + 1), description="timing", disable=not sys.stderr.isatty()):
         for name, step in steps.items():
@@ -62,6 +97,7 @@ def _timed(function: Callable[[], object], device: str) -> float:
 
 
 def device_name(device: str) -> str:
+    """The GPU's name, or "cpu"."""
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 

@@ -8,7 +8,7 @@ take turns, round after round, in one process; medians of a call within a row of
 that a call allocates beyond its arguments. Errors are ||found - exact|| / ||exact|| of the output and the three
 gradients; exact is PyTorch's form in float64. (The locations' gradient jumps at the centres of cells, so the few points
 that rounding puts on the other side make up most of its error, in either form.) Needs torch and Triton, not detectron2.
-Keys of the JSON: device, torch, triton, batch, and a list of cases.
+Keys of the JSON: commit, device, torch, triton, batch, and a list of cases.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import statistics
 import sys
 import time
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from common import ROOT, write_result
 from torch import Tensor
 
-PACKAGE = Path(__file__).resolve().parent.parent / "projects" / "detr_distill"
+PACKAGE = ROOT / "projects" / "detr_distill"
 SHAPES = [(100, 167), (50, 84), (25, 42), (13, 21)]
 HEADS, CHANNELS, POINTS = 8, 32, 4
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -54,7 +55,7 @@ def load_forms() -> dict[str, Form]:
 def make_arguments(kind: str, batch: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
     """Values (B, S, H, c), locations (B, Q, H, L, P, 2) and weights (B, Q, H, L, P) that want gradients."""
     generator = torch.Generator(device).manual_seed(0)
-    random = {"generator": generator, "device": device}
+    random: dict[str, Any] = {"generator": generator, "device": device}
     sizes = torch.tensor([(width, height) for height, width in SHAPES], device=device, dtype=torch.float32)
     if kind == "encoder":
         cells = [torch.cartesian_prod(torch.arange(h) + 0.5, torch.arange(w) + 0.5).flip(1) for h, w in SHAPES]
@@ -82,7 +83,7 @@ def forward_backward(form: Form, arguments: tuple[Tensor, ...], upstream: Tensor
     return output.detach(), *torch.autograd.grad(output, arguments, upstream)
 
 
-def measure(steps: dict[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, float]:
+def measure(steps: Mapping[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, float]:
     """Median milliseconds of a call of each step, after one round to warm up; the steps take turns in every round."""
     milliseconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(rounds + 1):
@@ -178,7 +179,6 @@ def main() -> None:
         "batch": options.batch,
         "cases": [],
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     for kind in ("decoder", "encoder"):
         for dtype in DTYPES:
             try:
@@ -186,7 +186,7 @@ def main() -> None:
             except Exception:  # the other cases are worth having
                 case = {"queries": kind, "dtype": str(dtype).removeprefix("torch."), "failure": traceback.format_exc()}
             result["cases"].append(case)
-            options.json.write_text(json.dumps(result, indent=2))
+            write_result(options.json, result)
             print(describe(case), flush=True)
     if any("failure" in case for case in result["cases"]):
         raise SystemExit(f"Some cases failed; {options.json} says why.")

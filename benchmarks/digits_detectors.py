@@ -13,11 +13,12 @@ from pathlib import Path
 
 from detr_distill.engine import build_config
 
+from common import ROOT
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from rich.console import Console
 from rich.table import Table
-from study import METRICS, ROOT, Run, Study, settings_key
+from study import METRICS, Run, Study, settings_key
 
 
 def detectors() -> dict[str, CfgNode]:

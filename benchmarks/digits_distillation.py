@@ -71,8 +71,9 @@ def wanted_runs(study: Study, seeds: list[int]) -> dict[tuple[str, str, int], Ru
 
 def equal_time(study: Study, detector: str) -> list[str]:
     """As many iterations of the plain student as 800 of DETRDistill take."""
-    files = [f"configs/digits/{file.format(detector)}.yaml" for file in (DETRDISTILL, PLAIN)]
-    ratio = study.remember(f"step ratio, {detector} | settings {settings_key(files[0])}", lambda: step_ratio(*files))
+    taught, plain = (f"configs/digits/{file.format(detector)}.yaml" for file in (DETRDISTILL, PLAIN))
+    key = f"step ratio, {detector} | settings {settings_key(taught)}"
+    ratio = study.remember(key, lambda: step_ratio(taught, plain))
     return ["SOLVER.MAX_ITER", str(round(800 * ratio))]
 
 

@@ -10,24 +10,26 @@ deviation, mean over levels. An encoder that no longer hears the labels gives 0.
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import tempfile
 from pathlib import Path
 
 from detr_distill.config.build import build_config
-from detr_distill.distill.students.base import start_student
+from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.distill import DistillDetector
+from detr_distill.distill.students import student_of
 from detr_distill.engine.trainer import DistillTrainer
 
 import torch
+from common import ROOT, write_result
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent
 SLOWER = ["SOLVER.LR_FACTORS", [["teacher\\.", 0.1]]]
-ROWS = {
+ROWS: dict[str, list] = {
     "as published": [],
     "encoder at a tenth of the rate": SLOWER,
     "and its label kept by each object": [*SLOWER, "MODEL.DISTILL.LABEL_ENCODER.KEEP_LABEL", True],
@@ -35,14 +37,13 @@ ROWS = {
 
 
 @torch.no_grad()
-def sensitivity(model, batch: list[dict], num_classes: int) -> float:
-    step = start_student(model.student, batch)
+def sensitivity(model: DistillDetector, batch: list[dict], num_classes: int) -> float:
+    """What other labels change in the encoder's maps, in standard deviations of the maps; mean over levels."""
+    truth = read_ground_truth(batch, model.device)
+    step = dataclasses.replace(student_of(model.student).start(batch), ground_truth=truth)
     before = model.teacher(step, frozenset()).features
-    for entry in batch:
-        entry["instances"].gt_classes = (entry["instances"].gt_classes + 1) % num_classes
-    after = model.teacher(step, frozenset()).features
-    for entry in batch:
-        entry["instances"].gt_classes = (entry["instances"].gt_classes - 1) % num_classes
+    others = dataclasses.replace(truth, labels=(truth.labels + 1) % num_classes * truth.valid)
+    after = model.teacher(dataclasses.replace(step, ground_truth=others), frozenset()).features
     changes = [(after[name] - before[name]).square().mean().sqrt() / before[name].std() for name in before]
     return torch.stack(changes).mean().item()
 
@@ -79,8 +80,7 @@ def main() -> None:
     for name, values in found.items():
         table.add_row(name, *(f"{value:.2g}" for value in values))
     Console().print(table)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"iterations": arguments.iterations, "rows": found}, indent=1))
+    write_result(arguments.json, {"iterations": arguments.iterations, "rows": found})
 
 
 if __name__ == "__main__":

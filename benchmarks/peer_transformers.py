@@ -20,7 +20,6 @@ peak_memory_ratio, peak_memory_bytes, all_seconds; and the setting.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 from collections.abc import Callable
@@ -28,15 +27,16 @@ from pathlib import Path
 
 from detr_distill.checkpoint.importing.names_transformers import rename_transformers
 from detr_distill.config.build import build_config
-from detr_distill.detr.supervision.assignment import solve_assignments
+from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.detr.supervision.matchings import Matchings
 
 import torch
 import transformers
-from common import device_name, peak_bytes, random_inputs, time_in_turn, training_step
+from common import ROOT, device_name, peak_bytes, random_inputs, time_in_turn, training_step, write_result
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-ROOT = Path(__file__).parent.parent
 FAMILIES = {
     "detr": (transformers.DetrConfig, transformers.DetrForObjectDetection),
     "conditional": (transformers.ConditionalDetrConfig, transformers.ConditionalDetrForObjectDetection),
@@ -47,7 +47,7 @@ MODES = ("inference", "inference_padded", "training")
 TOLERANCE = 1e-3
 
 
-def build_peer(detector: str, cfg) -> nn.Module:
+def build_peer(detector: str, cfg: CfgNode) -> transformers.PreTrainedModel:
     """The model of transformers of the shape, dropout and loss weights that ``cfg`` gives ours; random weights."""
     node = cfg.MODEL.DETR
     resnet = transformers.ResNetConfig(out_features=_stages(node.IN_FEATURES))
@@ -151,8 +151,8 @@ class Pair:
         values = {"pixel_values": images.tensor.contiguous(), "pixel_mask": (~mask).long()}
         if not labels:
             return values
-        targets = self.ours.targets(inputs, images)
-        objects = zip(targets.labels, targets.boxes, targets.counts, strict=True)
+        truth = read_ground_truth(inputs, images.tensor.device)
+        objects = zip(truth.labels, truth.boxes, truth.counts, strict=True)
         return {**values, "labels": [{"class_labels": c[:n], "boxes": b[:n]} for c, b, n in objects]}
 
     @torch.no_grad()
@@ -167,12 +167,11 @@ class Pair:
         """
         self.ours.eval()
         self.peer.eval()
-        images = self.ours.preprocess(self.padded)
-        memory = self.ours.encode(self.ours.backbone(images.tensor), images)
-        group = self.ours.queries(memory)
-        output = self.ours.decode(memory, [group])["own"]
-        supervised = self.ours.supervised({"own": output}, [group], memory, self.ours.targets(self.padded, images))
-        losses = self.ours.losses(supervised, solve_assignments(self.ours.costs(supervised)))
+        finished = self.ours.finish(self.ours.start(self.padded))
+        output, matchings = finished.outputs["own"], Matchings()
+        supervised = self.ours.supervise(finished, read_ground_truth(self.padded, self.ours.device), matchings)
+        matchings.solve()
+        losses = self.ours.losses(supervised)
         loss = sum(losses[f"loss_{term}"] for term in ("class", "box", "giou"))
         self.peer.config.auxiliary_loss = False
         expected = self.peer(**self._peer_inputs(self.padded, labels=True))
@@ -188,6 +187,7 @@ class Pair:
 
 
 def measure(pair: Pair, mode: str, rounds: int) -> dict:
+    """Times and peak memory of both sides in a mode, see above."""
     steps = pair.steps(mode)
     seconds = time_in_turn(steps, rounds, pair.device)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -202,6 +202,7 @@ def measure(pair: Pair, mode: str, rounds: int) -> dict:
 
 
 def read_size(text: str) -> tuple[int, int]:
+    """The pair (480, 640) of the text 480x640."""
     height, width = text.split("x")
     return int(height), int(width)
 
@@ -238,8 +239,7 @@ def main() -> None:
             medians = "  ".join(f"{name} {value:.3f} s" for name, value in found[mode]["median_seconds"].items())
             memory = found[mode]["peak_memory_ratio"]
             print(f"{detector} {mode}: {found[mode]['ratio']:.2f} of the time, {memory:.2f} of the memory; {medians}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=2))
+    write_result(arguments.json, result)
 
 
 if __name__ == "__main__":

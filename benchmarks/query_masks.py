@@ -13,45 +13,55 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 from detr_distill.data import DetrDatasetMapper, build_train_loader
-from detr_distill.distill.losses.target_masks import cell_weights, choose_projection, query_quality, touched_cells
+from detr_distill.distill import DistillDetector
+from detr_distill.distill.losses.target_aware import TargetAwareLoss
+from detr_distill.distill.losses.target_masks import cell_weights, query_quality, touched_cells
 from detr_distill.distill.students.base import StudentStep
 from detr_distill.engine import build_config
 from detr_distill.structures import Pairs
 
 import torch
+from common import ROOT, write_result
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
-ROOT = Path(__file__).parent.parent
 OVERRIDES = ["MODEL.DEVICE", "cpu", "MODEL.DISTILL.MATCHERS", "()", "MODEL.DISTILL.LOSSES", '("TargetAwareLoss",)']
 OVERRIDES += ["DATASETS.TRAIN", '("digits_val",)']
 HEADINGS = {"own": "own object", "others": "other objects", "background": "background", "ratio": "weight ratio"}
 
 
-def train_projection(model: nn.Module, cfg, batches: int, rate: float) -> None:
+def target_aware_loss(model: DistillDetector) -> TargetAwareLoss:
+    """The model's only loss."""
+    (loss,) = model.losses.values()
+    assert isinstance(loss, TargetAwareLoss)
+    return loss
+
+
+def train_projection(model: DistillDetector, cfg: CfgNode, batches: int, rate: float) -> None:
     """Trains the mask projection of the model's loss, and nothing else."""
-    optimizer = torch.optim.AdamW(model.losses["TargetAwareLoss"].mask_projection.parameters(), lr=rate)
+    optimizer = torch.optim.AdamW(target_aware_loss(model).mask_projection.parameters(), lr=rate)
     for batch in itertools.islice(build_train_loader(cfg), batches):
         optimizer.zero_grad()
-        model(batch)["loss_distill_target_mask"].backward()
+        model(batch)["loss_target_mask"].backward()
         optimizer.step()
 
 
 @torch.no_grad()
-def measure(model: nn.Module, inputs: list[dict], projection) -> dict[str, float]:
+def measure(model: DistillDetector, inputs: list[dict], projection: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Means over all objects of the images; ``projection`` is from memory tokens to what queries are compared with."""
-    loss, knowledge = model.losses["TargetAwareLoss"], model.teacher(StudentStep(inputs), frozenset())
-    output, targets, memory = knowledge.output, knowledge.targets, knowledge.memory
+    loss, knowledge = target_aware_loss(model), model.teacher(StudentStep(inputs), frozenset())
+    output, targets, memory = knowledge.output, knowledge.ground_truth, knowledge.memory
     queries, objects = output.logits.shape[2], targets.labels.shape[1]
-    every = torch.arange(queries * objects).expand(1, len(inputs), -1)
-    every = Pairs(every // objects, every % objects, targets.valid.float().repeat(1, queries)[None])
+    index = torch.arange(queries * objects).expand(1, len(inputs), -1)
+    every = Pairs(index // objects, index % objects, targets.valid.float().repeat(1, queries)[None])
     quality, best = query_quality(output, targets, every, loss.exponent).unflatten(1, (queries, objects)).max(1)
 
     states = output.hidden[-1].gather(1, best[..., None].expand(-1, -1, output.hidden.shape[-1]))
@@ -79,18 +89,19 @@ def main() -> None:
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg).train()
     train_projection(model, cfg, arguments.batches, arguments.rate)
-    projections = {
+    own = model.teacher.read_projection()
+    assert own is not None  # as it is for "learned"
+    projections: dict[str, Callable[[Tensor], Tensor]] = {
         "none": nn.Identity(),
-        "teacher": choose_projection("teacher", model.teacher.detector.decoder),
-        "learned": model.losses["TargetAwareLoss"].mask_projection,
+        "teacher": own,
+        "learned": target_aware_loss(model).mask_projection,
     }
     mapper = DetrDatasetMapper(cfg, is_train=True)
     inputs = [mapper(record) for record in DatasetCatalog.get("digits_val")[: arguments.images]]
     found = {name: measure(model, inputs, projection) for name, projection in projections.items()}
 
     result = {"objects": sum(len(entry["instances"]) for entry in inputs), "batches": arguments.batches, **found}
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments.json, result)
     table = Table("P", *HEADINGS.values(), title=f"{result['objects']} objects")
     for name, values in found.items():
         table.add_row(name, *(f"{values[key]:.2f}" for key in HEADINGS))

@@ -18,24 +18,25 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from detr_distill.config.build import build_config
+from detr_distill.distill import DistillDetector
 from detr_distill.distill.students.base import StudentStep
 from detr_distill.distill.teachers.frozen import FrozenDetector
 from detr_distill.engine.solver import build_optimizer
 
 import torch
-from common import device_name, peak_bytes, random_inputs, time_in_turn, training_step
+from common import ROOT, device_name, peak_bytes, random_inputs, time_in_turn, training_step, write_result
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.utils.events import EventStorage
 from torch import nn
-
-ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ METHODS = {
 }
 
 
-def build(config: str, device: str, folder: Path):
+def build(config: str, device: str, folder: Path) -> tuple[DistillDetector, nn.Module, FrozenDetector | None, CfgNode]:
     """The distilling model, its plain student, its plain teacher or None, random weights; the configuration."""
     teacher_model = None
     cfg = build_config(str(ROOT / f"configs/{config}.yaml"), ["MODEL.DEVICE", device])
@@ -76,16 +77,22 @@ def build(config: str, device: str, folder: Path):
         teacher_model = FrozenDetector(detector=teacher_model, classes=distilled.teacher.classes)
     plain = build_model(cfg).train()
     for model in (distilled, plain, teacher_model or plain):
-        for module in model.modules():
-            if isinstance(module, BottleneckBlock):
-                nn.init.zeros_(module.conv3.norm.weight)
-            if isinstance(module, StandardRPNHead):
-                nn.init.zeros_(module.anchor_deltas.weight)
-                nn.init.zeros_(module.objectness_logits.weight)
+        _keep_maps_small(model)
     return distilled, plain, teacher_model, cfg
 
 
-def main() -> None:
+def _keep_maps_small(model: nn.Module) -> None:
+    """Zeros in residual branches and in the region proposal network, see above."""
+    for module in model.modules():
+        if isinstance(module, BottleneckBlock):
+            nn.init.zeros_(module.conv3.norm.weight)
+        if isinstance(module, StandardRPNHead):
+            nn.init.zeros_(module.anchor_deltas.weight)
+            nn.init.zeros_(module.objectness_logits.weight)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The program's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=sorted(METHODS), required=True)
     parser.add_argument("--json", type=Path, required=True, help="file for the result")
@@ -94,47 +101,54 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: the method's")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
+    return parser
 
-    method = METHODS[arguments.method]
-    size, threads = arguments.size or method.size, arguments.threads or method.threads
-    if threads:
-        torch.set_num_threads(threads)
-    torch.manual_seed(0)
+
+def measure(config: str, inputs: list[dict], rounds: int, device: str) -> dict:
+    """Everything in the result but the setting."""
     with tempfile.TemporaryDirectory() as folder:
-        distilled, plain, teacher, cfg = build(method.config, arguments.device, Path(folder))
+        distilled, plain, teacher, cfg = build(config, device, Path(folder))
     cfg.SOLVER.BASE_LR = 0.0
-    inputs = random_inputs([(size, size)] * arguments.batch, num_classes=80)
-    capture = distilled.capture
     models = {"plain": plain, "distilled": distilled}
-    optimizers = {name: build_optimizer(cfg, model) for name, model in models.items()}
-    steps = {name: partial(training_step, model, inputs, optimizers[name]) for name, model in models.items()}
+    steps: dict[str, Callable[[], object]] = {
+        name: partial(training_step, model, inputs, build_optimizer(cfg, model)) for name, model in models.items()
+    }
     if teacher is not None:
-        steps["teacher"] = lambda: teacher(StudentStep(inputs), frozenset())
+        steps["teacher"] = partial(teacher, StudentStep(inputs), frozenset())
     with EventStorage() as storage:  # detectron2's own heads write to it
-        seconds = time_in_turn(steps, arguments.rounds or method.rounds, arguments.device)
-        peaks = {
-            name: peak_bytes(partial(training_step, model, inputs), arguments.device) for name, model in models.items()
-        }
+        seconds = time_in_turn(steps, rounds, device)
+        peaks = {name: peak_bytes(partial(training_step, model, inputs), device) for name, model in models.items()}
         steps["plain"]()
     regions = [value for name, (value, _) in storage.latest().items() if name.startswith("roi_head/num_")]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    result = {
-        "method": arguments.method,
+    return {
         "ratio": medians["distilled"] / (medians["plain"] + medians.get("teacher", 0.0)),
         **{f"{name}_seconds": value for name, value in medians.items()},
         "peak_memory_ratio": peaks["distilled"] / peaks["plain"],
         "peak_memory_bytes": peaks,
         "all_seconds": seconds,
         "regions": sum(regions),
-        "captures": sorted(capture),
+        "captures": sorted(distilled.capture),
+    }
+
+
+def main() -> None:
+    arguments = argument_parser().parse_args()
+    method = METHODS[arguments.method]
+    size, threads = arguments.size or method.size, arguments.threads or method.threads
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    inputs = random_inputs([(size, size)] * arguments.batch, num_classes=80)
+    result = {
+        "method": arguments.method,
+        **measure(method.config, inputs, arguments.rounds or method.rounds, arguments.device),
         "size": size,
         "batch": arguments.batch,
         "device": device_name(arguments.device),
         "threads": torch.get_num_threads(),
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=2))
+    write_result(arguments.json, result)
     print(json.dumps({key: value for key, value in result.items() if key != "all_seconds"}, indent=2))
 
 

@@ -19,11 +19,10 @@ from detr_distill.engine.step import DISTILLED_SHARE
 from detr_distill.engine.trainer import DistillTrainer
 
 import torch
-from common import time_in_turn
+from common import ROOT, time_in_turn, write_result
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
-ROOT = Path(__file__).parent.parent
 METRICS = ("AP", "AP50", "AP75")
 # Both groups weigh 1, as with fixed matching.
 TEACHER_FREE_GROUP = [
@@ -119,8 +118,7 @@ class Study:
 
     def save(self, result: dict) -> None:
         """Writes ``result`` and the runs."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps({**result, "runs": self.runs}, indent=1))
+        write_result(self.file, {**result, "runs": self.runs})
 
     def complete(self, wanted: dict[str, Run]) -> list[dict]:
         """Trains what the file does not have yet, ``parallel`` runs at a time; the results of all, in order."""

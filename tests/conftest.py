@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from builders import make_inputs
+from helpers.builders import make_inputs
 
 torch.set_num_threads(1)
 

@@ -1,28 +1,19 @@
 """The demonstration from end to end, with tiny models and few images."""
 
-import importlib.util
 import json
 
-import detr_distill  # noqa: F401
 from detr_distill.data import build_digits
+from detr_distill.demo import run as demo
 
 import cv2
 import pytest
 import torch
-from builders import ROOT, randomise, small_cfg
 from detectron2.modeling import build_model
-from engine.toy import untouched_loggers  # noqa: F401
+from helpers.builders import randomise, small_cfg
+from helpers.engine.toy import untouched_loggers  # noqa: F401
 
 KEYS = {"AP", "AP50", "AP75", "params", "iterations", "seconds"}
 PICTURES = ("predictions", "pairs", "attention", "ap_over_iterations")
-
-
-@pytest.fixture(scope="module")
-def demo():
-    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +47,7 @@ def configurations(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("untouched_loggers")
-def test_two_trainings_are_compared_and_drawn(demo, configurations, tmp_path, capsys, monkeypatch):
+def test_two_trainings_are_compared_and_drawn(configurations, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo.pictures, "DPI", 50)
     output = tmp_path / "out"
     flags = [*configurations, "--output", str(output), "--iterations", "4", "--seed", "5"]
@@ -80,7 +71,7 @@ def test_two_trainings_are_compared_and_drawn(demo, configurations, tmp_path, ca
     assert (output / "student.old-1" / "config.yaml").exists() and not (output / "results.json").exists()
 
 
-def test_the_demos_own_folder_is_emptied_without_asking(demo, tmp_path, monkeypatch):
+def test_the_demos_own_folder_is_emptied_without_asking(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run, other = tmp_path / demo.OUTPUT / "student", tmp_path / demo.OUTPUT / "notes"
     run.mkdir(parents=True)
@@ -89,22 +80,22 @@ def test_the_demos_own_folder_is_emptied_without_asking(demo, tmp_path, monkeypa
     assert not run.exists() and other.exists()
 
 
-def failing(demo, flags, capsys):
+def failing(flags, capsys):
     with pytest.raises(SystemExit) as caught:
         demo.main(flags)
     assert caught.value.code == 1
     return capsys.readouterr().err
 
 
-def test_missing_teacher_says_how_to_train_it(demo, configurations, tmp_path, capsys):
+def test_missing_teacher_says_how_to_train_it(configurations, tmp_path, capsys):
     flags = [*configurations, "--output", str(tmp_path), "MODEL.DISTILL.TEACHER.WEIGHTS", "nowhere.pth"]
-    error = failing(demo, flags, capsys)
+    error = failing(flags, capsys)
     assert "nowhere.pth are missing" in error and "python train_net.py --config-file" in error
     assert not any(tmp_path.iterdir())
 
 
-def test_unequal_trainings_are_refused(demo, configurations, tmp_path, capsys):
+def test_unequal_trainings_are_refused(configurations, tmp_path, capsys):
     path = tmp_path / "other.yaml"
     path.write_text(f"_BASE_: {configurations[1]}\nSOLVER: {{BASE_LR: 0.5}}\n")
-    error = failing(demo, ["--student-config", str(path), *configurations[2:], "--output", str(tmp_path)], capsys)
+    error = failing(["--student-config", str(path), *configurations[2:], "--output", str(tmp_path)], capsys)
     assert "SOLVER.BASE_LR is 0.5 for the student and 0.002 for the distilled one" in error

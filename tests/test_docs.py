@@ -13,9 +13,9 @@ from detr_distill.registry import LOSS_REGISTRY, MATCHER_REGISTRY
 
 import pytest
 import torch
-from builders import ROOT
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from helpers.builders import ROOT
 
 PACKAGE = Path(detr_distill.__file__).parent
 RECIPES = ROOT / "docs" / "recipes.md"

@@ -1,24 +1,6 @@
-"""Takes the student out of a distilling run's checkpoint; the result loads in the plain detector."""
+"""Takes the student out of a distilling run's checkpoint: ``python tools/export_student.py --help``."""
 
-from __future__ import annotations
-
-import argparse
-
-from detr_distill.checkpoint.export import detecting_weights, save_weights
-from detr_distill.checkpoint.files import read_checkpoint
-from detr_distill.engine.report import report_user_errors
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", required=True, help="checkpoint of a run, such as OUTPUT_DIR/model_final.pth")
-    parser.add_argument("--output", required=True, help="file to write; its suffix decides: .pth or .safetensors")
-    arguments = parser.parse_args(argv)
-    with report_user_errors():
-        weights = detecting_weights(read_checkpoint(arguments.weights)["model"])
-        save_weights(weights, arguments.output)
-        print(f"{arguments.output}: {len(weights)} tensors")
-
+from detr_distill.commands.export_student import main
 
 if __name__ == "__main__":
     main()

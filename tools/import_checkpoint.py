@@ -1,51 +1,6 @@
-"""Brings a detector trained elsewhere under this project's names, and prints the configuration that fits it."""
+"""Brings a detector trained elsewhere under this project's names: ``python tools/import_checkpoint.py --help``."""
 
-from __future__ import annotations
-
-import argparse
-import os
-from pathlib import Path
-
-from detr_distill.checkpoint.export import check_suffix, save_weights
-from detr_distill.checkpoint.files import write_atomically
-from detr_distill.checkpoint.importing import SOURCES, import_checkpoint
-from detr_distill.engine.report import report_user_errors
-from detr_distill.errors import ConfigError
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and files they are")
-    parser.add_argument("--weights", required=True, help="the authors' file, or a folder of transformers")
-    parser.add_argument("--output", required=True, help="file to write; its suffix decides: .pth or .safetensors")
-    parser.add_argument("--config", help="file to write the configuration to as well")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for what the checkpoint does not tell, such as its DC5"
-    )
-    arguments = parser.parse_args(argv)
-    with report_user_errors():
-        _check_place("--output", arguments.output)
-        check_suffix(arguments.output)
-        if arguments.config:
-            _check_place("--config", arguments.config)
-        imported = import_checkpoint(arguments.source, arguments.weights, arguments.opts)
-        save_weights(imported.weights, arguments.output)
-        imported.config["MODEL"]["WEIGHTS"] = arguments.output
-        print(f"# {arguments.output}: {len(imported.weights)} tensors. The configuration that fits:")
-        print(imported.yaml(), end="")
-        if imported.class_names:
-            print(f"# As a teacher: MODEL.DISTILL.TEACHER.CLASS_NAMES {list(imported.class_names)!r}")
-        if arguments.config:
-            write_atomically(arguments.config, lambda file: file.write(imported.yaml().encode()))
-
-
-def _check_place(option: str, path: str) -> None:
-    """Before anything is written: a file can be, with the folders above it that do not exist yet."""
-    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
-    if Path(path).is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        what = "that is a folder" if Path(path).is_dir() else f"{above} is no folder that can be written to"
-        raise ConfigError(f"{option} {path}: {what}. Name a file to write.")
-
+from detr_distill.commands.import_checkpoint import main
 
 if __name__ == "__main__":
     main()

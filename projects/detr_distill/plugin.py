@@ -12,7 +12,6 @@ is the key ``MODEL.DISTILL.HINT_LOSS.MARGIN`` with its default, its range and it
 
 from __future__ import annotations
 
-import inspect
 import re
 import warnings
 from abc import ABCMeta
@@ -109,9 +108,9 @@ def check_plugin(plugin: type, interface: type[Plugin]) -> None:
     where = f"{interface.__module__}.{interface.__name__}"
     if not issubclass(plugin, interface):
         raise ConfigError(f"{plugin.__name__} is no {interface.__name__}. Let it inherit from {where}.")
-    if inspect.isabstract(plugin):
-        missing = ", ".join(f"{name}()" for name in sorted(plugin.__abstractmethods__))
-        raise ConfigError(f"{plugin.__name__} does not define {missing}; see {where}.")
+    undefined = ", ".join(f"{name}()" for name in sorted(plugin.__abstractmethods__))
+    if undefined:
+        raise ConfigError(f"{plugin.__name__} does not define {undefined}; see {where}.")
     defined = {name for base in plugin.__mro__ for name in vars(base)}
     unset = [name for name in plugin.declares if name not in defined]
     if unset:

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def detr_folder(tmp_path_factory):
-    from parity import build_reference
+    from helpers.parity import build_reference
 
     folder = tmp_path_factory.mktemp("detr")
     build_reference("DetrDecoder").save_pretrained(folder)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 pytest.importorskip("transformers")
 
-from checkpoint.imported_detectors import MODELS, build_imported, last_layer, official_checkpoint
-from parity import OFFICIAL_RESNET
+from helpers.checkpoint.imported_detectors import MODELS, build_imported, last_layer, official_checkpoint
+from helpers.parity import OFFICIAL_RESNET
 
 
 @torch.no_grad()

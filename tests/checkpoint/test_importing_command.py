@@ -11,12 +11,12 @@ from detr_distill.config.build import build_config
 import pytest
 import torch
 import yaml
-from builders import ROOT, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import ROOT, small_cfg
 
 pytest.importorskip("transformers")
 
-from checkpoint.imported_detectors import official_checkpoint
+from helpers.checkpoint.imported_detectors import official_checkpoint
 
 SPECIFICATION = importlib.util.spec_from_file_location("import_checkpoint", ROOT / "tools" / "import_checkpoint.py")
 COMMAND = importlib.util.module_from_spec(SPECIFICATION)

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from checkpoint.imported_detectors import official_checkpoint
+from helpers.checkpoint.imported_detectors import official_checkpoint
 
 
 def test_different_tensors_are_not_joined():

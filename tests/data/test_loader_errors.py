@@ -5,9 +5,9 @@ from __future__ import annotations
 from detr_distill.data import DataError, TrainLoader, build_test_loader, build_train_loader
 
 import pytest
-from data.streams import take, zeros
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
+from helpers.data.streams import take, zeros
 
 
 def break_an_image(cfg, tmp_path, monkeypatch):

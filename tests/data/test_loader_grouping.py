@@ -5,8 +5,8 @@ from __future__ import annotations
 from detr_distill.data import build_train_loader
 from detr_distill.data.stream import batches_of
 
-from data.streams import take
 from detectron2.data import DatasetCatalog
+from helpers.data.streams import take
 
 
 def test_aspect_ratio_grouping():

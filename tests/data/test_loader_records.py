@@ -5,9 +5,9 @@ from __future__ import annotations
 from detr_distill.data import DataError, build_test_loader, build_train_loader
 
 import pytest
-from data.streams import names, take
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from helpers.data.streams import names, take
 
 
 def test_images_without_objects_are_kept_unless_filtered(cfg, monkeypatch):

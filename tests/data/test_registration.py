@@ -1,8 +1,9 @@
 import json
 
-from detr_distill.data import DataError, check_num_classes, class_names, register_datasets
+from detr_distill.data import DataError, check_num_classes, class_names, register_datasets, training_class_names
 
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
 
@@ -22,6 +23,18 @@ def test_class_names_are_unknown_without_files(tmp_path):
     assert class_names("files_to_come") is None
     (tmp_path / "a.json").write_text(json.dumps({"categories": [{"id": 5, "name": "b"}, {"id": 2, "name": "a"}]}))
     assert class_names("files_to_come") == ("a", "b")
+
+
+def test_the_names_of_a_training_set_are_those_of_its_first_known_dataset(tmp_path):
+    register_datasets([["names_to_come", str(tmp_path / "a.json"), str(tmp_path)]])
+    cfg = get_cfg()
+    for datasets, names in (
+        ((), None),
+        (("names_to_come",), None),
+        (("names_to_come", "digits_val", "coco_2017_train"), tuple("0123456789")),
+    ):
+        cfg.DATASETS.TRAIN = datasets
+        assert training_class_names(cfg) == names
 
 
 def test_a_name_stands_for_one_dataset():

@@ -10,8 +10,8 @@ from detr_distill.data import TrainLoader, build_train_loader
 import numpy as np
 import pytest
 import torch
-from data.streams import assert_same, names, take, zeros
 from detectron2.utils import comm
+from helpers.data.streams import assert_same, names, take, zeros
 
 
 @pytest.mark.parametrize("mapper", ["detr", "detectron2"])

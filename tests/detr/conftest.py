@@ -7,8 +7,8 @@ from detr_distill.detr.layers.deformable_kernel import choose_deformable_kernel
 
 import pytest
 import torch
-from builders import randomise, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import randomise, small_cfg
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from detr_distill.errors import ConfigError
 
 import pytest
 import torch
-from builders import make_inputs
-from detr.adamixer_detectors import ADAMIXER, build
-from steps import count_reads, encode
+from helpers.builders import make_inputs
+from helpers.detr.adamixer_detectors import ADAMIXER, build
+from helpers.steps import count_reads, encode
 
 CONDITIONAL = {"MODEL__DETR__HIDDEN_DIM": 16}
 DAB = {"MODEL__DETR__DECODER__NAME": "DabDecoder", "MODEL__DETR__QUERIES__NAME": "AnchorBoxQueries"}

@@ -1,6 +1,6 @@
 """Anchor DETR: row-column attention against a loop, embeddings, anchor points, patterns and the start of the boxes.
 
-What it promises like every decoder with dense maps is in test_dense_decoders.py.
+What it promises like every decoder with dense maps is in decoders/test_dense.py.
 """
 
 from __future__ import annotations
@@ -17,29 +17,15 @@ from detr_distill.structures.levels import axis_positions
 
 import pytest
 import torch
-from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.detr.dense_detectors import ANCHOR, STANDARD
+from helpers.steps import encode
 from torch import Tensor, nn
-
-ANCHOR = {
-    "MODEL__DETR__HIDDEN_DIM": 32,
-    "MODEL__DETR__NUM_QUERIES": 6,
-    "MODEL__DETR__NECK__NAME": "AnchorNeck",
-    "MODEL__DETR__ENCODER__NAME": "AnchorEncoder",
-    "MODEL__DETR__DECODER__NAME": "AnchorDecoder",
-    "MODEL__DETR__DECODER__POSITION_GAIN": 0.0,
-    "MODEL__DETR__QUERIES__NAME": "AnchorPointQueries",
-}
-STANDARD = {**ANCHOR, "MODEL__DETR__ANCHOR__ATTENTION": "standard"}
 
 
 def build(**keys):
     return randomise(build_model(small_cfg(**{**ANCHOR, **keys})))
-
-
-def encode(model, inputs) -> Memory:
-    images = model.preprocess(inputs)
-    return model.encode(model.backbone(images.tensor), images)
 
 
 def padded_memory(shape=(3, 5), width=8) -> Memory:

@@ -7,8 +7,8 @@ from detr_distill.errors import ConfigError
 
 import pytest
 import torch
-from detr.deformable_detectors import PLAIN, REFINE, SINGLE, TWO_STAGE
-from steps import count_reads
+from helpers.detr.deformable_detectors import PLAIN, REFINE, SINGLE, TWO_STAGE
+from helpers.steps import count_reads
 
 CONDITIONAL = {"MODEL__DETR__HIDDEN_DIM": 16}
 SELF_ONLY = {"MODEL__DISTILL__ATTENTION_LOSS__CROSS_WEIGHT": 0.0}

@@ -13,8 +13,9 @@ from detr_distill.structures import CAPTURES, GroundTruth, ImageBatch, Memory, P
 
 import pytest
 import torch
-from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.steps import encode
 
 DECODERS = ["DetrDecoder", "ConditionalDecoder", "DabDecoder"]
 CLASSIFICATION = {"DetrDecoder": "softmax", "ConditionalDecoder": "focal", "DabDecoder": "focal"}
@@ -39,11 +40,6 @@ def random_group(queries_of, name: str, images: int, queries: int, **options) ->
     widths = getattr(queries_of, "queries", queries_of).widths
     content, position = (torch.randn(images, queries, width, generator=generator) for width in widths)
     return QueryGroup(name, content, position, **options)
-
-
-def encode(model, inputs):
-    images = model.preprocess(inputs)
-    return model.encode(model.backbone(images.tensor), images)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from detr.denoising_detectors import DINO, DN_DEFORMABLE
-from steps import count_reads
+from helpers.detr.denoising_detectors import DINO, DN_DEFORMABLE
+from helpers.steps import count_reads
 
 LOSSES = ["PredictionLoss", "AttentionLoss", "SampledAttentionLoss"]
 

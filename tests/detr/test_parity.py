@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import make_inputs
+from helpers.builders import make_inputs
 
 pytest.importorskip("transformers")
 
-from parity import build_ours, build_reference, our_weights
+from helpers.parity import build_ours, build_reference, our_weights
 
 SETTINGS = {
     "DetrDecoder": {"MODEL__DETR__LOSS__CLASSIFICATION": "softmax"},

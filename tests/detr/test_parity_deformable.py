@@ -6,12 +6,12 @@ from detr_distill.checkpoint.importing.names_transformers import rename_transfor
 
 import pytest
 import torch
-from builders import make_inputs, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import make_inputs, small_cfg
 
 pytest.importorskip("transformers")
 
-from parity import DEFORMABLE_VARIANTS, build_deformable_reference
+from helpers.parity import DEFORMABLE_VARIANTS, build_deformable_reference
 
 LAYERS, WIDTH = 3, 32
 

@@ -8,9 +8,9 @@ from detr_distill.detr.necks.base import resize_mask
 
 import pytest
 import torch
-from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
-from detr.denoising_detectors import DINO, build, decode
+from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.detr.denoising_detectors import DINO, build, decode
 
 LAYERS = 3
 GROUNDING_DINO = [

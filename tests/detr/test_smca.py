@@ -1,6 +1,6 @@
 """SMCA-DETR: the Gaussian, its places on the levels, the weighing of levels and the multi-scale encoder by hand.
 
-What it promises like every decoder with dense maps is in test_dense_decoders.py.
+What it promises like every decoder with dense maps is in decoders/test_dense.py.
 """
 
 from __future__ import annotations
@@ -15,32 +15,18 @@ from detr_distill.structures import CROSS_ATTENTION, Memory
 
 import pytest
 import torch
-from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.detr.dense_detectors import MULTI_SCALE, SMCA
+from helpers.steps import encode
 from torch import Tensor
 
-SMCA = {"MODEL__DETR__DECODER__NAME": "SmcaDecoder"}
-MULTI_SCALE = {
-    **SMCA,
-    "MODEL__DETR__HIDDEN_DIM": 32,
-    "MODEL__DETR__IN_FEATURES": ["stage2", "stage3"],
-    "MODEL__DETR__NUM_LEVELS": 3,
-    "MODEL__DETR__NECK__NAME": "MultiLevelNeck",
-    "MODEL__DETR__ENCODER__NAME": "SmcaEncoder",
-    "MODEL__DETR__ENCODER__NUM_LAYERS": 3,
-    "MODEL__DETR__SMCA__MULTI_SCALE_LAYERS": [1],
-}
 VARIANTS = {"single": SMCA, "multi_scale": MULTI_SCALE}
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def build(variant: str, **keys):
     return randomise(build_model(small_cfg(**{**VARIANTS[variant], **keys})))
-
-
-def encode(model, inputs) -> Memory:
-    images = model.preprocess(inputs)
-    return model.encode(model.backbone(images.tensor), images)
 
 
 def make_modulation(offset: list[float], scale: list[float], smoothness: float) -> SpatialModulation:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import randomise, small_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from helpers.builders import randomise, small_cfg
 
 TEACHER = {"MODEL__DETR__HIDDEN_DIM": 24, "MODEL__DETR__NUM_QUERIES": 9, "MODEL__DETR__DECODER__NUM_LAYERS": 3}
 

@@ -6,9 +6,9 @@ from detr_distill.detr.boxes import to_corners
 from detr_distill.detr.preprocess import normalised_targets
 
 import torch
-from builders import ROOT, make_inputs
+from helpers.builders import ROOT, make_inputs
+from helpers.steps import ReadCounter
 from scipy.optimize import linear_sum_assignment
-from steps import ReadCounter
 from torchvision.ops import generalized_box_iou
 
 # What makes the method; the small forms for digits take another divergence, divisor and weight of pairs.

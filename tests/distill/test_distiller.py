@@ -9,9 +9,9 @@ from detr_distill.errors import CheckpointError, ConfigError
 
 import pytest
 import torch
-from builders import make_inputs, small_cfg
 from detectron2.modeling import build_model
-from steps import ReadCounter, train_steps
+from helpers.builders import make_inputs, small_cfg
+from helpers.steps import ReadCounter, train_steps
 
 MATCHERS = [["AdaptiveMatcher"], ["FixedMatcher"], ["AdaptiveMatcher", "FixedMatcher"]]
 

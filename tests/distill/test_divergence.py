@@ -7,7 +7,7 @@ import math
 from detr_distill.distill import divergence
 
 import torch
-from distill.one_image import random_maps
+from helpers.distill.one_image import random_maps
 
 
 def test_divergences_closed_forms():

@@ -17,11 +17,11 @@ from detr_distill.structures import PREDICTIONS
 
 import pytest
 import torch
-from builders import make_inputs, randomise
-from convolutional import CASES
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers.builders import make_inputs, randomise
+from helpers.convolutional import CASES
 
 DETRS = ("conditional", "deformable")
 ALL = frozenset({PREDICTIONS})

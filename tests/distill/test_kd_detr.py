@@ -10,15 +10,15 @@ from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.prediction import PredictionLoss
 from detr_distill.distill.match import Match
 from detr_distill.distill.students.base import StudentOutput, start_student
-from detr_distill.engine.randomness import seed_step
 from detr_distill.errors import ConfigError
+from detr_distill.randomness import seed_step
 from detr_distill.structures import DecoderOutput, QueryGroup, pairs_in_order
 
 import pytest
 import torch
-from builders import make_inputs, small_cfg
-from distill.families import ADAMIXER, DAB, DEFORMABLE, TWO_STAGE, distiller
-from distill.running import whole_and_resumed
+from helpers.builders import make_inputs, small_cfg
+from helpers.distill.families import ADAMIXER, DAB, DEFORMABLE, TWO_STAGE, distiller
+from helpers.distill.running import whole_and_resumed
 
 KD_DETR = {
     "MODEL__DISTILL__MATCHERS": "('FixedMatcher', 'GeneralMatcher')",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from detr_distill.detr.layers.deformable import DeformableAttention
-from detr_distill.distill.matchers.layers import layer_map
+from detr_distill.distill.matchers.layer_pairs import pair_layers
 from detr_distill.registry import DECODER_REGISTRY, QUERIES_REGISTRY
 from detr_distill.structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION
 
 import pytest
 import torch
-from builders import make_inputs
-from distill.families import (
+from helpers.builders import make_inputs
+from helpers.distill.families import (
     ADAMIXER,
     CONDITIONAL,
     DAB,
@@ -50,7 +50,7 @@ def check_pairs(model, seen):
     assert adaptive.pairs.weight.shape == (len(own), 2, min(own.shape[2], goal.shape[2]))
     fixed = seen["fixed"][2]
     assert torch.equal(fixed.pairs.query, fixed.pairs.target) and fixed.pairs.query.shape[2] == goal.shape[2]
-    assert adaptive.teacher_layer == fixed.teacher_layer == layer_map(len(own), len(goal), "aligned")
+    assert adaptive.teacher_layer == fixed.teacher_layer == pair_layers(len(own), len(goal), "aligned")
 
 
 def all_pairs() -> list[tuple[str, str]]:

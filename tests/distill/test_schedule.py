@@ -13,9 +13,9 @@ from detr_distill.structures import DecoderOutput, Memory
 
 import pytest
 import torch
-from builders import make_inputs, small_cfg
 from detectron2.utils.events import EventStorage
-from distill.label_teachers import build_distilling
+from helpers.builders import make_inputs, small_cfg
+from helpers.distill.label_teachers import build_distilling
 
 
 def schedule(**keys) -> Schedule:

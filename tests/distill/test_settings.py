@@ -9,9 +9,9 @@ from detr_distill.distill.settings import RANGES, check_settings
 from detr_distill.errors import ConfigError
 
 import pytest
-from builders import small_cfg
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
+from helpers.builders import small_cfg
 
 IMPOSSIBLE = {
     "EMA_TEACHER.DECAY": 1.0,

@@ -9,9 +9,9 @@ from detr_distill.engine.trainer import DistillTrainer
 
 import pytest
 import torch
-from builders import small_cfg
 from detectron2.modeling import build_model
-from distill.running import run, whole_and_resumed
+from helpers.builders import small_cfg
+from helpers.distill.running import run, whole_and_resumed
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from detr_distill.structures import CAPTURES, SAMPLED_ATTENTION
 
 import pytest
 import torch
-from builders import make_inputs, randomise, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import make_inputs, randomise, small_cfg
 
 PREDICTION = ("distill_class", "distill_box", "distill_giou")
 FOCAL_GLOBAL = ("distill_object", "distill_background", "distill_attention", "distill_relation")

@@ -12,8 +12,8 @@ from detr_distill.errors import ConfigError
 
 import pytest
 import yaml
-from builders import ROOT
 from detectron2.utils.events import get_event_storage
+from helpers.builders import ROOT
 
 SMALL = ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "2", "MODEL.FPN.OUT_CHANNELS", "16", "OUTPUT_DIR", "unused"]
 

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 from detr_distill.config.build import build_config
 from detr_distill.engine import launch
@@ -12,9 +11,9 @@ from detr_distill.engine.report import print_message_of, report_user_errors
 from detr_distill.errors import ConfigError, DataError
 
 import pytest
-from engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
+from helpers.builders import ROOT
+from helpers.engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("untouched_loggers")
 
 

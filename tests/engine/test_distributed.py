@@ -5,8 +5,8 @@ from detr_distill.engine.step import StepTrainer
 import torch
 import torch.multiprocessing
 from detectron2.utils.events import EventStorage
-from engine.toy import ToyDetector
-from engine.two_processes import WORLD, batch_of, work
+from helpers.engine.toy import ToyDetector
+from helpers.engine.two_processes import WORLD, batch_of, work
 
 
 def test_two_processes_act_as_one(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from engine.toy import toy_config, toy_trainer
+from helpers.engine.toy import toy_config, toy_trainer
 
 CATEGORIES = [3, 7]
 

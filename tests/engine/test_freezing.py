@@ -7,7 +7,7 @@ from detr_distill.errors import ConfigError
 
 import pytest
 import torch
-from engine.toy import ToyLoader, toy_config
+from helpers.engine.toy import ToyLoader, toy_config
 
 
 @pytest.fixture(autouse=True)

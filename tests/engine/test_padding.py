@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from builders import randomise, small_cfg
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
+from helpers.builders import randomise, small_cfg
 
 SIZES = [(40, 64), (72, 48), (56, 56), (33, 71), (64, 40)]
 

@@ -12,7 +12,8 @@ from detr_distill.errors import CheckpointError, NonFiniteError
 import numpy as np
 import pytest
 import torch
-from engine.toy import toy_config, toy_trainer
+from helpers.builders import ROOT
+from helpers.engine.toy import toy_config, toy_trainer
 
 
 class Interrupted(Exception):
@@ -149,9 +150,9 @@ def test_killed_in_the_middle_of_a_checkpoint_the_run_still_resumes(tmp_path):
     program = textwrap.dedent(
         f"""
         import os, signal, sys
-        sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
+        sys.path.insert(0, {str(ROOT / "tests")!r})
         import torch
-        from engine.toy import toy_config, toy_trainer
+        from helpers.engine.toy import toy_config, toy_trainer
         save, saves = torch.save, []
 
         def half_save(state, file):

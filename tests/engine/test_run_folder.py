@@ -4,7 +4,7 @@ from detr_distill.engine.run_folder import differences, prepare_run_folder
 from detr_distill.errors import ConfigError
 
 import pytest
-from engine.toy import toy_config
+from helpers.engine.toy import toy_config
 
 
 @pytest.fixture

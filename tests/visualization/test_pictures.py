@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from builders import randomise, small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import randomise, small_cfg
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 

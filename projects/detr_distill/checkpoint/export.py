@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import safetensors.torch
 import torch
@@ -18,7 +18,7 @@ TEACHER = "teacher."
 TRAINING_ONLY = "training_groups."
 
 
-def is_distilling(names) -> bool:
+def is_distilling(names: Iterable[str]) -> bool:
     """True for the names of a ``DistillDetector``: the plain detector is under ``student.``."""
     return any(name.startswith(STUDENT) for name in names)
 
@@ -30,7 +30,7 @@ def student_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(STUDENT): value for name, value in weights.items() if name.startswith(STUDENT)}
 
 
-def fit_to_model(weights: Mapping[str, Tensor], model_names) -> dict[str, Tensor]:
+def fit_to_model(weights: Mapping[str, Tensor], model_names: Collection[str]) -> dict[str, Tensor]:
     """Adds or removes the ``student.`` prefix where a checkpoint has it and a model has not, or the reverse.
 
     Args:
@@ -63,7 +63,7 @@ def undistributed(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
-def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     """Writes ``{"model": weights}`` to a ``.pth`` file, or the bare tensors to a ``.safetensors`` file.
 
     Raises:
@@ -78,7 +78,7 @@ def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None
         write_atomically(path, lambda file: torch.save({"model": weights}, file))
 
 
-def check_suffix(path: str | os.PathLike) -> None:
+def check_suffix(path: str | os.PathLike[str]) -> None:
     """Raises CheckpointError where :func:`save_weights` would refuse a file's name."""
     if not str(path).endswith((".safetensors", ".pth")):
         raise CheckpointError(f"{path}: the file's name must end in .pth or .safetensors.")

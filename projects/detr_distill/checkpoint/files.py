@@ -20,7 +20,7 @@ from ..errors import CheckpointError
 from .unpickler import load_arrays
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Replaces a file in one step: whoever reads it, or kills us, finds the old content or the new, never a mixture.
 
     Args:
@@ -42,7 +42,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], objec
         os.close(folder)
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Content of a checkpoint file, on the CPU.
 
     Args:
@@ -107,11 +107,11 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_safetensors(path: Path) -> dict:
+def _read_safetensors(path: Path) -> dict[str, dict[str, Tensor]]:
     return {"model": safetensors.torch.load_file(path)}
 
 
-def _read_pickle(path: Path) -> dict:
+def _read_pickle(path: Path) -> Any:
     with open(path, "rb") as file:
         content = load_arrays(file)
     if not isinstance(content, dict):
@@ -126,7 +126,7 @@ def _read_pickle(path: Path) -> dict:
     return {"model": _from_caffe2(content.get("blobs", content)), "by_suffix": True}
 
 
-def _from_caffe2(arrays: dict) -> dict[str, Tensor]:
+def _from_caffe2(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
     arrays = {name: np.asarray(value) for name, value in arrays.items() if not name.endswith("_momentum")}
     tensors = {name: _from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "fiu"}
     return convert_c2_detectron_names(tensors)[0]

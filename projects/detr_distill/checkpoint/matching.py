@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class Fit:
 
 
 def first_names(names: list[str]) -> str:
+    """For a message: the first few of many, and how many more there are."""
     more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
 
@@ -88,7 +89,7 @@ def _missing(model: nn.Module, absent: list[str], weights: Mapping[str, Tensor])
     return [name for name in absent if name not in loaded_elsewhere and not name.endswith("num_batches_tracked")]
 
 
-def match_suffixes(weights: Mapping[str, Tensor], model_names) -> dict[str, Tensor]:
+def match_suffixes(weights: Mapping[str, Tensor], model_names: Collection[str]) -> dict[str, Tensor]:
     """Gives a backbone's tensors the model's prefix: ``res2.0.conv1.weight`` as ``backbone.res2.0.conv1.weight``.
 
     Raises:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .export import fit_to_model, is_training_only
@@ -13,7 +14,7 @@ from .locate import local_file
 from .matching import compare
 
 
-def load_strict(model: nn.Module, file: str | os.PathLike, key: str = "MODEL.DISTILL.TEACHER.WEIGHTS") -> None:
+def load_strict(model: nn.Module, file: str | os.PathLike[str], key: str = "MODEL.DISTILL.TEACHER.WEIGHTS") -> None:
     """Loads weights into a module and accepts no difference in names or shapes, but for what training alone needs.
 
     Args:
@@ -33,7 +34,7 @@ def load_strict(model: nn.Module, file: str | os.PathLike, key: str = "MODEL.DIS
     _load(model, fit_to_model(weights, model.state_dict()), f"{key} {file}")
 
 
-def load_part(module: nn.Module, file: str | os.PathLike, prefix: str, key: str) -> None:
+def load_part(module: nn.Module, file: str | os.PathLike[str], prefix: str, key: str) -> None:
     """Loads the part of a checkpoint whose names start with ``prefix`` into a module, all of it.
 
     Raises:
@@ -49,7 +50,7 @@ def load_part(module: nn.Module, file: str | os.PathLike, prefix: str, key: str)
     _load(module, part, f"{key} {file}")
 
 
-def _load(model: nn.Module, weights: dict, source: str) -> None:
+def _load(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     fit = compare(weights, model).without(is_training_only)
     if not fit.is_complete:
         raise CheckpointError(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import collections
+import importlib
 import pickle
 from typing import IO, Any
 
 import numpy as np
 
-try:
-    from numpy._core import multiarray, numeric
-except ImportError:  # NumPy 1
-    from numpy.core import multiarray, numeric  # type: ignore[no-redef]
+# NumPy 2 renamed numpy.core.
+_CORE = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0.dev0" else "numpy.core"
+multiarray, numeric = (importlib.import_module(f"{_CORE}.{name}") for name in ("multiarray", "numeric"))
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -24,7 +24,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 _NUMPY_FUNCTIONS = {
     "multiarray": {"_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar},
     # How arrays arrive in pickle protocol 5.
-    "numeric": {"_frombuffer": numeric._frombuffer},  # type: ignore[attr-defined]
+    "numeric": {"_frombuffer": numeric._frombuffer},
 }
 
 ADMITTED: dict[tuple[str, str], Any] = {
@@ -33,7 +33,7 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _encode,
 }
-# NumPy 2 renamed numpy.core; files of either name are read by either NumPy.
+# Files of either name are read by either NumPy.
 for _package in ("numpy.core", "numpy._core"):
     for _module, _functions in _NUMPY_FUNCTIONS.items():
         ADMITTED.update({(f"{_package}.{_module}", name): function for name, function in _functions.items()})

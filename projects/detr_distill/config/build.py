@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
 from .defaults import add_detr_distill_config
+from .files import complete_path
+from .plugins import import_plugins, named_plugins
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +27,21 @@ def default_config() -> CfgNode:
     return cfg
 
 
-def build_config(config_file: str, overrides: list[str]) -> CfgNode:
+def build_config(config_file: str, overrides: list[str], *, plugins: bool = False) -> CfgNode:
     """Defaults, then a file, then KEY VALUE overrides; not frozen.
+
+    Args:
+        config_file: from the current folder or, like ``configs/...``, of the project; empty for the defaults.
+        overrides: keys and values in turn.
+        plugins: it is the configuration of a run, whose ``PLUGINS`` are imported first. Of any other it runs no code.
 
     Raises:
         ConfigError: a missing file, an unknown key or a value of the wrong type; the message names it.
     """
+    config_file = complete_path(config_file)
+    if plugins:
+        _check_file(config_file)
+        import_plugins(named_plugins(config_file, overrides))
     cfg = default_config()
     lists = [key for key, default in flatten(cfg).items() if isinstance(default, (list, tuple))]
     if config_file:
@@ -50,15 +62,32 @@ def flatten(node: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _merge_file(cfg: CfgNode, config_file: str) -> None:
+def _check_file(config_file: str) -> None:
+    """Raises ConfigError where a file is named that is no configuration."""
+    if not config_file:
+        return
     if not os.path.isfile(config_file):
         raise ConfigError(f"--config-file {config_file}: there is no such file (working folder: {os.getcwd()}).")
-    try:
+    with _reading(config_file), open(config_file, encoding="utf-8") as file:
         # A configuration holds values; it has no business in running code while it is read.
-        with open(config_file, encoding="utf-8") as file:
-            if not isinstance(yaml.safe_load(file), dict):
-                raise ConfigError(f"--config-file {config_file} holds no KEY: VALUE pairs. Name a configuration.")
-        cfg.merge_from_file(config_file, allow_unsafe=False)
+        if not isinstance(yaml.safe_load(file), dict):
+            raise ConfigError(f"--config-file {config_file} holds no KEY: VALUE pairs. Name a configuration.")
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    _check_file(config_file)
+    try:
+        with _reading(config_file):
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+    except (KeyError, AssertionError, ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"--config-file {config_file}: {_explain(cfg, error)}") from error
+
+
+@contextlib.contextmanager
+def _reading(config_file: str) -> Iterator[None]:
+    """Within, a file that is no text or no YAML is a ConfigError."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"--config-file {config_file} or its _BASE_ is not a YAML text file: byte {error.start} is not "
@@ -66,8 +95,6 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config-file {config_file} is not valid YAML: {error}") from error
-    except (KeyError, AssertionError, ValueError, TypeError, OSError) as error:
-        raise ConfigError(f"--config-file {config_file}: {_explain(cfg, error)}") from error
 
 
 def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:

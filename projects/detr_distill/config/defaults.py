@@ -5,7 +5,6 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from . import general  # noqa: F401  (declares its keys)
-from .defaults_distill import add_distill_config
 from .keys import add_keys
 
 
@@ -16,7 +15,6 @@ def add_detr_distill_config(cfg: CfgNode) -> None:
         cfg: what ``detectron2.config.get_cfg()`` returns.
     """
     add_keys(cfg)
-    add_distill_config(cfg)
 
 
 # Meta-architectures, and the node below MODEL where each keeps its number of classes.

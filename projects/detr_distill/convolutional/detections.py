@@ -5,29 +5,31 @@ Letters: B images, D detections an image (padded), K classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
 
 from ..detr.boxes import to_centres
-from ..distill.students.base import StudentStep
 from ..structures import DecoderOutput
 from .predictions import one_layer
 
 
-def _detect(detector: Any, step: StudentStep) -> list[Instances]:
-    """Detections after non-maximum suppression, best first, in pixels of the step's images."""
-    images, _ = step.context
-    if isinstance(detector, DenseDetector):
-        features = list(step.features.values())
-        return detector.forward_inference(images, features, detector.head(features))
+def detect_dense(detector: DenseDetector, images: ImageList, features: list[Tensor]) -> list[Instances]:
+    """Detections of a dense detector after non-maximum suppression, best first, in pixels of ``images``."""
+    return detector.forward_inference(images, features, detector.head(features))
+
+
+def detect_regions(
+    detector: GeneralizedRCNN, images: ImageList, features: dict[str, Tensor], batched_inputs: list[dict]
+) -> list[Instances]:
+    """Detections of a two-stage detector after non-maximum suppression, best first, in pixels of ``images``."""
     if detector.proposal_generator is None:
-        proposals = [entry["proposals"].to(detector.device) for entry in step.batched_inputs]
+        proposals = [entry["proposals"].to(detector.device) for entry in batched_inputs]
     else:
-        proposals, _ = detector.proposal_generator(images, step.features, None)
-    return detector.roi_heads(images, step.features, proposals, None)[0]
+        proposals, _ = detector.proposal_generator(images, features, None)
+    return detector.roi_heads(images, features, proposals, None)[0]
 
 
 def as_output(found: list[Instances], num_classes: int) -> DecoderOutput:

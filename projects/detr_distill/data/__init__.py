@@ -3,13 +3,15 @@
 from ..errors import DataError
 from .bad_boxes import check_boxes
 from .coco import load_coco
-from .digits import build_digits, prepare, register_digits
+from .digit_pictures import CANVAS, draw_picture
+from .digits import build_digits, prepare, register_digits, split_samples
 from .image import read_image
 from .loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
-from .registration import check_num_classes, class_names, register_datasets
+from .registration import check_num_classes, class_names, register_datasets, training_class_names
 
 __all__ = [
+    "CANVAS",
     "DataError",
     "DetrDatasetMapper",
     "TestLoader",
@@ -20,11 +22,14 @@ __all__ = [
     "check_boxes",
     "check_num_classes",
     "class_names",
+    "draw_picture",
     "load_coco",
     "prepare",
     "read_image",
     "register_datasets",
     "register_digits",
+    "split_samples",
+    "training_class_names",
 ]
 
 register_digits()

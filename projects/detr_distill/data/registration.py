@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DataError
@@ -75,6 +76,19 @@ def class_names(dataset_name: str) -> tuple[str, ...] | None:
             return None
     names = metadata.get("thing_classes")
     return None if names is None else tuple(names)
+
+
+def training_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
+    """Class names of a configuration's training set: of the first of ``DATASETS.TRAIN`` whose names can be known.
+
+    Returns:
+        None when there is none.
+
+    Raises:
+        DataError: see :func:`class_names`.
+    """
+    known = (class_names(name) for name in cfg.DATASETS.TRAIN)
+    return next((names for names in known if names is not None), None)
 
 
 def _find_class_names(dataset_name: str) -> None:

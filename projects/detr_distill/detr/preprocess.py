@@ -61,12 +61,11 @@ def read_ground_truth(
     counts = [len(found) for found in objects]
     labels = pad_sequence([found.gt_classes.long() for found in objects], batch_first=True)
     corners = pad_sequence([found.gt_boxes.tensor.float() for found in objects], batch_first=True)
-    sizes = [tuple(entry["image"].shape[-2:]) for entry in batched_inputs]
+    sizes = [(entry["image"].shape[-2], entry["image"].shape[-1]) for entry in batched_inputs]
     scale = corners.new_tensor([(width, height, width, height) for height, width in sizes])
     boxes = to_centres(corners) / scale[:, None, :]
     valid = GroundTruth.count_valid(counts, labels.shape[1])
     labels, boxes, valid = (values.to(device, non_blocking=True) for values in (labels, boxes, valid))
     masks = tuple(found.gt_masks if found.has("gt_masks") else None for found in objects)
-    return GroundTruth(
-        labels, boxes, valid, counts, corners, masks, labelled=tuple(found is not None for found in instances)
-    )
+    labelled = tuple(found is not None for found in instances)
+    return GroundTruth(labels, boxes, valid, counts, corners, masks, labelled, tuple(sizes))

@@ -7,12 +7,37 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..config.keys import Key, declare
+from ..config.ranges import COUNT, Range
 from ..errors import ConfigError
+from ..iteration import needed_iteration
 
 logger = logging.getLogger(__name__)
+
+
+NODE = "MODEL.DISTILL.BALANCE"
+
+declare(
+    __name__,
+    {
+        f"{NODE}.TARGET_SHARE": Key(
+            0.0,
+            "share of the distillation losses in the total that a common factor is steered to; 0: weights stay as "
+            "configured",
+            Range(0, below=1),
+        ),
+        f"{NODE}.ITERATIONS": Key(1000, "iterations in which the factor is steered; then it stays", COUNT),
+        f"{NODE}.RANGE": Key(
+            (0.01, 100.0),
+            "bounds of the factor, which multiplies the losses with their weights; `metrics.json` has it as "
+            "`distill_factor`",
+        ),
+    },
+)
 
 
 class ShareBalance(nn.Module):
@@ -41,8 +66,21 @@ class ShareBalance(nn.Module):
         self.register_buffer("factor", torch.ones(()))
         self.register_buffer("sums", torch.zeros(2))
 
-    def forward(self, distilled: dict[str, Tensor], others: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
-        """The distillation losses times the factor."""
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ShareBalance | None:
+        """As ``MODEL.DISTILL.BALANCE`` says; None where no share is wanted."""
+        node = cfg.MODEL.DISTILL.BALANCE
+        return cls(node.TARGET_SHARE, node.ITERATIONS, node.RANGE) if node.TARGET_SHARE else None
+
+    def forward(
+        self, distilled: dict[str, Tensor], others: dict[str, Tensor], iteration: int | None
+    ) -> dict[str, Tensor]:
+        """The distillation losses times the factor.
+
+        Raises:
+            ConfigError: the iteration is unknown.
+        """
+        iteration = needed_iteration(iteration, NODE)
         if iteration < self.iterations:
             self._update(distilled, others)
         if iteration == self.iterations:
@@ -64,7 +102,7 @@ class ShareBalance(nn.Module):
 
     @torch.no_grad()
     def _update(self, distilled: dict[str, Tensor], others: dict[str, Tensor]) -> None:
-        step = torch.stack([sum(losses.values()).float() for losses in (distilled, others)])  # type: ignore[union-attr]
+        step = torch.stack([torch.as_tensor(sum(losses.values())).float() for losses in (distilled, others)])
         if comm.get_world_size() > 1:
             dist.all_reduce(step)
         self.sums += step

@@ -89,11 +89,11 @@ def match_classes(
                 f"{'the student' if student_names is None else 'the teacher'}'s classes are unknown. Name the "
                 f"teacher's classes in {NAMES_KEY} and register the student's data set."
             )
-        return _identical(num_student)
+        return same_classes(num_student)
     if list(student_names) == list(teacher_names):
-        return _identical(num_student)
-    places = {name: index for index, name in enumerate(teacher_names)}
-    shared = [(index, places[name]) for index, name in enumerate(student_names) if name in places]
+        return same_classes(num_student)
+    index_of = {name: index for index, name in enumerate(teacher_names)}
+    shared = [(index, index_of[name]) for index, name in enumerate(student_names) if name in index_of]
     if not shared:
         raise ConfigError(
             f"The teacher's classes ({_short(teacher_names)}) and the student's ({_short(student_names)}) share no "
@@ -104,7 +104,8 @@ def match_classes(
     return ClassMap(student, teacher, identical=False, num_student=num_student)
 
 
-def _identical(count: int) -> ClassMap:
+def same_classes(count: int) -> ClassMap:
+    """Two equal lists of ``count`` classes."""
     everything = tuple(range(count))
     return ClassMap(everything, everything, identical=True, num_student=count)
 

@@ -6,6 +6,7 @@ The first argument is always the teacher's. Nothing is averaged: the last axis i
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,80 +16,80 @@ from torch.autograd.function import once_differentiable
 TINY = 1e-8
 
 
-def mse(target: Tensor, prediction: Tensor) -> Tensor:
+def mse(teacher: Tensor, student: Tensor) -> Tensor:
     """Sum of squared differences: (..., N) and (..., N) to (...)."""
-    return (target.float() - prediction.float()).square().sum(-1)
+    return (teacher.float() - student.float()).square().sum(-1)
 
 
-def kl(target: Tensor, prediction: Tensor) -> Tensor:
+def kl(teacher: Tensor, student: Tensor) -> Tensor:
     """Kullback-Leibler divergence ``sum t log(t / p)`` in nats of two distributions over the last axis.
 
-    No gradient reaches the target. Attention maps are the largest tensors of a step, so the backward pass is written
+    No gradient reaches the teacher. Attention maps are the largest tensors of a step, so the backward pass is written
     out: one product with the ratio ``t / p`` instead of the five elementwise passes that autograd would make.
     """
-    return _KullbackLeibler.apply(target.float(), prediction.float())
+    return _KullbackLeibler.apply(teacher.float(), student.float())
 
 
 class _KullbackLeibler(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, target: Tensor, prediction: Tensor) -> Tensor:
-        ratio = prediction + TINY
-        # The second TINY keeps the logarithm finite where the target is 0; a new tensor for it would cost more than it.
-        torch.div(target, ratio, out=ratio).add_(TINY)
+    def forward(ctx: Any, teacher: Tensor, student: Tensor) -> Tensor:
+        ratio = student + TINY
+        # The second TINY keeps the logarithm finite where the teacher is 0; a new tensor for it would cost more.
+        torch.div(teacher, ratio, out=ratio).add_(TINY)
         ctx.save_for_backward(ratio)
-        return torch.linalg.vecdot(target, ratio.log())  # without a tensor of products
+        return torch.linalg.vecdot(teacher, ratio.log())  # without a tensor of products
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (ratio,) = ctx.saved_tensors
         return None, ratio * -gradient.unsqueeze(-1)
 
 
-def binary_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    """``-(t log p + (1 - t) log(1 - p))`` summed over classes, p the sigmoid of ``logits`` and t soft."""
-    return F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none").sum(-1)
+def binary_cross_entropy(teacher: Tensor, student_logits: Tensor) -> Tensor:
+    """``-(t log p + (1 - t) log(1 - p))`` summed over classes, p the sigmoid of ``student_logits`` and t soft."""
+    return F.binary_cross_entropy_with_logits(student_logits.float(), teacher.float(), reduction="none").sum(-1)
 
 
-def focal_binary_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
+def focal_binary_cross_entropy(teacher: Tensor, student_logits: Tensor) -> Tensor:
     """Soft binary cross-entropy with each class scaled by ``|p - t|^2``, summed over classes.
 
     The scale keeps thousands of agreeing background scores from outweighing the few objects. Source: the quality focal
-    loss (2006.04388) [P] with the teacher's score as its soft target [R].
+    loss (2006.04388) [P] with the teacher's score as its soft teacher [R].
     """
-    logits, target = logits.float(), target.float()
-    scale = (logits.sigmoid() - target).square()
-    return (scale * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum(-1)
+    student_logits, teacher = student_logits.float(), teacher.float()
+    scale = (student_logits.sigmoid() - teacher).square()
+    return (scale * F.binary_cross_entropy_with_logits(student_logits, teacher, reduction="none")).sum(-1)
 
 
-def binary_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+def binary_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """KL of independent Bernoulli scores softened by a temperature, times its square, summed over classes."""
-    soft = (target_logits.float() / temperature).sigmoid()
+    soft = (teacher_logits.float() / temperature).sigmoid()
     own = torch.xlogy(soft, soft) + torch.xlogy(1 - soft, 1 - soft)
-    return temperature**2 * own.sum(-1) + softened_cross_entropy(target_logits, logits, temperature)
+    return temperature**2 * own.sum(-1) + softened_cross_entropy(teacher_logits, student_logits, temperature)
 
 
-def softened_cross_entropy(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+def softened_cross_entropy(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """:func:`binary_cross_entropy` of scores softened by a temperature, times its square."""
-    soft = (target_logits.float() / temperature).sigmoid()
-    return temperature**2 * binary_cross_entropy(soft, logits.float() / temperature)
+    soft = (teacher_logits.float() / temperature).sigmoid()
+    return temperature**2 * binary_cross_entropy(soft, student_logits.float() / temperature)
 
 
-def softmax_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+def softmax_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """KL of two softmax distributions softened by a temperature, times its square (1503.02531) [P]."""
-    target = (target_logits.float() / temperature).log_softmax(-1)
-    prediction = (logits.float() / temperature).log_softmax(-1)
-    return temperature**2 * (target.exp() * (target - prediction)).sum(-1)
+    teacher = (teacher_logits.float() / temperature).log_softmax(-1)
+    student = (student_logits.float() / temperature).log_softmax(-1)
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1)
 
 
-def jensen_shannon(target_logits: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
+def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Jensen-Shannon divergence in bits, in [0, 1], of two softmax distributions over the last axis.
 
     ``(KL(a || m) + KL(b || m)) / 2`` with ``m = (a + b) / 2``, in log-space. Its root is a distance. Source: SSSD
     (2303.05015) [P].
     """
-    target = (target_logits.float() / temperature).log_softmax(-1)
-    prediction = (logits.float() / temperature).log_softmax(-1)
-    mixture = torch.logaddexp(target, prediction) - math.log(2)
-    terms = target.exp() * (target - mixture) + prediction.exp() * (prediction - mixture)
+    teacher = (teacher_logits.float() / temperature).log_softmax(-1)
+    student = (student_logits.float() / temperature).log_softmax(-1)
+    mixture = torch.logaddexp(teacher, student) - math.log(2)
+    terms = teacher.exp() * (teacher - mixture) + student.exp() * (student - mixture)
     return terms.sum(-1) / (2 * math.log(2))

@@ -1,4 +1,4 @@
-"""What travels between teachers, matchers and losses.
+"""What travels from teachers to matchers and losses.
 
 Letters: B images, C channels, Lt teacher layers, Qt teacher queries, G objects.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
 from ..structures import DecoderOutput, GroundTruth, Memory, Pairs, QueryGroup
+from ..structures.levels import memory_maps
 from .match import Match
 
 
@@ -40,15 +42,13 @@ class Knowledge:
         queries: the teacher's query group, width of the teacher.
         label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth; None without labels.
         assignment: its solution, the teacher's positives and their objects; None where no loss asks for it.
-        memory_shapes: (height, width) of each memory level, the layout of a cross-attention map's last axis.
-        memory: the encoder's output. targets: the ground truth with labels in the teacher's classes, -1 for one that
-            it does not know. Both are None for a teacher without them.
-        losses: the teacher's own training losses.
+        memory: the encoder's output. ground_truth: with labels in the teacher's classes, -1 for one that it does not
+            know. Both are None for a teacher without them.
         second_run: what the student's head detects on too, with its full loss (``loss_*_teacher``); None: nothing.
         counts: how many of the queries of ``output`` each image has, those behind are padding (host integers); None:
             all.
         decode: the teacher's decoder on another query group of its own kind and width; None: it has none.
-        further: outputs of such groups, by name.
+        extra: outputs of such groups, by name.
     """
 
     features: dict[str, Tensor] = field(default_factory=dict)
@@ -56,17 +56,20 @@ class Knowledge:
     queries: QueryGroup | None = None
     label_cost: Tensor | None = None
     assignment: Pairs | None = None
-    memory_shapes: list[tuple[int, int]] = field(default_factory=list)
     memory: Memory | None = None
-    targets: GroundTruth | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
+    ground_truth: GroundTruth | None = None
     second_run: SecondRun | None = None
     counts: list[int] | None = None
     decode: Callable[[QueryGroup], DecoderOutput] | None = None
-    further: dict[str, DecoderOutput] = field(default_factory=dict)
+    extra: dict[str, DecoderOutput] = field(default_factory=dict)
+
+    @cached_property
+    def maps(self) -> dict[str, Tensor]:
+        """All maps by name: the features, and of an encoder's memory ``memory0``, ``memory1``, ..."""
+        return {**self.features, **memory_maps(self.memory)}
 
     def output_of(self, match: Match) -> DecoderOutput:
         """What the queries of a match's teacher group became."""
-        output = self.output if match.teacher_group == "own" else self.further[match.teacher_group]
+        output = self.output if match.teacher_group == "own" else self.extra[match.teacher_group]
         assert output is not None
         return output

@@ -7,19 +7,37 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ..config.keys import Key, declare
 from ..config.ranges import NOT_NEGATIVE
 from ..errors import ConfigError
-from ..iteration import resolve_iteration
+from ..iteration import needed_iteration, resolve_iteration
 from ..structures import DecoderOutput
 from .students.base import StudentOutput
 
+NODE = "MODEL.DISTILL.SCHEDULE"
 LEARNING_RATE_DROP = "lr_drop"
 STEPPED = ("WarmupMultiStepLR",)  # schedules of the learning rate that read SOLVER.STEPS
+
+declare(
+    __name__,
+    {
+        f"{NODE}.STUDENT_FROM": Key(
+            0.0,
+            "before this iteration the distillation losses train adapters alone; here and below, a number below 1 is a "
+            "fraction of `SOLVER.MAX_ITER`",
+            NOT_NEGATIVE,
+        ),
+        f"{NODE}.STOP_AT": Key(0.0, "from this iteration on they count nothing; 0: never", NOT_NEGATIVE),
+        f"{NODE}.STEPS": Key((), 'iterations, fractions, or `"lr_drop"` for `SOLVER.STEPS[0]`'),
+        f"{NODE}.FACTORS": Key((), "what multiplies the distillation losses from each of these steps on", NOT_NEGATIVE),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +71,6 @@ class Schedule:
             )
         if list(steps) != sorted(steps):
             raise ConfigError(f"MODEL.DISTILL.SCHEDULE.STEPS are iterations {list(steps)}. Give them in order.")
-        for factor in node.FACTORS:
-            NOT_NEGATIVE.check("A number of MODEL.DISTILL.SCHEDULE.FACTORS", factor)
         return cls(
             student_from=resolve_iteration(node.STUDENT_FROM, cfg.SOLVER.MAX_ITER),
             stop_at=resolve_iteration(node.STOP_AT, cfg.SOLVER.MAX_ITER) if node.STOP_AT else None,
@@ -62,16 +78,30 @@ class Schedule:
             factors=tuple(float(value) for value in node.FACTORS),
         )
 
-    def factor(self, iteration: int) -> float:
-        """What multiplies the loss."""
+    @property
+    def is_constant(self) -> bool:
+        """Every iteration is like any other."""
+        return self == Schedule()
+
+    def factor(self, iteration: int | None) -> float:
+        """What multiplies the loss; of an unknown iteration where all are alike.
+
+        Raises:
+            ConfigError: they are not, and it is unknown.
+        """
+        if self.is_constant:
+            return 1.0
+        iteration = needed_iteration(iteration, NODE)
         if self.stop_at is not None and iteration >= self.stop_at:
             return 0.0
         passed = sum(iteration >= step for step in self.steps)
         return self.factors[passed - 1] if passed else 1.0
 
-    def student_share(self, iteration: int) -> float:
-        """What multiplies the loss's gradient with respect to the student."""
-        return float(iteration >= self.student_from)
+    def student_share(self, iteration: int | None) -> float:
+        """What multiplies the loss's gradient with respect to the student; see :meth:`factor` for the error."""
+        if self.is_constant:
+            return 1.0
+        return float(needed_iteration(iteration, NODE) >= self.student_from)
 
 
 def _step(value: float | str, cfg: CfgNode) -> int:
@@ -95,12 +125,12 @@ def _step(value: float | str, cfg: CfgNode) -> int:
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, share: float) -> Tensor:
+    def forward(ctx: Any, values: Tensor, share: float) -> Tensor:
         ctx.share = share
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.share, None
 
 
@@ -125,7 +155,7 @@ def scale_student(student: StudentOutput, share: float) -> StudentOutput:
 
 
 def _scale_output(output: DecoderOutput, share: float) -> DecoderOutput:
-    def scale(values):
+    def scale(values: Any) -> Any:
         if isinstance(values, Tensor):
             return scale_gradient(values, share)
         if isinstance(values, tuple):

@@ -15,6 +15,7 @@ from detectron2.engine import default_argument_parser, launch
 from ..checkpoint import SafeCheckpointer
 from ..config.build import build_config
 from ..config.defaults import CLASS_NODES, count_classes, detector_name
+from ..config.plugins import import_plugins
 from ..data import check_num_classes, class_names, register_datasets
 from ..errors import DataError
 from .device import choose_device
@@ -74,7 +75,7 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         ConfigError: see ``build_config``, ``choose_device`` and ``prepare_run_folder``.
     """
     set_up_logs()
-    cfg = build_config(arguments.config_file, arguments.opts or [])
+    cfg = build_config(arguments.config_file, arguments.opts or [], plugins=True)
     choose_device(cfg, arguments)
     cfg.freeze()
     if not arguments.eval_only and arguments.machine_rank == 0:
@@ -157,4 +158,5 @@ def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 
 def _run_reporting(cfg: CfgNode, arguments: argparse.Namespace, message_file: str) -> None:
     with report_user_errors(message_file):
+        import_plugins(cfg.PLUGINS)  # a process that was started anew knows the package alone
         run(cfg, arguments)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.export import undistributed
 from ..errors import ConfigError
+from ..protocols import student_in
 
 CLIP_TYPES = ("full_model", "norm", "value")
 
@@ -104,8 +105,8 @@ def clipped_apart(model: nn.Module) -> list[list[nn.Parameter]]:
     """
     model = undistributed(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    student = getattr(model, "student", None)
-    if not isinstance(student, nn.Module):
+    student = student_in(model)
+    if student is None:
         return [trainable]
     own = set(student.parameters())
     parts = [[p for p in trainable if p in own], [p for p in trainable if p not in own]]

@@ -35,6 +35,7 @@ HARMLESS = (
     "MODEL.WEIGHTS",
     # Where files are; a folder may be moved between two parts of a run.
     "DATASETS.REGISTER",
+    "PLUGINS",
     "MODEL.DISTILL.TEACHER.CONFIG_FILE",
     "MODEL.DISTILL.TEACHER.WEIGHTS",
 )
@@ -77,6 +78,7 @@ def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = 
 
 
 def has_checkpoints(folder: Path) -> bool:
+    """Whether a run stored its state there."""
     return (folder / "last_checkpoint").is_file() or any(folder.glob("model_*.pth"))
 
 

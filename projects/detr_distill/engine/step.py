@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -13,11 +14,12 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError
+from ..protocols import Recording
+from ..randomness import seed_step
 from .finite import describe_non_finite, name_images
 from .freezing import ParameterFreeze
 from .metrics import StepMetrics, gather_metrics
 from .precision import GradientClipper, Precision, clipped_apart
-from .randomness import seed_step
 
 GRADIENT_NORM = "grad_norm"
 DISTILLED_SHARE = "distill_share"  # of the distillation losses in the total
@@ -56,12 +58,7 @@ class StepTrainer(SimpleTrainer):
         self.precision = precision or Precision("cpu")
         self.clipper = clipper or GradientClipper()
         self._parts = clipped_apart(model)
-        # Modules that have numbers of their own to record.
-        self._tellers: list[Callable[[], dict[str, Tensor]]] = [
-            module.recorded_values  # type: ignore[misc]
-            for module in model.modules()
-            if hasattr(module, "recorded_values")
-        ]
+        self._recording = [module for module in model.modules() if isinstance(module, Recording)]
         self.seed = seed
         self.freeze = freeze or ParameterFreeze([])
         self._batches: Iterator | None = None
@@ -82,7 +79,7 @@ class StepTrainer(SimpleTrainer):
         self.freeze(self.iter)
         self.precision.scaler.unscale_(self.optimizer)
         norm = self.clipper(*self._parts)
-        values = {name: value for tell in self._tellers for name, value in tell().items()}
+        values = {name: value for module in self._recording for name, value in module.recorded_values().items()}
         metrics = gather_metrics({**losses, **values, GRADIENT_NORM: norm}, data_seconds)
         self._check(metrics, micro_batches)
         self.precision.scaler.step(self.optimizer)
@@ -110,7 +107,7 @@ class StepTrainer(SimpleTrainer):
                 totals[key] = totals[key] + share if key in totals else share
         return totals
 
-    def _forward(self, batch) -> dict[str, Tensor]:
+    def _forward(self, batch: Any) -> dict[str, Tensor]:
         try:
             with self.precision.autocast():
                 losses = self.model(batch)
@@ -122,7 +119,7 @@ class StepTrainer(SimpleTrainer):
 
     def _synchronize_gradients(self, wanted: bool) -> contextlib.AbstractContextManager:
         """Only the last backward pass of a step exchanges gradients between processes."""
-        if wanted or not hasattr(self.model, "no_sync"):
+        if wanted or not isinstance(self.model, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
 

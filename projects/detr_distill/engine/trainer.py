@@ -6,20 +6,23 @@ import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
 from ..data import build_test_loader, build_train_loader
 from ..errors import CheckpointError, ConfigError, DetrDistillError
+from ..protocols import follow_optimizer
 from .evaluation import build_evaluator
 from .freezing import ParameterFreeze
 from .hooks import BestCheckpoint, EvaluationHook
@@ -68,7 +71,8 @@ class DistillTrainer(DefaultTrainer):
             clipper=GradientClipper.from_config(cfg),
             freeze=ParameterFreeze.from_config(cfg, model),
         )
-        _tell_after_steps(model, optimizer)
+        step_trainer = self._trainer
+        follow_optimizer(model, optimizer, lambda: step_trainer.iter)
         self._set_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -81,7 +85,7 @@ class DistillTrainer(DefaultTrainer):
         return build_named_model(cfg)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         try:
             return super().build_lr_scheduler(cfg, optimizer)
         except (AssertionError, ValueError) as error:
@@ -89,19 +93,19 @@ class DistillTrainer(DefaultTrainer):
             raise ConfigError(f"{keys}: {error or 'the learning rate would end above its start'}") from error
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list:
@@ -190,13 +194,6 @@ class DistillTrainer(DefaultTrainer):
 def _dense_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Detectors that divide their loss by a running mean of the objects, which detectron2 leaves out of their state."""
     return ((name, module) for name, module in model.named_modules() if "loss_normalizer" in vars(module))
-
-
-def _tell_after_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Has the optimizer call every module's ``after_optimizer_step``, if it has one, after each of its own steps."""
-    for module in model.modules():
-        if hasattr(module, "after_optimizer_step"):
-            optimizer.register_step_post_hook(lambda done, *_, module=module: module.after_optimizer_step(done))
 
 
 def _save_student_after_last_step(trainer: DistillTrainer) -> None:

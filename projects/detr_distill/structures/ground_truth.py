@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class GroundTruth:
             disturbed ones.
         masks: of each image, detectron2's; None where it has none.
         labelled: whether each image was labelled at all, which one without objects may be; empty: all.
+        sizes: (height, width) of each image before padding, in pixels; empty where ``corners`` is None.
     """
 
     labels: Tensor
@@ -38,6 +40,7 @@ class GroundTruth:
     corners: Tensor | None = None
     masks: tuple[BitMasks | PolygonMasks | None, ...] = ()
     labelled: tuple[bool, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def repeat(self, times: int) -> GroundTruth:
         """Every object ``times`` times, its copies side by side: copy c of object g is at g * times + c.
@@ -47,14 +50,33 @@ class GroundTruth:
         labels, boxes, valid = (x.repeat_interleave(times, dim=1) for x in (self.labels, self.boxes, self.valid))
         return GroundTruth(labels, boxes, valid, [count * times for count in self.counts], labelled=self.labelled)
 
+    def at_least_one(self) -> GroundTruth:
+        """The same objects, with a padded one where the whole batch has none; padded once."""
+        return self if self.labels.shape[1] else self._padded
+
+    @cached_property
+    def _padded(self) -> GroundTruth:
+        """The same with one more padded object an image."""
+        return dataclasses.replace(
+            self,
+            labels=F.pad(self.labels, (0, 1)),
+            boxes=F.pad(self.boxes, (0, 0, 0, 1)),
+            valid=F.pad(self.valid, (0, 1)),
+            corners=None if self.corners is None else F.pad(self.corners, (0, 0, 0, 1)),
+        )
+
     def select(self, images: slice) -> GroundTruth:
         """The objects of some of the images."""
-        part: dict[str, Any] = {
-            field.name: value[images]
-            for field in dataclasses.fields(self)
-            if (value := vars(self)[field.name]) is not None
-        }
-        return dataclasses.replace(self, **part)
+        return GroundTruth(
+            labels=self.labels[images],
+            boxes=self.boxes[images],
+            valid=self.valid[images],
+            counts=self.counts[images],
+            corners=None if self.corners is None else self.corners[images],
+            masks=self.masks[images],
+            labelled=self.labelled[images],
+            sizes=self.sizes[images],
+        )
 
     @cached_property
     def corners_pixels(self) -> Tensor:

@@ -59,6 +59,11 @@ def join_maps(maps: Iterable[Tensor]) -> Tensor:
     return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
 
 
+def memory_maps(memory: Memory | None) -> dict[str, Tensor]:
+    """The levels of an encoder's output as maps ``memory0``, ``memory1``, ...; none without one."""
+    return {} if memory is None else {name.replace("level", "memory"): x for name, x in to_maps(memory).items()}
+
+
 def resize_tokens(values: Tensor, old: Shapes, new: Shapes) -> Tensor:
     """Tokens (B, S, C) over some grids as tokens over others, bilinearly, each from the old grid nearest in size."""
     maps = [to_map(*level) for level in zip(split_levels(values, old), old, strict=True)]

@@ -8,6 +8,7 @@ Boxes are normalised (centre x, centre y, width, height) in [0, 1] unless a name
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -133,9 +134,13 @@ class SampledPoints:
     locations: Tensor
     weights: Tensor
 
+    def map(self, choose: Callable[[Tensor], Tensor]) -> SampledPoints:
+        """The points of the queries that a function of (B, Q, ...) chooses."""
+        return SampledPoints(choose(self.locations), choose(self.weights))
+
     def take_queries(self, rows: slice) -> SampledPoints:
         """The points of some queries."""
-        return SampledPoints(self.locations[:, rows], self.weights[:, rows])
+        return self.map(lambda values: values[:, rows])
 
 
 @dataclass

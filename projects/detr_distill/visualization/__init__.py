@@ -1,4 +1,4 @@
-"""Pictures of detectors, their query pairs and their attention; the demonstration's bar and table."""
+"""Pictures of detectors, their query pairs and their attention."""
 
 from .collect import Objects, Query, Sample, View, load_samples, views_of
 from .gallery import write_gallery

@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from torch import nn
 from torchvision.ops import nms
 
-from ..data import DetrDatasetMapper, class_names, read_image
+from ..data import DetrDatasetMapper, read_image, training_class_names
 from ..detr import DetrDetector
 from ..detr.boxes import to_corners
 from ..detr.supervision.assignment import solve_assignments
@@ -95,7 +95,7 @@ def load_samples(cfg: CfgNode, records: Sequence[dict]) -> list[Sample]:
     Raises:
         DataError: an image cannot be read.
     """
-    mapper, classes = DetrDatasetMapper(cfg, is_train=False), names_of(cfg)
+    mapper, classes = DetrDatasetMapper(cfg, is_train=False), training_class_names(cfg) or ()
     return [
         Sample(read_image(record["file_name"], "RGB"), mapper(dict(record)), _truth(record, classes))
         for record in records
@@ -111,28 +111,23 @@ def _truth(record: dict, classes: Sequence[str]) -> Objects | None:
     return Objects(np.array(boxes, dtype=np.float64).reshape(-1, 4), labels)
 
 
-def names_of(cfg: CfgNode) -> Sequence[str]:
-    """Class names of a configuration's training set; empty when its files are not on this machine."""
-    return next((names for dataset in cfg.DATASETS.TRAIN if (names := class_names(dataset))), ())
-
-
 def _name(classes: Sequence[str], index: int) -> str:
     return classes[index] if index < len(classes) else str(index)
 
 
 def views_of(cfg: CfgNode, model: nn.Module) -> list[View]:
     """The detectors of a model: student and teacher (where it has one) of a distilling model, else the model itself."""
+    names = training_class_names(cfg) or ()
     if not isinstance(model, DistillDetector):
-        return [View("detector", model, names_of(cfg))]
-    views = [View("student", model.student, names_of(cfg))]
-    detector = getattr(model.teacher, "detector", None)
-    if detector is not None:
-        node = cfg.MODEL.DISTILL.TEACHER
-        # A teacher without a configuration of its own is a network of the student's kind.
-        teacher_cfg = load_teacher_config(cfg) if node.CONFIG_FILE else cfg
-        names = list(node.CLASS_NAMES) or names_of(teacher_cfg)
-        views.append(View("teacher", detector, names, bool(model.teacher.flip_channels)))
-    return views
+        return [View("detector", model, names)]
+    student, network = View("student", model.student, names), model.teacher.detector
+    if network is None:
+        return [student]
+    node = cfg.MODEL.DISTILL.TEACHER
+    # A teacher without a configuration of its own is a network of the student's kind.
+    teacher_cfg = load_teacher_config(cfg) if node.CONFIG_FILE else cfg
+    taught = list(node.CLASS_NAMES) or training_class_names(teacher_cfg) or ()
+    return [student, View("teacher", network, taught, model.teacher.flip_channels)]
 
 
 def detect(view: View, sample: Sample, threshold: float) -> Objects:
@@ -167,6 +162,11 @@ def collect_pairs(
     return rows
 
 
+def has_attention_maps(detector: nn.Module) -> bool:
+    """Whether a detector has a decoder that can keep its cross-attention as maps."""
+    return isinstance(detector, DetrDetector) and CROSS_ATTENTION in detector.decoder.captures
+
+
 def _entry(view: View, sample: Sample) -> dict:
     if not view.flip_channels:
         return sample.entry
@@ -178,10 +178,10 @@ def _decode(view: View, sample: Sample) -> tuple[DecoderOutput, tuple[int, int],
     detector = view.detector
     assert isinstance(detector, DetrDetector)
     with inference_context(detector), torch.no_grad():
-        images = detector.preprocess([_entry(view, sample)])
-        memory = detector.encode(detector.backbone(images.tensor), images)
-        capture = frozenset({CROSS_ATTENTION}) & getattr(detector.decoder, "captures", frozenset())
-        output = detector.decode(memory, [detector.queries(memory)], capture)["own"]
+        started = detector.start([_entry(view, sample)])
+        capture = frozenset({CROSS_ATTENTION}) & detector.decoder.captures
+        output = detector.finish(started, capture=capture).outputs["own"]
+    images, memory = started.images, started.memory
     (height, width), (full_height, full_width) = images.sizes[0], images.tensor.shape[-2:]
     rows, columns = sample.image.shape[:2]
     return output, memory.shapes[0], (columns * full_width / width, rows * full_height / height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from matplotlib.typing import ColorType
 
 # One colour a model, in every picture; distinguishable with the usual colour blindnesses (Okabe and Ito).
 COLORS = {
@@ -24,14 +26,17 @@ LABEL_SIZE = 7  # points
 LABEL_PADDING = 2  # display pixels around a label
 HEAT = "magma"
 
+# Where a label may stand: x, y, and which of its sides are there.
+Place = tuple[float, float, Literal["left", "right"], Literal["top", "bottom"]]
+
 
 @dataclass
 class Label:
-    """A text beside a box, and where it may stand: (x, y, horizontal, vertical alignment), best place first."""
+    """A text beside a box, and where it may stand, best place first."""
 
     axes: Axes
     text: Text
-    places: list[tuple[float, float, str, str]]
+    places: list[Place]
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str = "", color: str = "black") -> None:
@@ -48,7 +53,7 @@ def show_image(axes: Axes, image: np.ndarray, title: str = "", color: str = "bla
         axes.set_title(title, color=color, fontsize=11)
 
 
-def draw_box(axes: Axes, box_xyxy: np.ndarray, color, *, dashed: bool = False, width: float = 1.6) -> None:
+def draw_box(axes: Axes, box_xyxy: np.ndarray, color: ColorType, *, dashed: bool = False, width: float = 1.6) -> None:
     """Outlines a box; a thin dark edge keeps a solid one visible on any background."""
     left, top, right, bottom = box_xyxy
     # A dark edge under dashes would fill their gaps.
@@ -59,10 +64,10 @@ def draw_box(axes: Axes, box_xyxy: np.ndarray, color, *, dashed: bool = False, w
         axes.add_patch(box)
 
 
-def label_box(axes: Axes, box_xyxy: np.ndarray, words: str, color) -> Label:
+def label_box(axes: Axes, box_xyxy: np.ndarray, words: str, color: ColorType) -> Label:
     """Writes above a box; ``spread_labels`` moves it when another label is in the way."""
     left, top, right, bottom = box_xyxy
-    places = [
+    places: list[Place] = [
         (left, top, "left", "bottom"),
         (left, bottom, "left", "top"),
         (right, top, "right", "bottom"),
@@ -121,13 +126,13 @@ def draw_attention(axes: Axes, image: np.ndarray, attention: np.ndarray, span: t
     axes.set_ylim(limits[1])
 
 
-def _put(text: Text, place: tuple[float, float, str, str]) -> None:
+def _put(text: Text, place: Place) -> None:
     text.set_position(place[:2])
-    text.set_horizontalalignment(place[2])  # type: ignore[arg-type]
-    text.set_verticalalignment(place[3])  # type: ignore[arg-type]
+    text.set_horizontalalignment(place[2])
+    text.set_verticalalignment(place[3])
 
 
-def _area(axes: Axes, place: tuple[float, float, str, str], width: float, height: float) -> Bbox:
+def _area(axes: Axes, place: Place, width: float, height: float) -> Bbox:
     """What a text of a size in display pixels would cover."""
     x, y = axes.transData.transform(place[:2])
     left = x if place[2] == "left" else x - width

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ..detr import DetrDetector
 from ..distill.matchers.adaptive import AdaptiveMatcher
-from ..structures import CROSS_ATTENTION
 from . import pictures
-from .collect import Sample, View, collect_pairs, detect
+from .collect import Sample, View, collect_pairs, detect, has_attention_maps
 
 SCORE = 0.4  # lowest score of a detection that is drawn
 SURE = 0.5  # lowest class probability of a teacher query whose partner is drawn
@@ -47,7 +46,7 @@ def write_gallery(
         last = students[-1]
         pairs = [collect_pairs(sample, teacher, [last], matcher, sure, MOST_PAIRS) for sample in samples]
         figures["pairs"] = pictures.query_pairs(samples, pairs, teacher.name, last.name)
-        if all(_has_maps(view) for view in views):
+        if all(has_attention_maps(view.detector) for view in views):
             few = samples[:ATTENTION_IMAGES]
             rows = [collect_pairs(sample, teacher, students, matcher, sure, ATTENTION_QUERIES) for sample in few]
             # The student next to the teacher is the one that learned from it.
@@ -57,7 +56,3 @@ def write_gallery(
     for file, figure in zip(files, figures.values(), strict=True):
         pictures.save(figure, file)
     return files
-
-
-def _has_maps(view: View) -> bool:
-    return CROSS_ATTENTION in getattr(view.detector.decoder, "captures", frozenset())

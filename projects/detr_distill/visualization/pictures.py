@@ -7,9 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from ..checkpoint.files import write_atomically
 from .collect import Objects, Query, Sample
@@ -17,7 +19,7 @@ from .draw import COLORS, Label, draw_attention, draw_box, label_box, show_image
 
 DPI = 110
 SMALLEST_CELL, LARGEST_CELL = 2.7, 5.0  # inches, width of one image
-PAIR_COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+PAIR_COLORS = matplotlib.color_sequences["tab10"]
 
 Pair = Mapping[str, Query]
 
@@ -117,7 +119,9 @@ def ap_over_iterations(curves: Mapping[str, Sequence[tuple[int, float]]], teache
     return figure
 
 
-def _grid(samples: Sequence[Sample], rows: int, columns: int, widths: Sequence[float] | None = None):
+def _grid(
+    samples: Sequence[Sample], rows: int, columns: int, widths: Sequence[float] | None = None
+) -> tuple[Figure, np.ndarray]:
     """A figure with cells of the images' shape: (figure, (rows, columns) array of axes)."""
     shapes = [sample.image.shape for sample in samples]
     tallest = max((height / width for height, width, _ in shapes), default=1.0)
@@ -138,7 +142,7 @@ def _draw_objects(axes: Axes, objects: Objects, color: str) -> list[Label]:
     return labels
 
 
-def _pair_color(index: int):
+def _pair_color(index: int) -> ColorType:
     return PAIR_COLORS[index % len(PAIR_COLORS)]
 
 
@@ -156,7 +160,7 @@ def _list_pairs(axes: Axes, pairs: Sequence[Pair], teacher: str, student: str) -
     """Classes and scores of the pairs, one line each, under a head line."""
     columns = (0.02, 0.16, 0.6)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    lines: list[tuple[tuple[str, str, str], object]] = [(("", teacher, student), "black")]
+    lines: list[tuple[tuple[str, str, str], ColorType]] = [(("", teacher, student), "black")]
     for index, pair in enumerate(pairs):
         partner = f"{pair[student].label}   {pair[student].score:.2f}" if student in pair else "none"
         words = (str(index + 1), f"{pair[teacher].label}   {pair[teacher].score:.2f}", partner)
@@ -165,7 +169,7 @@ def _list_pairs(axes: Axes, pairs: Sequence[Pair], teacher: str, student: str) -
     for number, (words, color) in enumerate(lines):
         for x, word in zip(columns, words, strict=True):
             weight = "bold" if number == 0 or x == columns[0] else "normal"
-            axes.text(x, 0.97 - number * step, word, color=color, va="top", fontsize=9, weight=weight)  # type: ignore[arg-type]
+            axes.text(x, 0.97 - number * step, word, color=color, va="top", fontsize=9, weight=weight)
 
 
 def _draw_map(axes: Axes, sample: Sample, query: Query | None, name: str, *, dashed: bool) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor
 
 HEAD = re.compile(r"^decoder\.heads\.(\d+)\.(.+)$")
 
 
-def arrange_deformable(weights: dict[str, Tensor], refinement: bool | None = None) -> dict[str, Tensor]:
-    """The heads and queries of Deformable DETR.
+def arrange_deformable(weights: dict[str, Tensor], refinement: bool | None) -> dict[str, Tensor]:
+    """Deformable DETR: heads, and learned queries.
 
     Args:
         weights: under our names but for these.
@@ -18,6 +19,16 @@ def arrange_deformable(weights: dict[str, Tensor], refinement: bool | None = Non
     """
     two_stage = "queries.output.weight" in weights
     return arrange_heads(arrange_learned_queries(weights), own_heads=True if two_stage else refinement)
+
+
+def arrange_own_heads(weights: dict[str, Tensor], refinement: bool | None) -> dict[str, Tensor]:
+    """Families whose layers have heads of their own, and that always refine boxes."""
+    return arrange_heads(weights, own_heads=True)
+
+
+def arrange_by_value(weights: dict[str, Tensor], refinement: bool | None) -> dict[str, Tensor]:
+    """Families whose layers share heads or not, and that always refine boxes."""
+    return arrange_heads(weights)
 
 
 def arrange_learned_queries(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +65,7 @@ def arrange_heads(weights: dict[str, Tensor], own_heads: bool | None = None) -> 
     return arranged
 
 
-def count_layers(names, prefix: str) -> int:
+def count_layers(names: Iterable[str], prefix: str) -> int:
     """One more than the highest number that follows a prefix."""
     numbers = [re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in names]
     return max((int(match[1]) + 1 for match in numbers if match), default=0)

@@ -15,16 +15,18 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from ...config.build import build_config, default_config
 from ...errors import CheckpointError
 from ..files import read_checkpoint
 from ..matching import compare
 from .describe import describe
+from .families import FAMILIES, families_of
+from .family import DETREX, OFFICIAL, TRANSFORMERS, Family, Settings
 from .layout import check_layout
 from .names_detrex import detrex_family, rename_detrex
 from .names_official import rename_official
 from .names_transformers import rename_transformers
 from .settings import (
-    Settings,
     coco_names_by_id,
     detrex_settings,
     official_settings,
@@ -33,9 +35,8 @@ from .settings import (
     transformers_settings,
 )
 
-OFFICIAL = ("detr", "conditional_detr", "dab_detr", "dn_detr", "deformable_detr", "dn_deformable_detr", "dino")
 NUM_HEADS = "MODEL.DETR.NUM_HEADS"
-SOURCES = ("transformers", "detrex", *OFFICIAL)
+SOURCES = (TRANSFORMERS, DETREX, *families_of(OFFICIAL))
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Imported:
         return yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None, width=120)
 
 
-def import_checkpoint(source: str, path: str | os.PathLike, overrides: list[str] | None = None) -> Imported:
+def import_checkpoint(source: str, path: str | os.PathLike[str], overrides: list[str] | None = None) -> Imported:
     """Reads a checkpoint and proves that it fits the detector that its configuration describes.
 
     Args:
@@ -69,32 +70,32 @@ def import_checkpoint(source: str, path: str | os.PathLike, overrides: list[str]
     """
     if source not in SOURCES:
         raise CheckpointError(f"source {source!r}: known are {', '.join(SOURCES)}.")
-    readers = {"transformers": _read_transformers, "detrex": _read_detrex}
+    readers = {TRANSFORMERS: _read_transformers, DETREX: _read_detrex}
     weights, family, settings = readers.get(source, _read_official)(source, Path(path))
     overrides = overrides or []
     if NUM_HEADS in overrides[::2]:  # others are counted from it
-        settings = dataclasses.replace(settings, num_heads=_read_overrides(overrides).MODEL.DETR.NUM_HEADS)
+        settings = dataclasses.replace(settings, num_heads=build_config("", overrides).MODEL.DETR.NUM_HEADS)
     config = _override(describe(weights, family, settings), overrides)
-    _check_fit(weights, config, path, family)
+    _check_fit(weights, config, str(path), family.name)
     classes = config["MODEL"]["DETR"]["NUM_CLASSES"]
     names = settings.class_names or (coco_names_by_id() if classes == 91 else ())
     return Imported(weights, config, names if len(names) == classes else ())
 
 
-def _read_transformers(source: str, folder: Path) -> tuple[dict[str, Tensor], str, Settings]:
+def _read_transformers(source: str, folder: Path) -> tuple[dict[str, Tensor], Family, Settings]:
     config = read_config(folder)
     family, settings = transformers_family(config), transformers_settings(config, folder)
     files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if not files:
         raise CheckpointError(f"{folder} holds neither model.safetensors nor pytorch_model.bin.")
     weights = _read_file(source, files[0])["model"]
-    return rename_transformers(weights, family, settings.refinement), family, settings
+    return rename_transformers(weights, family.name, settings.refinement), family, settings
 
 
-def _read_detrex(source: str, file: Path) -> tuple[dict[str, Tensor], str, Settings]:
+def _read_detrex(source: str, file: Path) -> tuple[dict[str, Tensor], Family, Settings]:
     weights = _read_file(source, file)["model"]
     family = detrex_family(weights)
-    return rename_detrex(weights, family), family, detrex_settings(family)
+    return rename_detrex(weights, family.name), family, detrex_settings(family)
 
 
 def _read_file(source: str, file: Path) -> dict[str, Any]:
@@ -105,16 +106,16 @@ def _read_file(source: str, file: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _read_official(source: str, file: Path) -> tuple[dict[str, Tensor], str, Settings]:
-    checkpoint = _read_file(source, file)
+def _read_official(source: str, file: Path) -> tuple[dict[str, Tensor], Family, Settings]:
+    checkpoint, family = _read_file(source, file), FAMILIES[source]
     weights, arguments = checkpoint["model"], checkpoint.get("args") or {}
-    settings = official_settings(arguments if isinstance(arguments, Mapping) else vars(arguments), source)
-    return rename_official(weights, source, settings.refinement), source, settings
+    settings = official_settings(arguments if isinstance(arguments, Mapping) else vars(arguments), family)
+    return rename_official(weights, family.name, settings.refinement), family, settings
 
 
 def _override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Writes KEY VALUE pairs into nested dictionaries; their names and types are those of the configuration's keys."""
-    known = _read_overrides(overrides)
+    known = build_config("", overrides)
     for key in overrides[::2]:
         *parents, last = key.split(".")
         node, value = config, known
@@ -124,17 +125,7 @@ def _override(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return config
 
 
-def _read_overrides(overrides: list[str]) -> CfgNode:
-    """The default configuration with KEY VALUE pairs."""
-    # Here, because the engine's package itself reads and writes checkpoints.
-    from ...config.build import build_config
-
-    return build_config("", overrides)
-
-
-def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], path: str | os.PathLike, family: str) -> None:
-    from ...config.build import default_config
-
+def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], file: str, family: str) -> None:
     cfg = default_config()
     cfg.merge_from_other_cfg(CfgNode(config))
     cfg.MODEL.DEVICE = "cpu"
@@ -143,6 +134,6 @@ def _check_fit(weights: Mapping[str, Tensor], config: dict[str, Any], path: str 
     fit = compare(weights, model)
     if not fit.is_complete:
         raise CheckpointError(
-            f"{path} does not fit {family} as it is built here:\n{fit.problems()}\n"
+            f"{file} does not fit {family} as it is built here:\n{fit.problems()}\n"
             "Name what the checkpoint does not tell as KEY VALUE, for example MODEL.DETR.NUM_HEADS 4."
         )

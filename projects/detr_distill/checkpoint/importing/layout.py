@@ -7,12 +7,13 @@ from collections.abc import Collection
 
 from ...errors import CheckpointError
 from ..export import STUDENT
-from .names_official import recognise
+from .families import recognise
+from .family import OFFICIAL
 
 OWN = "this project"
 
 
-def check_layout(names: Collection[str], source: str, file: str | os.PathLike) -> None:
+def check_layout(names: Collection[str], source: str, file: str | os.PathLike[str]) -> None:
     """Refuses a checkpoint that is certainly not of the source that it is said to be of.
 
     Args:
@@ -40,4 +41,6 @@ def find_layout(names: Collection[str]) -> str | None:
         "transformers": any(name.startswith(("model.encoder.", "model.decoder.")) for name in names),
         "detrex": any(".attentions.0." in name for name in names),
     }
-    return next((layout for layout, sign in signs.items() if sign), None) or recognise(names)
+    found = next((layout for layout, sign in signs.items() if sign), None)
+    official = recognise(OFFICIAL, names)
+    return found or (official.name if official else None)

@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from .deformable_heads import arrange_deformable
-from .renaming import FEED_FORWARD, PROJECTIONS, SEPARATE_PROJECTIONS, TRANSFORMERS_BACKBONE, Rule, rename_all
+from .families import FAMILIES
+from .family import TRANSFORMERS
+from .renaming import Source, rename_state
+from .rules import ATTENTIONS, FEED_FORWARD, read_rules
 
-SHARED: Sequence[Rule] = (
-    (r"^model\.(input_projection|encoder|decoder)", r"\1"),
-    (r"^decoder\.layernorm", "decoder.norm"),
-    (r"^encoder(.*)\.self_attn_layer_norm", r"encoder\1.attention_norm"),
-    (r"^encoder(.*)\.self_attn\.", r"encoder\1.attention."),
-    *FEED_FORWARD,
-    (r"(\.mlp)?\.final_layer_norm", ".feed_forward_norm"),
-)
-HEADS: Sequence[Rule] = (
-    (r"^(class_labels_classifier|class_embed)\.", "decoder.heads.class_head."),
-    (r"^(bbox_predictor|decoder\.bbox_embed)\.", "decoder.heads.box_head."),
-)
-ATTENTION: Sequence[Rule] = (
-    (r"^model\.query_position_embeddings", "queries.position"),
-    (r"^decoder(.*)\.self_attn_layer_norm", r"decoder\1.self_attention_norm"),
-    (r"\.encoder_attn_layer_norm", ".cross_attention_norm"),
-    (r"\.self_attn\.", ".self_attention."),
-    (r"\.encoder_attn\.", ".cross_attention."),
-)
-DAB: Sequence[Rule] = (
-    (r"^model\.query_refpoint_embeddings", "queries.position"),
-    (r"(self|cross)_attn\.\1_attn_layer_norm", r"\1_attention_norm"),
-    (r"(self|cross)_attn\.\1_attn\.output_proj", r"\1_attention.output"),
-    (r"(self|cross)_attn\.\1_attn_query_pos_sine_proj", r"\1_attention.query_sine"),
-    (r"(self|cross)_attn\.\1_attn_(query|key)_content_proj", r"\1_attention.\2_content"),
-    (r"(self|cross)_attn\.\1_attn_(query|key)_pos_proj", r"\1_attention.\2_position"),
-    (r"(self|cross)_attn\.\1_attn_value_proj", r"\1_attention.value"),
-    (r"\.query_scale\.", ".scale_head."),
-    (r"\.ref_point_head", ".position_head"),
-    (r"\.ref_anchor_head", ".size_head"),
-)
-DEFORMABLE: Sequence[Rule] = (
-    (r"^model\.level_embed$", "input_projection.level_embedding"),
-    (r"^model\.input_proj\.", "input_projection.projections."),
-    (r"^model\.reference_points", "decoder.reference_points"),
-    (r"^model\.enc_output_norm", "queries.output_norm"),
-    (r"^model\.enc_output", "queries.output"),
-    (r"^model\.pos_trans_norm", "decoder.start_norm"),
-    (r"^model\.pos_trans", "decoder.start_projection"),
-    (r"^(model\.decoder\.)?class_embed\.(\d+)", r"decoder.heads.\2.class_head"),
-    (r"^(model\.decoder\.)?bbox_embed\.(\d+)", r"decoder.heads.\2.box_head"),
-)
-RULES: dict[str, Sequence[Rule]] = {
-    "detr": (*SHARED, *HEADS, *ATTENTION, *PROJECTIONS),
-    "conditional_detr": (
-        *SHARED,
-        *HEADS,
-        *ATTENTION,
-        *SEPARATE_PROJECTIONS,
-        *PROJECTIONS,
-        (r"\.ref_point_head", ".reference_head"),
-    ),
-    "dab_detr": (*SHARED, *HEADS, *DAB, *PROJECTIONS),
-    "deformable_detr": (*DEFORMABLE, *SHARED, *ATTENTION, *PROJECTIONS),
-}
+# DAB-DETR's decoder layers repeat an attention's name in the names of what it holds.
+LAYERS = read_rules(r"""
+    ^model\.(?!backbone\.)(.+)$                \1
+    ^decoder\.layernorm\.                      decoder.norm.
+    (self|cross)_attn\.\1_attn_layer_norm\.    \1_attention_norm.
+    (self|cross)_attn\.\1_attn[._](\w+)\.      \1_attention.\2.
+    ^encoder(.*)\.self_attn_layer_norm\.       encoder\1.attention_norm.
+    ^decoder(.*)\.self_attn_layer_norm\.       decoder\1.self_attention_norm.
+    \.encoder_attn_layer_norm\.                .cross_attention_norm.
+    (\.mlp)?\.final_layer_norm\.               .feed_forward_norm.
+""")
+# Its own ResNets and timm's.
+BACKBONE = re.compile(r"^model\.backbone\.(conv_encoder\.)?model\.(_backbone\.)?")
+SOURCE = Source(TRANSFORMERS, (*LAYERS, *ATTENTIONS, *FEED_FORWARD), BACKBONE)
 
 
 def rename_transformers(
@@ -72,7 +34,6 @@ def rename_transformers(
     """The state of a transformers detector, or the content of its file, under our names.
 
     Args:
-        family: a key of ``RULES``. refinement: see :func:`arrange_deformable`.
+        family: one that ``FAMILIES`` knows in this source. refinement: of its configuration, None where unknown.
     """
-    renamed = rename_all(weights, RULES[family], TRANSFORMERS_BACKBONE)
-    return arrange_deformable(renamed, refinement) if family == "deformable_detr" else renamed
+    return rename_state(weights, SOURCE, FAMILIES[family], refinement)

@@ -1,54 +1,45 @@
-"""Ordered rules from one project's parameter names to another's, and what all sources have in common."""
+"""From a source's parameter names, and its form of some tensors, to ours."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ...errors import CheckpointError
 from ..torchvision_resnet import rename_parameter
+from .family import Family
+from .label_embedding import divide_label_embedding
+from .rules import EVERYWHERE, TRANSFORMERS_RESNET, Rule
 
-Rule = tuple[str, str | Callable[[re.Match], str]]
 
-# Where a source keeps its backbone: transformers' own ResNets and timm's, the authors' torchvision ResNets.
-TRANSFORMERS_BACKBONE = re.compile(r"^model\.backbone\.(conv_encoder\.)?model\.(_backbone\.)?")
-TORCHVISION_BACKBONE = re.compile(r"^backbone\.0\.body\.")
+@dataclass(frozen=True)
+class Source:
+    """A project whose checkpoints can be imported.
 
-TRANSFORMERS_RESNET: Sequence[Rule] = (
-    (r"^embedder\.embedder", "stem.conv1"),
-    (r"^encoder\.stages\.(\d+)\.layers", lambda match: f"res{int(match[1]) + 2}"),
-    (r"\.layer\.(\d+)\.", lambda match: f".conv{int(match[1]) + 1}."),
-    (r"\.normalization\.", ".norm."),
-    (r"\.convolution\.", "."),
-)
-# The two layers of a feed-forward part and the four projections of an attention, in all spellings that are in use.
-FEED_FORWARD: Sequence[Rule] = (
-    (r"\.mlp\.(fc\d|activation_fn)", r".\1"),
-    (r"\.(fc1|linear1)\.", ".feed_forward.expand."),
-    (r"\.(fc2|linear2)\.", ".feed_forward.contract."),
-    (r"\.(activation_fn|activation)\.", ".feed_forward.activation."),
-)
-PROJECTIONS: Sequence[Rule] = (
-    (r"\.q_proj\.", ".query_projection."),
-    (r"\.k_proj\.", ".key_projection."),
-    (r"\.(v_proj|value_proj)\.", ".value_projection."),
-    (r"\.(o_proj|out_proj|output_proj)\.", ".output_projection."),
-)
-# Decoder attention whose projections stand in the layer itself: sa_ of self-attention, ca_ of cross-attention.
-SEPARATE_PROJECTIONS: Sequence[Rule] = (
-    (r"\.sa_(\w+)\.", r".self_attention.\1."),
-    (r"\.ca_(\w+)\.", r".cross_attention.\1."),
-    (r"\.(qpos_sine_proj|q_pos_sine_proj)\.", ".query_sine."),
-    (r"\.(qcontent_proj|q_content_proj)\.", ".query_content."),
-    (r"\.(kcontent_proj|k_content_proj)\.", ".key_content."),
-    (r"\.(qpos_proj|q_pos_proj)\.", ".query_position."),
-    (r"\.(kpos_proj|k_pos_proj)\.", ".key_position."),
-    (r"^decoder(.*)\.v_proj\.", r"decoder\1.value."),
-    (r"^decoder(.*)\.(o_proj|out_proj)\.", r"decoder\1.output."),
-    (r"\.query_scale\.", ".scale_head."),
-)
+    Attributes:
+        name: key of a family's forms. rules: of its layers, the same for all families.
+        backbone: the prefix under which it keeps a ResNet.
+    """
+
+    name: str
+    rules: Sequence[Rule]
+    backbone: re.Pattern[str]
+
+
+def rename_state(
+    weights: Mapping[str, Tensor], source: Source, family: Family, refinement: bool | None = None
+) -> dict[str, Tensor]:
+    """The state of a detector under our names and in our form.
+
+    Args:
+        refinement: whether boxes are refined from layer to layer, as far as the source tells; see ``Form.arrange``.
+    """
+    rules = (*source.rules, *family.rules, *EVERYWHERE)
+    renamed = rename_all(split_packed(weights), rules, source.backbone)
+    return divide_label_embedding(family.forms[source.name].arrange(renamed, refinement), family)
 
 
 def rename(name: str, rules: Sequence[Rule]) -> str:
@@ -58,7 +49,7 @@ def rename(name: str, rules: Sequence[Rule]) -> str:
     return name
 
 
-def rename_all(weights: Mapping[str, Tensor], rules: Sequence[Rule], backbone: re.Pattern) -> dict[str, Tensor]:
+def rename_all(weights: Mapping[str, Tensor], rules: Sequence[Rule], backbone: re.Pattern[str]) -> dict[str, Tensor]:
     """Weights under our names; counters of batch normalisation are left out, tied copies are joined.
 
     Raises:
@@ -80,7 +71,7 @@ def rename_all(weights: Mapping[str, Tensor], rules: Sequence[Rule], backbone: r
 
 
 def rename_backbone(name: str) -> str:
-    """A ResNet's parameter, without prefix, in transformers' or in torchvision's (and timm's) names."""
+    """A ResNet's parameter, without prefix, in the names of transformers, torchvision and timm, or detectron2."""
     if re.match(r"(embedder|encoder)\.", name):
         return "backbone." + rename(name, TRANSFORMERS_RESNET)
     return "backbone." + rename_parameter(name)

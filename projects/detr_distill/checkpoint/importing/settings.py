@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +10,24 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ...errors import CheckpointError
 from ..files import read_json
+from .families import FAMILIES, families_of, recognise
+from .family import DETREX, IMAGE_MEAN, IMAGE_STD, OFFICIAL, TRANSFORMERS, Family, Settings
 
 OPTION = "--weights"  # of tools/import_checkpoint.py
 
-# In the range 0 to 1, RGB: the ImageNet statistics with which all four projects train.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
-
-@dataclass
-class Settings:
-    """How a network was built, as far as its weights do not say.
-
-    Attributes:
-        num_heads: of every attention. dilation: the backbone's last stage is dilated instead of strided (DC5).
-        num_queries: of two-stage networks, which have none in their weights. refinement: Deformable DETR refines boxes
-            from layer to layer; None: to be read from the weights. temperature: of the image cells' sine embedding.
-        position_offset: of the cells in the sine embedding of networks with levels.
-        image_mean, image_std: in the range 0 to 1, RGB. class_names: empty where unknown.
-    """
-
-    num_heads: int = 8
-    dilation: bool = False
-    num_queries: int = 300
-    refinement: bool | None = None
-    temperature: float = 10000.0
-    position_offset: float = -0.5
-    image_mean: tuple[float, ...] = IMAGE_MEAN
-    image_std: tuple[float, ...] = IMAGE_STD
-    class_names: tuple[str, ...] = ()
-
-
-def transformers_family(config: Mapping[str, Any]) -> str:
-    """The family that a ``config.json`` names, as a key of the rename rules.
+def transformers_family(config: Mapping[str, Any]) -> Family:
+    """The family that a ``config.json`` names.
 
     Raises:
         CheckpointError: another kind of model.
     """
     found = str(config.get("model_type"))
-    family = found.replace("-", "_")
-    if family not in ("detr", "conditional_detr", "dab_detr", "deformable_detr"):
+    family = recognise(TRANSFORMERS, {found})
+    if family is None:
+        known = [FAMILIES[name].forms[TRANSFORMERS].has[0] for name in families_of(TRANSFORMERS)]
         raise CheckpointError(
-            f"config.json describes a model of type {found!r}. Those that can be imported: detr, conditional_detr, "
-            "dab-detr and deformable_detr."
+            f"config.json describes a model of type {found!r}. Those that can be imported: {', '.join(known)}."
         )
     return family
 
@@ -64,9 +38,9 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
     Raises:
         CheckpointError: the network has a part that ours has not; names it.
     """
-    family = transformers_family(config)
+    form = transformers_family(config).forms[TRANSFORMERS]
     expected = {
-        "activation_function": "prelu" if family == "dab_detr" else "relu",
+        "activation_function": "relu",
         "position_embedding_type": "sine",
         "num_patterns": 0,
         "keep_query_pos": False,
@@ -74,6 +48,7 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
         "sine_position_embedding_scale": None,
         "decoder_attention_heads": config.get("encoder_attention_heads", 8),
         "temperature_width": config.get("temperature_height", 20),
+        **form.expected,
     }
     _check(expected, config, f"{folder / 'config.json'}")
     backbone = {**(config.get("backbone_config") or {}), **(config.get("backbone_kwargs") or {})}
@@ -86,20 +61,21 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
         dilation=bool(config.get("dilation")) or backbone.get("output_stride") == 16,
         num_queries=config.get("two_stage_num_proposals", 300),
         refinement=config.get("with_box_refine"),
-        temperature=float(config.get("temperature_height", 20)) if family == "dab_detr" else 10000.0,
+        temperature=form.stored_temperature(config),
+        position_offset=form.position_offset,
         image_mean=tuple(images.get("image_mean", IMAGE_MEAN)),
         image_std=tuple(images.get("image_std", IMAGE_STD)),
         class_names=() if all(name.startswith("LABEL_") for name in names) else names,
     )
 
 
-def official_settings(arguments: Mapping[str, Any], family: str) -> Settings:
+def official_settings(arguments: Mapping[str, Any], family: Family) -> Settings:
     """Settings from the command line that the authors' code stores beside the weights; its defaults without one.
 
     Raises:
         CheckpointError: the network has a part that ours has not; names it.
     """
-    one_temperature = family in ("dab_detr", "dn_detr", "dino")
+    form = family.forms[OFFICIAL]
     expected = {
         "pre_norm": False,
         "position_embedding": "sine",
@@ -110,26 +86,23 @@ def official_settings(arguments: Mapping[str, Any], family: str) -> Settings:
         "two_stage_learn_wh": False,
         "embed_init_tgt": True,
         "decoder_sa_type": "sa",
+        **form.expected,
     }
-    if one_temperature:
-        expected["transformer_activation"] = "relu" if family == "dino" else "prelu"
     _check(expected, arguments, "The command line stored in the checkpoint")
     return Settings(
         num_heads=arguments.get("nheads", 8),
         dilation=bool(arguments.get("dilation", False)),
         num_queries=arguments.get("num_queries", 300),
         refinement=arguments.get("with_box_refine"),
-        temperature=float(arguments.get("pe_temperatureH", 20)) if one_temperature else 10000.0,
-        position_offset=0.0 if family == "dino" else -0.5,
+        temperature=form.stored_temperature(arguments),
+        position_offset=form.position_offset,
     )
 
 
-def detrex_settings(family: str) -> Settings:
-    """What detrex builds a family with; its checkpoints do not tell.
-
-    DINO's image cells are those of the 12-epoch settings; other settings have temperature 20 and offset 0 [C].
-    """
-    return Settings(temperature=20.0 if family in ("dab_detr", "dn_detr") else 10000.0)
+def detrex_settings(family: Family) -> Settings:
+    """What detrex builds a family with; its checkpoints do not tell."""
+    form = family.forms[DETREX]
+    return Settings(temperature=form.temperature, position_offset=form.position_offset)
 
 
 def coco_names_by_id() -> tuple[str, ...]:

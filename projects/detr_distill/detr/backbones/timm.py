@@ -8,6 +8,7 @@ import logging
 import sys
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -205,7 +206,7 @@ def _check_normalisation(cfg: CfgNode) -> None:
         return
     wanted = [[round(255 * x, 3) for x in values] for values in (settings.mean, settings.std)]
     found = [[round(x, 3) for x in values] for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)]
-    if cfg.INPUT.FORMAT != "RGB" or any(abs(a - b) > 0.5 for a, b in zip(sum(wanted, []), sum(found, []), strict=True)):
+    if cfg.INPUT.FORMAT != "RGB" or not np.allclose(wanted, found, rtol=0, atol=0.5):
         logger.warning(
             "%s's weights saw images with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN %s, MODEL.PIXEL_STD %s; here these keys "
             "are %s, %s, %s.",

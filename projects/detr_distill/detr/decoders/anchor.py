@@ -64,8 +64,10 @@ class AnchorDecoderLayer(LocatedDecoderLayer):
 
 @DECODER_REGISTRY.register()
 class AnchorDecoder(Decoder):
-    """Positions of queries and cells pass the same perceptrons: one of both coordinates together, in self-attention and
-    in standard cross-attention, and one of each coordinate alone, in row-column attention [P].
+    """Positions of queries and cells pass the same perceptrons.
+
+    One is of both coordinates together, in self-attention and in standard cross-attention; one of each coordinate
+    alone, in row-column attention [P].
 
     The queries' ``position`` (B, Q, 2) is a point as logits, see :class:`AnchorPointQueries`. Layers share the heads,
     with no norm before them; boxes start at the points with a width and height of sigmoid(-2) = 0.12 [C].

@@ -16,7 +16,7 @@ from ...registry import QUERIES_REGISTRY
 from ...structures import Memory, QueryGroup
 from ..keys import HIDDEN_DIM, NUM_QUERIES
 
-# Widths of positions that are places; an embedding is as wide as the content.
+# Widths of positions that are points or boxes; an embedding is as wide as the content.
 PLACE_WIDTHS = {"box_logits": 4, "point_logits": 2}
 
 

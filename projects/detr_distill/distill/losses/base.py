@@ -1,88 +1,75 @@
-"""What all distillation losses share: which matches and layers they use, and how their terms are named."""
+"""What all distillation losses share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...config.keys import key
+from ...config.ranges import NOT_NEGATIVE
 from ...errors import ConfigError
-from ...registry import MATCHER_REGISTRY
+from ...plugin import Plugin
+from ...registry import LOSS_REGISTRY
 from ..knowledge import Knowledge
 from ..match import Match
-from ..students.base import StudentOutput
+from ..matchers.base import QueryMatcher
+from ..side import Side
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
 
 
-class DistillLoss(nn.Module):
-    """Interface of distillation losses.
+@LOSS_REGISTRY.interface
+class DistillLoss(Plugin):
+    """Compares what a student gives with what a teacher knows.
 
-    Args:
-        key: configuration node, for messages. weight: of the whole loss, above 0.
-        groups: matchers whose pairs are used, by class or short name; empty: all.
-        layers: "all" or "last" student layers.
+    A loss that compares matched queries inherits from :class:`PairLoss`, one on maps from :class:`MapLoss`.
 
     Attributes:
-        requires: what the decoders must capture. remedies: for each of these what helps where a decoder lacks it.
-        needs_pairs: False for a loss that compares no queries.
-        needs_assignment: True for a loss that reads ``Knowledge.assignment``.
+        requires: what both networks must keep beside their usual output, see structures/.
+        needs: what both sides must give, needs_of_teacher: what the teacher must, see side.py.
+        remedies: for each of these what helps where a side lacks it.
+        needs_pairs: it compares matched queries. needs_assignment: it reads ``Knowledge.assignment``.
     """
 
+    section = "MODEL.DISTILL"
     requires: frozenset[str] = frozenset()
-    remedies: dict[str, str] = {}
-    needs_pairs = True
-    needs_assignment = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    needs_of_teacher: ClassVar[frozenset[str]] = frozenset()
+    remedies: ClassVar[dict[str, str]] = {}
+    needs_pairs: ClassVar[bool] = False
+    needs_assignment: bool = False
 
-    def __init__(self, *, key: str, weight: float, groups: list[str], layers: str):
-        super().__init__()
-        if layers not in ("all", "last"):
-            raise ConfigError(f"MODEL.DISTILL.{key}.LAYERS is '{layers}'. Known: 'all', 'last'.")
-        self.key, self.weight, self.groups = key, weight, matcher_names(groups)
-        self.layers = slice(None) if layers == "all" else slice(-1, None)
+    weight: float = key(1.0, "of the whole loss; 0 builds nothing", NOT_NEGATIVE)
 
-    def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
-        """The weighted terms for every match in use: ``loss_distill_<term>_<matcher>[_<layer>]`` scalars."""
-        losses = {}
-        for match in matches:
-            if self.groups and match.name not in self.groups:
-                continue
-            for term, per_layer in self.terms(student, knowledge, match).items():
-                values = (self.weight * per_layer[self.layers]).unbind()
-                for layer, value in enumerate(values):
-                    suffix = "" if layer == len(values) - 1 else f"_{layer}"
-                    losses[f"loss_distill_{term}_{match.name}{suffix}"] = value
-        return losses
-
-    def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
-        """{term: (Ls,) loss of each student layer}."""
-        raise TypeError(f"{type(self).__name__} does not define terms()")
-
-    def check_groups(self, used: list[str]) -> None:
-        """Raises ConfigError when ``groups`` names a matcher that is not in use, or none is."""
-        unknown = [name for name in self.groups if name not in used]
-        if unknown or (self.needs_pairs and not used):
-            raise ConfigError(
-                f"MODEL.DISTILL.{self.key}.GROUPS is {list(self.groups)} and the matchers in use give "
-                f"{used or 'no pairs'}. Name matchers of MODEL.DISTILL.MATCHERS, or remove the loss."
-            )
-
-    def check_capture(self, decoder: nn.Module, who: str) -> None:
-        """Raises ConfigError when the decoder of ``who``, "student" or "teacher", lacks what this loss compares."""
-        missing = sorted(self.requires - getattr(decoder, "captures", frozenset()))
-        if missing:
-            name = type(self).__name__
-            remedies = [f", or {self.remedies[capture]}" for capture in missing if capture in self.remedies]
-            raise ConfigError(
-                f"MODEL.DISTILL.LOSSES: {name} asks for {' and '.join(missing)}, which the {who}'s "
-                f"{type(decoder).__name__} does not have. Remove {name} from the list{''.join(remedies)}."
-            )
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        cls.check_side(student, "student", cls.needs)
+        cls.check_side(teacher, "teacher", cls.needs | cls.needs_of_teacher)
+        return cls.read_keys(cfg)
 
     @classmethod
     def is_active(cls, node: CfgNode) -> bool:
         """Whether the loss has any effect with the settings of its configuration node."""
         return node.get("WEIGHT", 1.0) != 0
 
+    @abstractmethod
+    def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
+        """Scalars to sum: ``loss_distill_*``, and losses of its own layers alone under other names."""
 
-def matcher_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Short names ("adaptive") of matchers given by short or class name ("AdaptiveMatcher")."""
-    return tuple(MATCHER_REGISTRY.get(name).name if name in MATCHER_REGISTRY else name for name in names)
+    def check_matchers(self, matchers: Sequence[QueryMatcher]) -> None:
+        """Raises ConfigError where the matchers in use do not give what this loss compares."""
+
+    @classmethod
+    def check_side(cls, side: Side, who: str, wanted: frozenset[str]) -> None:
+        """Raises ConfigError where ``who``, "student" or "teacher", lacks something that this loss compares."""
+        missing = sorted(wanted - side.gives)
+        if missing:
+            remedies = [f", or {cls.remedies[name]}" for name in missing if name in cls.remedies]
+            raise ConfigError(
+                f"MODEL.DISTILL.LOSSES: {cls.__name__} asks for {' and '.join(missing)}, which the {who}'s "
+                f"{side.part} does not have. Remove {cls.__name__} from the list{''.join(remedies)}."
+            )

@@ -1,26 +1,23 @@
 """Which maps of student and teacher are compared, and reading them in one shape.
 
-Letters: B images, C channels, N objects.
+Letters: B images, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...detr.preprocess import labels_of
 from ...errors import ConfigError
 from ..knowledge import Knowledge
-from ..students.base import StudentOutput, feature_channels
-from ..teachers.label_encoder.descriptor import pad_boxes
+from ..side import Side
 
 
 @dataclass(frozen=True)
-class FeaturePair:
+class MapPair:
     """A map of the student and the teacher's that it is compared with.
 
     Attributes:
@@ -33,60 +30,53 @@ class FeaturePair:
     teacher_channels: int
 
 
-def find_pairs(node: CfgNode, key: str, student: nn.Module, teacher: nn.Module) -> list[FeaturePair]:
-    """The pairs that IN_FEATURES and TEACHER_FEATURES of a loss's node name; all of the teacher's maps if neither does.
+def find_pairs(
+    in_features: Sequence[str], teacher_features: Sequence[str], node: str, student: Side, teacher: Side
+) -> tuple[MapPair, ...]:
+    """The pairs of maps that a loss compares.
 
     Args:
-        node: the loss's configuration. key: its name, for messages.
+        in_features: names of the student's maps; empty: those that the teacher's head reads. teacher_features: of the
+            teacher's, in order; empty: the same names. node: the loss's configuration, for messages.
 
     Raises:
         ConfigError: one side has no such map, or the two lists do not fit.
     """
-    channels = feature_channels(student)
-    teacher_channels: dict[str, int] = teacher.feature_channels  # type: ignore[assignment]
-    names = list(node.IN_FEATURES) or list(teacher_channels)
-    teacher_names = list(node.TEACHER_FEATURES) or names
-    if len(names) != len(teacher_names) or (node.TEACHER_FEATURES and not node.IN_FEATURES):
+    names = list(in_features) or list(teacher.feature_channels)
+    teacher_names = list(teacher_features) or names
+    if len(names) != len(teacher_names) or (teacher_features and not in_features):
         raise ConfigError(
-            f"MODEL.DISTILL.{key}.TEACHER_FEATURES is {teacher_names} and IN_FEATURES {list(node.IN_FEATURES)}. Name "
-            "as many maps in both, those that are compared at the same place."
+            f"{node}.TEACHER_FEATURES is {teacher_names} and IN_FEATURES {list(in_features)}. Name as many maps in "
+            "both, those that are compared at the same position."
         )
     if len(set(names)) < len(names):
-        raise ConfigError(f"MODEL.DISTILL.{key}.IN_FEATURES is {names}. Name each map once.")
-    for side, wanted, found in (("student", names, channels), ("teacher", teacher_names, teacher_channels)):
-        unknown = [name for name in wanted if name not in found]
-        if unknown:
-            setting = "TEACHER_FEATURES" if side == "teacher" and node.TEACHER_FEATURES else "IN_FEATURES"
-            raise ConfigError(
-                f"MODEL.DISTILL.{key}.{setting} names {unknown}; the {side} has {list(found)}. "
-                "IN_FEATURES names the student's maps, TEACHER_FEATURES the teacher's where they have other names."
-            )
-    return [
-        FeaturePair(own, other, channels[own], teacher_channels[other])
-        for own, other in zip(names, teacher_names, strict=True)
-    ]
+        raise ConfigError(f"{node}.IN_FEATURES is {names}. Name each map once.")
+    _check_known(names, student.map_channels, f"{node}.IN_FEATURES", "student")
+    setting = "TEACHER_FEATURES" if teacher_features else "IN_FEATURES"
+    _check_known(teacher_names, teacher.map_channels, f"{node}.{setting}", "teacher")
+    return tuple(
+        MapPair(name, other, student.map_channels[name], teacher.map_channels[other])
+        for name, other in zip(names, teacher_names, strict=True)
+    )
 
 
-def read_target(knowledge: Knowledge, name: str, size: tuple[int, int]) -> Tensor:
+def _check_known(names: list[str], channels: Mapping[str, int], setting: str, side: str) -> None:
+    unknown = [name for name in names if name not in channels]
+    if unknown:
+        raise ConfigError(
+            f"{setting} names {unknown}; the {side} has {list(channels)}. IN_FEATURES names the student's maps, "
+            "TEACHER_FEATURES the teacher's where they have other names."
+        )
+
+
+def read_teacher_map(knowledge: Knowledge, name: str, size: tuple[int, int]) -> Tensor:
     """The teacher's map (B, C, height, width), float32, without gradient, resized to ``size`` (height, width)."""
-    target = knowledge.features[name].detach().float()
-    if target.shape[-2:] != size:
-        target = F.interpolate(target, size, mode="bilinear", align_corners=False)
-    return target
+    teacher_map = knowledge.maps[name].detach().float()
+    if teacher_map.shape[-2:] != size:
+        teacher_map = F.interpolate(teacher_map, size, mode="bilinear", align_corners=False)
+    return teacher_map
 
 
-def read_boxes(student: StudentOutput, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The batch's objects: (B, N, 4) corners in pixels and (B, N) bool, False on padding."""
-    assert student.step is not None
-    return pad_boxes(labels_of(student.step.batched_inputs), device)
-
-
-def convolutions(channels: int, out_channels: int, layers: int, kernel: int = 3) -> nn.Sequential:
-    """Convolutions that keep the size, with ReLU between them; the first changes the width."""
-    parts: list[nn.Module] = []
-    for index in range(layers):
-        if index:
-            parts.append(nn.ReLU(inplace=True))
-        width = out_channels if index else channels
-        parts.append(nn.Conv2d(width, out_channels, kernel, padding=kernel // 2))
-    return nn.Sequential(*parts)
+def map_size(values: Tensor) -> tuple[int, int]:
+    """(height, width) of a map (..., height, width)."""
+    return values.shape[-2], values.shape[-1]

@@ -5,14 +5,17 @@ Letters: B images, C channels of the teacher.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
 
+from ...config.keys import key
+from ...config.ranges import NOT_NEGATIVE, Range
 from ...registry import LOSS_REGISTRY
 from ..students.base import StudentOutput
-from .map_loss import LevelLoss
-from .map_pairs import FeaturePair, convolutions, find_pairs
+from .map_loss import LevelLoss, convolutions
 
 
 @LOSS_REGISTRY.register()
@@ -20,34 +23,28 @@ class MaskedGenerationLoss(LevelLoss):
     """``weight * sum over levels of |teacher - G(student * mask)|^2 / B``, the square summed over channels and cells.
 
     Source: MGD (2205.01529) [P]. A cell is hidden with probability ``mask_ratio``, in all channels, drawn anew in each
-    step [P]; G is a 3x3 convolution, ReLU and another, one G a level [C].
-
-    Args:
-        weight: 2e-5 for detectors of one stage, 5e-7 for those of two [C]. pairs: the maps.
-        mask_ratio: 0.65 and 0.45 [C].
+    step [P]; G is a 3x3 convolution, ReLU and another, one G a level [C]. Weight and ratio: 2e-5 and 0.65 for detectors
+    of one stage, 5e-7 and 0.45 for those of two [C].
     """
 
+    weight: float = key(2e-5, "MGD, for detectors of one stage; `5e-7` for two; 0 builds nothing", NOT_NEGATIVE)
+    mask_ratio: float = key(
+        0.65, "part of the student's cells that are hidden; 0.45 for detectors of two stages", Range(0, below=1)
+    )
+
     @configurable
-    def __init__(self, *, weight: float, pairs: list[FeaturePair], mask_ratio: float = 0.65):
-        super().__init__(key="MASKED_GENERATION_LOSS", weight=weight, pairs=pairs)
-        self.mask_ratio = mask_ratio
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
         self.generation = nn.ModuleList(
-            convolutions(pair.teacher_channels, pair.teacher_channels, layers=2) for pair in pairs
+            convolutions(pair.teacher_channels, pair.teacher_channels, layers=2) for pair in self.pairs
         )
 
-    @classmethod
-    def from_config(cls, cfg, student, teacher):
-        node = cfg.MODEL.DISTILL.MASKED_GENERATION_LOSS
-        return {
-            "weight": node.WEIGHT,
-            "pairs": find_pairs(node, "MASKED_GENERATION_LOSS", student, teacher),
-            "mask_ratio": node.MASK_RATIO,
-        }
-
-    def level_terms(self, index: int, own: Tensor, target: Tensor, student: StudentOutput) -> dict[str, Tensor]:
+    def level_terms(
+        self, index: int, student_map: Tensor, teacher_map: Tensor, student: StudentOutput
+    ) -> dict[str, Tensor]:
         """``generation``."""
-        images, _, height, width = own.shape
-        shown = torch.rand(images, 1, height, width, device=own.device) >= self.mask_ratio
-        generated = self.generation[index](own * shown)
-        with torch.autocast(own.device.type, enabled=False):
-            return {"generation": (generated.float() - target).square().sum() / images}
+        images, _, height, width = student_map.shape
+        shown = torch.rand(images, 1, height, width, device=student_map.device) >= self.mask_ratio
+        generated = self.generation[index](student_map * shown)
+        with torch.autocast(student_map.device.type, enabled=False):
+            return {"generation": (generated.float() - teacher_map).square().sum() / images}

@@ -5,24 +5,28 @@ Letters: Ls student layers, B images, M pairs, C width of the hidden states.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...detr import DetrDetector
-from ...errors import ConfigError
+from ...config.keys import key
+from ...config.ranges import NOT_NEGATIVE, POSITIVE, Words
 from ...registry import LOSS_REGISTRY
 from ..divergence import TINY
 from ..knowledge import Knowledge
 from ..match import Match
-from ..matchers.layers import take_layers
-from ..students.base import StudentOutput, network_of
-from .base import DistillLoss
+from ..matchers.layer_pairs import take_layers
+from ..side import HIDDEN
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
+from .pair_loss import PairLoss
 
 
 @LOSS_REGISTRY.register()
-class QueryRelationLoss(DistillLoss):
+class QueryRelationLoss(PairLoss):
     """``weight * mean |D_s[i, j] - D_t[i, j]|``, D the distances of an image's matched queries from each other.
 
     Source: DETRDistill (2211.10156, first version) takes the L1 distance of the two matrices of Euclidean distances
@@ -32,55 +36,48 @@ class QueryRelationLoss(DistillLoss):
     its image, and a projection only where widths differ are reconstructions [R].
 
     Args:
-        kind: "distance" or "contrastive". normalize: of "distance": measured in the image's mean distance, so that
-            neither width nor scale of the states counts. temperature: of "contrastive", above 0.
         widths: of the student's and the teacher's hidden states.
     """
 
+    needs = frozenset({HIDDEN})
+    remedies: ClassVar[dict[str, str]] = {HIDDEN: "choose a DetrDetector"}
+
+    weight: float = key(1.0, "of the loss on the distances between queries; 0 builds nothing", NOT_NEGATIVE)
+    divergence: str = key(
+        "distance",
+        'the difference of the distances, or `"contrastive"`: a cross-entropy that finds each query\'s partner',
+        Words("distance", "contrastive"),
+        earlier="kind",
+    )
+    # So that neither width nor scale of the states counts.
+    normalize: bool = key(True, '`"distance"`: measured in the image\'s mean distance')
+    temperature: float = key(0.07, 'of `"contrastive"`', POSITIVE)
+
     @configurable
-    def __init__(
-        self,
-        *,
-        widths: tuple[int, int],
-        kind: str = "distance",
-        normalize: bool = True,
-        temperature: float = 0.07,
-        weight: float = 1.0,
-        groups: list[str] = (),  # type: ignore[assignment]
-        layers: str = "all",
-    ):
-        super().__init__(key="QUERY_RELATION_LOSS", weight=weight, groups=groups, layers=layers)
-        if kind not in ("distance", "contrastive"):
-            raise ConfigError(
-                f"MODEL.DISTILL.QUERY_RELATION_LOSS.DIVERGENCE is '{kind}'. Known: 'distance', 'contrastive'."
-            )
-        self.kind, self.normalize, self.temperature = kind, normalize, temperature
-        project = kind == "contrastive" and widths[0] != widths[1]
+    def __init__(self, *, widths: tuple[int, int], **settings: Any):
+        super().__init__(**settings)
+        project = self.divergence == "contrastive" and widths[0] != widths[1]
         self.projection = nn.Linear(*widths) if project else nn.Identity()
 
     @classmethod
-    def from_config(cls, cfg, student, teacher):
-        node = cfg.MODEL.DISTILL.QUERY_RELATION_LOSS
-        return {
-            "widths": (_hidden_width(student), _hidden_width(network_of(teacher))),
-            "kind": node.DIVERGENCE,
-            "normalize": node.NORMALIZE,
-            "temperature": node.TEMPERATURE,
-            "weight": node.WEIGHT,
-            "groups": list(node.GROUPS),
-            "layers": node.LAYERS,
-        }
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        settings = super().from_config(cfg, student, teacher)
+        assert student.queries is not None and teacher.queries is not None
+        return {**settings, "widths": (student.queries.widths[0], teacher.queries.widths[0])}
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The term ``query_relation``, (Ls,)."""
-        output, teacher, pairs = student.outputs[match.student_group], knowledge.output_of(match), match.pairs
-        with torch.autocast(output.hidden.device.type, enabled=False):
-            states = pairs.take_query(output.hidden.float())
-            goals = pairs.take_target(take_layers(teacher.hidden.detach().float(), match.teacher_layer))
-            if self.kind == "contrastive":
-                value = contrastive(self.projection(states), goals, pairs.weight, self.temperature)
+        student_hidden = student.outputs[match.student_group].hidden
+        teacher_hidden = knowledge.output_of(match).hidden
+        with torch.autocast(student_hidden.device.type, enabled=False):
+            student_states = match.pairs.take_query(student_hidden.float())
+            teacher_states = take_layers(teacher_hidden.detach().float(), match.teacher_layer)
+            teacher_states = match.pairs.take_target(teacher_states)
+            weight = match.pairs.weight
+            if self.divergence == "contrastive":
+                value = contrastive(self.projection(student_states), teacher_states, weight, self.temperature)
             else:
-                value = distance_difference(states, goals, pairs.weight, self.normalize)
+                value = distance_difference(student_states, teacher_states, weight, self.normalize)
         return {"query_relation": value}
 
 
@@ -96,11 +93,11 @@ def pairwise_distances(states: Tensor) -> Tensor:
     return (squared.clamp(min=0) + TINY).sqrt()
 
 
-def distance_difference(states: Tensor, goals: Tensor, weight: Tensor, normalize: bool) -> Tensor:
+def distance_difference(student_states: Tensor, teacher_states: Tensor, weight: Tensor, normalize: bool) -> Tensor:
     """Mean over two different pairs of an image of the difference between student's and teacher's distance.
 
     Args:
-        states: (L, B, M, C). goals: (L, B, M, C'), the teacher's. weight: (L, B, M), 0 for padding.
+        student_states: (L, B, M, C). teacher_states: (L, B, M, C'). weight: (L, B, M), 0 for padding.
         normalize: each side's distances are divided by their mean in the image.
 
     Returns:
@@ -108,22 +105,24 @@ def distance_difference(states: Tensor, goals: Tensor, weight: Tensor, normalize
     """
     others = 1 - torch.eye(weight.shape[-1], device=weight.device)
     both = weight.unsqueeze(-1) * weight.unsqueeze(-2) * others
-    own, goal = pairwise_distances(states), pairwise_distances(goals)
+    student, teacher = pairwise_distances(student_states), pairwise_distances(teacher_states)
     if normalize:
-        own, goal = own / _mean_of_image(own, both), goal / _mean_of_image(goal, both)
-    return ((own - goal).abs() * both).sum((1, 2, 3)) / both.sum((1, 2, 3)).clamp(min=1)
+        student, teacher = student / _mean_of_image(student, both), teacher / _mean_of_image(teacher, both)
+    return ((student - teacher).abs() * both).sum((1, 2, 3)) / both.sum((1, 2, 3)).clamp(min=1)
 
 
-def contrastive(states: Tensor, goals: Tensor, weight: Tensor, temperature: float) -> Tensor:
+def contrastive(student_states: Tensor, teacher_states: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """Mean over pairs of ``-log softmax_j(cos(s_i, t_j) / temperature)`` at j = i, over the image's pairs (InfoNCE).
 
     Args:
-        states, goals: (L, B, M, C), row i of one belongs to row i of the other. weight: (L, B, M), 0 for padding.
+        student_states, teacher_states: (L, B, M, C), row i of one belongs to row i of the other.
+        weight: (L, B, M), 0 for padding.
 
     Returns:
         (L,), 0 where there is no pair.
     """
-    cosine = F.normalize(states, dim=-1) @ F.normalize(goals, dim=-1).transpose(-2, -1)
+    student, teacher = F.normalize(student_states, dim=-1), F.normalize(teacher_states, dim=-1)
+    cosine = student @ teacher.transpose(-2, -1)
     padding = (weight == 0).unsqueeze(-2)
     logits = (cosine / temperature).masked_fill(padding, torch.finfo(cosine.dtype).min)
     values = -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
@@ -134,12 +133,3 @@ def _mean_of_image(distances: Tensor, both: Tensor) -> Tensor:
     """(L, B, M, M) distances and weights to their weighted mean (L, B, 1, 1)."""
     total, count = ((values * both).sum((-2, -1), keepdim=True) for values in (distances, torch.ones_like(both)))
     return (total / count.clamp(min=1)).clamp(min=TINY)
-
-
-def _hidden_width(detector: nn.Module) -> int:
-    if not isinstance(detector, DetrDetector):
-        raise ConfigError(
-            "MODEL.DISTILL.LOSSES: QueryRelationLoss compares the hidden states of queries, which a DetrDetector has "
-            f"and {type(detector).__name__} has not. Remove it from the list, or choose a DetrDetector."
-        )
-    return detector.queries.widths[0]  # type: ignore[index, return-value]

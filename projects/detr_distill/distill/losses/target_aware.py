@@ -6,23 +6,26 @@ Letters: B images, M pairs (padded), C width of the teacher, S memory tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...detr import DetrDetector
+from ...config.keys import key
+from ...config.ranges import NOT_NEGATIVE, SHARE, Words
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
-from ...structures import Memory
-from ...structures.levels import from_maps
+from ...structures.levels import from_maps, resize_tokens
 from ..knowledge import Knowledge
 from ..match import Match
-from ..students.base import StudentOutput, feature_channels, network_of
+from ..side import ASSIGNMENT, HIDDEN, MEMORY
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
 from .base import DistillLoss
-from .target_masks import KEY, cell_weights, choose_projection, mask_loss, query_quality
+from .map_pairs import map_size
+from .target_masks import cell_weights, mask_loss, query_quality
 
 
 @LOSS_REGISTRY.register()
@@ -37,116 +40,105 @@ class TargetAwareLoss(DistillLoss):
     masked error trains no part of the masks: masks of zero would minimise it.
 
     Args:
-        channels: width of the student. teacher_channels: C. exponent: g in [0, 1]. features: "memory", the encoder's
-            output, or "neck", its input; equal where there is no encoder. The masks are those of the memory.
-        projection: P, from memory tokens (B, S, C) to (B, S, C), without gradient; None: a linear layer that learns,
-            by a loss of its own (see target_masks.py), to tell the cells of each query's object from all others.
+        channels: width of the student. teacher_channels: C.
+        read: the teacher's projection P for ``projection`` "teacher", from memory tokens (B, S, C) to (B, S, C);
+            without gradient, and no part of this loss. None: a linear layer that learns, by a loss of its own (see
+            target_masks.py), to tell the cells of each query's object from all others.
     """
 
-    needs_pairs = False
+    needs_of_teacher = frozenset({MEMORY, HIDDEN, ASSIGNMENT})
     needs_assignment = True
+    remedies: ClassVar[dict[str, str]] = {MEMORY: "take a DetrDetector as the teacher"}
+
+    weight: float = key(1.0, "of the loss on the cells that the teacher's queries read; 0 builds nothing", NOT_NEGATIVE)
+    exponent: float = key(0.5, "a query's quality is class score ^ this * IoU ^ (1 - this)", SHARE)
+    features: str = key(
+        "memory", 'what is compared: the encoder\'s output, or `"neck"`, its input', Words("memory", "neck")
+    )
+    projection: str = key(
+        "learned",
+        "the masks compare queries with the memory through a layer that learns where objects are, or as the "
+        '`"teacher"`\'s last cross-attention reads it (AdaMixer has none)',
+        Words("learned", "teacher"),
+    )
 
     @configurable
     def __init__(
-        self,
-        *,
-        weight: float,
-        channels: int,
-        teacher_channels: int,
-        exponent: float = 0.5,
-        features: str = "memory",
-        projection: Callable[[Tensor], Tensor] | None = None,
+        self, *, channels: int, teacher_channels: int, read: Callable[[Tensor], Tensor] | None = None, **settings: Any
     ):
-        super().__init__(key="TARGET_AWARE_LOSS", weight=weight, groups=[], layers="all")
-        if features not in ("memory", "neck"):
-            raise ConfigError(f"{KEY}.FEATURES is '{features}'. Known: 'memory', 'neck'.")
-        self.exponent, self.features, self.projection = exponent, features, projection
+        super().__init__(**settings)
+        # In a closure, so that the teacher's layers stay out of the loss's parameters.
+        self._read = None if read is None else lambda tokens: read(tokens)
         self.adapter = nn.Linear(channels, teacher_channels)
-        if projection is None:
+        if self.projection == "learned":
             self.mask_projection = nn.Linear(teacher_channels, teacher_channels)
             # Every mask starts at a half, so that all cells count alike until the layer has learned.
             nn.init.zeros_(self.mask_projection.weight)
             nn.init.zeros_(self.mask_projection.bias)
 
     @classmethod
-    def from_config(cls, cfg, student, teacher):
-        node = cfg.MODEL.DISTILL.TARGET_AWARE_LOSS
-        detector = network_of(teacher)
-        if not isinstance(detector, DetrDetector):
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        settings = super().from_config(cfg, student, teacher)
+        if settings["features"] == "memory" and MEMORY not in student.gives:
+            raise ConfigError(f"{cls.node}.FEATURES is 'memory', which {student.name} does not have. Set 'neck'.")
+        projection = teacher.read_projection() if settings["projection"] == "teacher" else None
+        if settings["projection"] == "teacher" and projection is None:
             raise ConfigError(
-                f"MODEL.DISTILL.LOSSES: TargetAwareLoss reads the queries and the memory of a DetrDetector, and "
-                f"{type(teacher).__name__} has none. Take a teacher with one, or remove TargetAwareLoss from the list."
+                f"{cls.node}.PROJECTION is 'teacher', but the teacher's {teacher.part} has no cross-attention whose "
+                "projections could be used. Set 'learned'."
             )
-        if node.FEATURES == "memory" and not isinstance(student, DetrDetector):
-            raise ConfigError(f"{KEY}.FEATURES is 'memory', which {type(student).__name__} does not have. Set 'neck'.")
         return {
-            "weight": node.WEIGHT,
-            "channels": _common_width(feature_channels(student), "student"),
-            "teacher_channels": _common_width(feature_channels(detector), "teacher"),
-            "exponent": node.EXPONENT,
-            "features": node.FEATURES,
-            "projection": choose_projection(node.PROJECTION, detector.decoder),
+            **settings,
+            "channels": _common_width(student.feature_channels, "student"),
+            "teacher_channels": _common_width(teacher.feature_channels, "teacher"),
+            "read": projection,
         }
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
         """``loss_distill_target_aware``; with a learned projection its own ``loss_target_mask`` too."""
-        memory, assignment, targets = knowledge.memory, knowledge.assignment, knowledge.targets
-        assert memory is not None and assignment is not None and targets is not None and knowledge.output is not None
-        own = self.adapter(self._tokens(student.features, student.memory))
-        with torch.autocast(own.device.type, enabled=False):
+        memory, assignment, truth = knowledge.memory, knowledge.assignment, knowledge.ground_truth
+        assert memory is not None and assignment is not None and truth is not None and knowledge.output is not None
+        student_maps, teacher_maps = (self._chosen(side.maps) for side in (student, knowledge))
+        student_tokens = self.adapter(from_maps(student_maps))
+        with torch.autocast(student_tokens.device.type, enabled=False):
             pairs = assignment.slice_layers(slice(-1, None))
-            quality = query_quality(knowledge.output, targets, pairs, self.exponent)
+            quality = query_quality(knowledge.output, truth, pairs, self.exponent)
             queries = pairs.take_query(knowledge.output.hidden[-1:].detach().float())[0]
             logits = self._mask_logits(queries, memory.tokens.detach().float())
             weights = cell_weights(quality, logits, memory.mask)
-            target = self._tokens(knowledge.features, memory).detach().float()
-            shapes = [(maps.shape[-2], maps.shape[-1]) for maps in student.features.values()]
+            teacher_tokens = from_maps(teacher_maps).detach().float()
+            shapes = [map_size(values) for values in student_maps.values()]
             if shapes != memory.shapes:
-                target, weights = _resize(target, memory.shapes, shapes), _resize(weights, memory.shapes, shapes)
+                teacher_tokens = resize_tokens(teacher_tokens, memory.shapes, shapes)
+                weights = resize_tokens(weights.unsqueeze(-1), memory.shapes, shapes).squeeze(-1)
             if student.memory is not None and student.memory.mask is not None:
                 weights = weights.masked_fill(student.memory.mask, 0)
-            errors = (own.float() - target).square().mean(-1)
+            errors = (student_tokens.float() - teacher_tokens).square().mean(-1)
             value = (errors * weights).sum() / weights.sum().clamp(min=1)
             losses = {"loss_distill_target_aware": self.weight * value}
-            if self.projection is None:
-                boxes = pairs.take_target(targets.boxes.unsqueeze(0))[0]
+            if self.projection == "learned":
+                boxes = pairs.take_target(truth.boxes.unsqueeze(0))[0]
                 losses["loss_target_mask"] = mask_loss(logits, boxes, quality, memory)
         return losses
 
-    def _tokens(self, features: dict[str, Tensor], memory: Memory | None) -> Tensor:
-        """(B, S, width) of one side."""
-        if self.features == "neck":
-            return from_maps(features)
-        assert memory is not None
-        return memory.tokens
+    def _chosen(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The maps of one side that are compared, in order."""
+        from_memory = {name: values for name, values in maps.items() if name.startswith("memory")}
+        if self.features == "memory":
+            return from_memory
+        return {name: values for name, values in maps.items() if name not in from_memory}
 
     def _mask_logits(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """(B, M, C) and (B, S, C) to the logits (B, M, S) of the masks."""
-        if self.projection is None:
+        if self._read is None:
             projected = self.mask_projection(tokens)
         else:
             with torch.no_grad():
-                projected = self.projection(tokens)
+                projected = self._read(tokens)
         return queries @ projected.transpose(1, 2) / math.sqrt(queries.shape[-1])
 
 
-def _resize(values: Tensor, old: list[tuple[int, int]], new: list[tuple[int, int]]) -> Tensor:
-    """(B, S) or (B, S, C) over some grids to the same over others, each from the old grid nearest in size."""
-    levels = values.view(*values.shape[:2], -1).split([height * width for height, width in old], dim=1)
-    maps = [x.transpose(1, 2).unflatten(-1, shape) for x, shape in zip(levels, old, strict=True)]
-    resized = [
-        F.interpolate(maps[_nearest(shape, old)], shape, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
-        for shape in new
-    ]
-    tokens = torch.cat(resized, dim=1)
-    return tokens if values.dim() == 3 else tokens.squeeze(-1)
-
-
-def _nearest(shape: tuple[int, int], shapes: list[tuple[int, int]]) -> int:
-    return min(range(len(shapes)), key=lambda index: abs(math.log(math.prod(shapes[index]) / math.prod(shape))))
-
-
-def _common_width(channels: dict[str, int], side: str) -> int:
+def _common_width(channels: Mapping[str, int], side: str) -> int:
     """Channels of all levels of a side."""
     widths = set(channels.values())
     if len(widths) > 1:

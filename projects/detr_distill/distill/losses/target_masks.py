@@ -5,68 +5,29 @@ Letters: B images, M pairs (padded), C width of the teacher, S memory tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...detr.boxes import intersection_over_union
-from ...errors import ConfigError
 from ...structures import DecoderOutput, GroundTruth, Memory, Pairs
 from ...structures.levels import axis_positions
 
-KEY = "MODEL.DISTILL.TARGET_AWARE_LOSS"
-
-
-@dataclass
-class ReadProjection:
-    """What a query reads of a memory token that it attends to alone: both linear layers of a cross-attention.
-
-    No module itself: the teacher's layers stay out of the loss's parameters.
-    """
-
-    value: nn.Module
-    output: nn.Module
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return self.output(self.value(tokens))
-
-
-def choose_projection(name: str, decoder: nn.Module) -> ReadProjection | None:
-    """The teacher's own projection for "teacher", None for "learned".
-
-    Raises:
-        ConfigError: another name, or a decoder without cross-attention.
-    """
-    if name == "learned":
-        return None
-    if name != "teacher":
-        raise ConfigError(f"{KEY}.PROJECTION is '{name}'. Known: 'teacher', 'learned'.")
-    attention = getattr(decoder.layers[-1], "cross_attention", None)  # type: ignore[index, union-attr]
-    for value, output in (("value_projection", "output_projection"), ("value", "output")):
-        if hasattr(attention, value) and hasattr(attention, output):
-            return ReadProjection(getattr(attention, value), getattr(attention, output))
-    raise ConfigError(
-        f"{KEY}.PROJECTION is 'teacher', but the teacher's {type(decoder).__name__} has no cross-attention whose "
-        "projections could be used. Set 'learned'."
-    )
-
 
 @torch.no_grad()
-def query_quality(output: DecoderOutput, targets: GroundTruth, pairs: Pairs, exponent: float) -> Tensor:
+def query_quality(output: DecoderOutput, ground_truth: GroundTruth, pairs: Pairs, exponent: float) -> Tensor:
     """``c^g IoU^(1 - g)`` of every matched query with its object.
 
     Args:
-        output: of the teacher. targets: labels in the teacher's classes; one below 0 has class score 0.
+        output: of the teacher. ground_truth: labels in the teacher's classes; one below 0 has class score 0.
         pairs: of the last layer alone. exponent: g.
 
     Returns:
         (B, M) in [0, 1], float32; 0 for padding.
     """
-    labels = pairs.take_target(targets.labels[None, :, :, None])
+    labels = pairs.take_target(ground_truth.labels[None, :, :, None])
     scores = pairs.take_query(output.probabilities()[-1:]).gather(-1, labels.clamp(min=0)) * (labels >= 0)
-    boxes, gt_boxes = pairs.take_query(output.boxes[-1:].float()), pairs.take_target(targets.boxes[None].float())
+    boxes, gt_boxes = pairs.take_query(output.boxes[-1:].float()), pairs.take_target(ground_truth.boxes[None].float())
     overlap = intersection_over_union(boxes, gt_boxes)
     return (scores[..., 0] ** exponent * overlap ** (1 - exponent) * pairs.weight)[0]
 
@@ -105,15 +66,12 @@ def mask_loss(logits: Tensor, boxes: Tensor, quality: Tensor, memory: Memory) ->
 
 def touched_cells(memory: Memory, boxes: Tensor) -> Tensor:
     """(B, M, S) float: 1 for the cells of all levels that overlap a box (B, M, 4)."""
-    sizes = [height * width for height, width in memory.shapes]
-    masks = [None] * len(sizes) if memory.mask is None else memory.mask.split(sizes, dim=1)
     inside = []
-    for shape, mask in zip(memory.shapes, masks, strict=True):
-        ((x, y),) = axis_positions(replace(memory, shapes=[shape], mask=mask))
+    for x, y in axis_positions(memory):
         # The first centre lies half a cell from the border.
         columns, rows = (
-            (places[:, None] - boxes[..., axis, None]).abs() < boxes[..., 2 + axis, None] / 2 + places[:, None, :1]
-            for axis, places in enumerate((x, y))
+            (centres[:, None] - boxes[..., axis, None]).abs() < boxes[..., 2 + axis, None] / 2 + centres[:, None, :1]
+            for axis, centres in enumerate((x, y))
         )
         inside.append((rows.unsqueeze(-1) & columns.unsqueeze(-2)).flatten(-2))
     return torch.cat(inside, dim=-1).float()

@@ -5,67 +5,57 @@ Letters: B images, Ls and Lt decoder layers, Qs and Qt queries, K shared classes
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode
 from torch import Tensor
 
-from ...detr import DetrDetector
+from ...config.keys import key
+from ...config.ranges import NOT_NEGATIVE
 from ...detr.supervision.assignment import Cost
 from ...detr.supervision.matcher import box_cost
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
-from ...structures import PREDICTIONS, DecoderOutput, Pairs
-from ..classes import ClassMap
+from ...structures import DecoderOutput, Pairs
 from ..knowledge import Knowledge
 from ..match import Match
-from ..students.base import StudentOutput
-from .base import QueryMatcher, shared_classes
-from .layers import layer_map, take_layers
+from ..side import ONE_TO_ONE
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
+from .base import PredictionMatcher
+from .layer_pairs import pair_layers, take_layers
 
 
 @MATCHER_REGISTRY.register()
-class AdaptiveMatcher(QueryMatcher):
+class AdaptiveMatcher(PredictionMatcher):
     """Bipartite matching between the teacher's and the student's predictions, for each decoder layer.
 
     Source: D3ETR (2211.09768) [P]. Cost [R]: soft binary cross-entropy summed over classes, L1 and GIoU with weights
     1, 5, 2 (the weights of DETRDistill's code). With Qs != Qt the surplus stays unmatched.
-
-    Args:
-        classes: shared classes. cost_class, cost_l1, cost_giou: weights. teacher_layer: "aligned" or "last".
     """
 
     name = "adaptive"
-    requires = frozenset({PREDICTIONS})
 
-    @configurable
-    def __init__(self, *, classes: ClassMap, cost_class: float, cost_l1: float, cost_giou: float, teacher_layer: str):
-        super().__init__()
-        self.classes = classes
-        self.cost_class, self.cost_l1, self.cost_giou = cost_class, cost_l1, cost_giou
-        self.teacher_layer = teacher_layer
+    cost_class: float = key(1.0, "weight of the soft cross-entropy in the matching", NOT_NEGATIVE)
+    cost_l1: float = key(5.0, "weight of the L1 term", NOT_NEGATIVE)
+    cost_giou: float = key(2.0, "weight of the generalised-IoU term", NOT_NEGATIVE)
 
     @classmethod
-    def from_config(cls, cfg, student, teacher):
-        if not isinstance(student, DetrDetector):
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        if ONE_TO_ONE not in student.gives:
             raise ConfigError(
-                f"MODEL.DISTILL.MATCHERS: AdaptiveMatcher pairs each query with one, and {type(student).__name__} has "
-                "many predictions an object. Use OverlapMatcher."
+                f"MODEL.DISTILL.MATCHERS: AdaptiveMatcher pairs each query with one, and {student.name} has many "
+                "predictions an object. Use OverlapMatcher."
             )
-        node = cfg.MODEL.DISTILL.ADAPTIVE_MATCHER
-        return {
-            "classes": shared_classes(teacher, "AdaptiveMatcher"),
-            "cost_class": node.COST_CLASS,
-            "cost_l1": node.COST_L1,
-            "cost_giou": node.COST_GIOU,
-            "teacher_layer": cfg.MODEL.DISTILL.TEACHER_LAYER,
-        }
+        return super().from_config(cfg, student, teacher)
 
     @torch.no_grad()
     def cost(self, student: StudentOutput, knowledge: Knowledge) -> Cost:
         own, output = student.outputs["own"], knowledge.output
         assert output is not None
-        layers = layer_map(own.num_layers, output.num_layers, self.teacher_layer)
+        layers = pair_layers(own.num_layers, output.num_layers, self.teacher_layer)
         with torch.autocast(own.logits.device.type, enabled=False):
             target = take_layers(self.classes.select_teacher(output.probabilities()), layers)
             positive, negative = _log_probabilities(own)
@@ -79,7 +69,7 @@ class AdaptiveMatcher(QueryMatcher):
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
         assert pairs is not None and knowledge.output is not None
-        layers = layer_map(len(pairs.query), knowledge.output.num_layers, self.teacher_layer)
+        layers = pair_layers(len(pairs.query), knowledge.output.num_layers, self.teacher_layer)
         return Match(self.name, "own", layers, pairs)
 
 

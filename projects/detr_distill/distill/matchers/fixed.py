@@ -5,18 +5,22 @@ Letters: B images, Ls and Lt decoder layers, Qs and Qt queries, G objects.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import nn
 
-from ...errors import ConfigError
+from ...config.keys import key
+from ...config.ranges import NOT_NEGATIVE, Words
 from ...registry import MATCHER_REGISTRY
 from ...structures import Pairs, QueryGroup, pairs_in_order
 from ..knowledge import Knowledge
 from ..match import Match
-from ..students.base import StudentOutput
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
 from .base import QueryMatcher, query_maps
-from .layers import layer_map
+from .layer_pairs import pair_layers
 
 
 @MATCHER_REGISTRY.register()
@@ -29,12 +33,19 @@ class FixedMatcher(QueryMatcher):
 
     Args:
         content_projection, position_projection: from the teacher's queries to the student's, see query_exchange.py.
-        teacher_assignment: "last", "all" or "none": layers on which the teacher's assignment replaces the group's own.
-        loss_weight: of the group's detection loss; 0 leaves it unsupervised. student_layers: Ls.
-        teacher_layer: "aligned" or "last".
+        student_layers: Ls.
     """
 
     name = "fixed"
+
+    teacher_assignment: str = key(
+        "last",
+        'layers on which the auxiliary group has the teacher\'s label assignment: `"last"`, `"all"` or `"none"`',
+        Words("last", "all", "none"),
+    )
+    loss_weight: float = key(
+        1.0, "weight of the auxiliary group's detection loss; 0 leaves the group to distillation alone", NOT_NEGATIVE
+    )
 
     @configurable
     def __init__(
@@ -43,39 +54,27 @@ class FixedMatcher(QueryMatcher):
         content_projection: nn.Module,
         position_projection: nn.Module,
         student_layers: int,
-        teacher_assignment: str,
-        loss_weight: float,
-        teacher_layer: str,
+        **settings: Any,
     ):
-        super().__init__()
-        if teacher_assignment not in ("last", "all", "none"):
-            raise ConfigError(
-                f"MODEL.DISTILL.FIXED_MATCHER.TEACHER_ASSIGNMENT is '{teacher_assignment}'. "
-                "Known: 'last', 'all', 'none'."
-            )
+        super().__init__(**settings)
         forced = {"last": [student_layers - 1], "all": list(range(student_layers)), "none": []}
-        self.forced_layers = forced[teacher_assignment]
+        self.forced_layers = forced[self.teacher_assignment]
         self.student_layers = student_layers
-        self.loss_weight = loss_weight
-        self.teacher_layer = teacher_layer
         self.content_projection = content_projection
         self.position_projection = position_projection
 
     @classmethod
-    def from_config(cls, cfg, student, teacher):
-        node = cfg.MODEL.DISTILL
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
         return {
-            **query_maps(teacher, student, "FixedMatcher"),
-            "student_layers": len(student.decoder.layers),
-            "teacher_assignment": node.FIXED_MATCHER.TEACHER_ASSIGNMENT,
-            "loss_weight": node.FIXED_MATCHER.LOSS_WEIGHT,
-            "teacher_layer": node.TEACHER_LAYER,
+            **cls.read_keys(cfg),
+            **query_maps(teacher, student, cls.__name__),
+            "student_layers": student.num_layers,
         }
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
         queries, output, cost = knowledge.queries, knowledge.output, knowledge.label_cost
         assert queries is not None and output is not None and cost is not None
-        layers = layer_map(self.student_layers, output.num_layers, self.teacher_layer)
+        layers = pair_layers(self.student_layers, output.num_layers, self.teacher_layer)
         with torch.autocast(queries.position.device.type, enabled=False):
             content = self.content_projection(queries.content.detach().float())
             position = self.position_projection(queries.position.detach().float())
@@ -92,5 +91,5 @@ class FixedMatcher(QueryMatcher):
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
         output = student.outputs[self.name]
         assert knowledge.output is not None
-        layers = layer_map(output.num_layers, knowledge.output.num_layers, self.teacher_layer)
+        layers = pair_layers(output.num_layers, knowledge.output.num_layers, self.teacher_layer)
         return Match(self.name, self.name, layers, pairs_in_order(output.logits, *output.logits.shape[:3]))

@@ -5,17 +5,22 @@ Letters: B images, n random queries, Q own queries, C and P widths of the teache
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ...config.keys import key
+from ...config.ranges import COUNT
 from ...registry import MATCHER_REGISTRY
 from ...structures import Pairs, QueryGroup, pairs_in_order
 from ..knowledge import Knowledge
 from ..match import Match
-from ..students.base import StudentOutput
-from .base import QueryMatcher, query_maps
-from .layers import layer_map
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
+from .base import QueryMatcher, SharedGroup, query_maps
+from .layer_pairs import pair_layers
 
 
 @MATCHER_REGISTRY.register()
@@ -30,38 +35,31 @@ class GeneralMatcher(QueryMatcher):
 
     Args:
         content_projection, position_projection: from the teacher's queries to the student's, see query_exchange.py.
-        num_queries: n. teacher_layer: "aligned" or "last".
     """
 
     name = "general"
+    teacher_queries_are_own = False
+
+    num_queries: int = key(300, "random queries that teacher and student decode in a step", COUNT)
 
     @configurable
-    def __init__(
-        self, *, content_projection: nn.Module, position_projection: nn.Module, num_queries: int, teacher_layer: str
-    ):
-        super().__init__()
-        self.num_queries = num_queries
-        self.teacher_layer = teacher_layer
+    def __init__(self, *, content_projection: nn.Module, position_projection: nn.Module, **settings: Any):
+        super().__init__(**settings)
         self.content_projection = content_projection
         self.position_projection = position_projection
 
     @classmethod
-    def from_config(cls, cfg, student, teacher):
-        return {
-            **query_maps(teacher, student, "GeneralMatcher"),
-            "num_queries": cfg.MODEL.DISTILL.GENERAL_MATCHER.NUM_QUERIES,
-            "teacher_layer": cfg.MODEL.DISTILL.TEACHER_LAYER,
-        }
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        return {**cls.read_keys(cfg), **query_maps(teacher, student, cls.__name__)}
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
-        """The student's form of the queries; what the teacher makes of them is left in ``knowledge.further``."""
+        """The student's form of the queries, with what the teacher makes of them."""
         assert knowledge.queries is not None and knowledge.decode is not None
         content, position = self.draw(knowledge.queries)
-        group = QueryGroup(self.name, content, position, loss_weight=0.0)
-        knowledge.further[self.name] = knowledge.decode(group)
+        decoded = knowledge.decode(QueryGroup(self.name, content, position, loss_weight=0.0))
         with torch.autocast(position.device.type, enabled=False):
             content, position = self.content_projection(content), self.position_projection(position)
-        return [QueryGroup(self.name, content, position, loss_weight=0.0)]
+        return [SharedGroup(self.name, content, position, loss_weight=0.0, teacher_output=decoded)]
 
     @torch.no_grad()
     def draw(self, own: QueryGroup) -> tuple[Tensor, Tensor]:
@@ -77,6 +75,6 @@ class GeneralMatcher(QueryMatcher):
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
         output = student.outputs[self.name]
-        layers = layer_map(output.num_layers, knowledge.further[self.name].num_layers, self.teacher_layer)
+        layers = pair_layers(output.num_layers, knowledge.extra[self.name].num_layers, self.teacher_layer)
         pairs = pairs_in_order(output.logits, *output.logits.shape[:3])
         return Match(self.name, self.name, layers, pairs, teacher_group=self.name)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...detr.checks import PLACE_WIDTHS
+from ...detr.queries.base import PLACE_WIDTHS, Queries
 
 START_SIZE = -2.0  # logit of the width and height of a box that was a point
 
 
-def content_map(teacher: nn.Module, student: nn.Module) -> nn.Module:
+def content_map(teacher: Queries, student: Queries) -> nn.Module:
     """From the teacher's content (B, Q, Ct) to the student's (B, Q, Cs) [R].
 
     Content that is zero tells the queries apart no more than any other constant, so it becomes what the student is
@@ -21,27 +21,27 @@ def content_map(teacher: nn.Module, student: nn.Module) -> nn.Module:
     learned linear map where widths differ.
 
     Args:
-        teacher, student: their classes of queries, see queries.py.
+        teacher, student: their queries.
     """
-    old, new = _widths(teacher)[0], _widths(student)[0]
-    if getattr(teacher, "content_kind", None) == "zero":
-        return CommonContent(new, learned=getattr(student, "content_kind", None) == "learned")
+    old, new = teacher.widths[0], student.widths[0]
+    if teacher.content_kind == "zero":
+        return CommonContent(new, learned=student.content_kind == "learned")
     return _linear(old, new, bias=False)
 
 
-def position_map(teacher: nn.Module, student: nn.Module) -> nn.Module:
+def position_map(teacher: Queries, student: Queries) -> nn.Module:
     """From the teacher's positions (B, Q, Pt) to the student's (B, Q, Ps) [R].
 
     Positions of one kind go in as they are, as in D3ETR (2211.09768) [P], or by a learned linear map where widths
     differ; points and boxes are turned into each other. Any other two kinds are joined by a learned linear map, of
-    the logits where it starts at places: it is learned faster than one of their sine embedding.
+    the logits where it starts at points or boxes: it is learned faster than one of their sine embedding.
 
     Args:
-        teacher, student: their classes of queries, see queries.py.
+        teacher, student: their queries.
     """
-    old, new = _widths(teacher)[1], _widths(student)[1]
-    kind, wanted = (getattr(queries, "position_kind", None) for queries in (teacher, student))
-    if kind == wanted and kind is not None:
+    old, new = teacher.widths[1], student.widths[1]
+    kind, wanted = teacher.position_kind, student.position_kind
+    if kind == wanted:
         return _linear(old, new, bias=True)
     if kind in PLACE_WIDTHS and wanted in PLACE_WIDTHS:
         return PlaceMap(PLACE_WIDTHS[wanted])
@@ -86,7 +86,3 @@ class PlaceMap(nn.Module):
 
 def _linear(old: int, new: int, bias: bool) -> nn.Module:
     return nn.Identity() if old == new else nn.Linear(old, new, bias=bias)
-
-
-def _widths(queries: nn.Module) -> tuple[int, int]:
-    return queries.widths  # type: ignore[return-value]

@@ -1,24 +1,28 @@
-"""Running any detector as a student: its own training forward in two halves, with its inner tensors kept.
-
-A detector is reached through functions that dispatch on its class: ``start_student`` runs it up to the feature maps
-that its head reads, ``run_student`` runs the rest from given maps, ``feature_channels`` names those maps, and
-``select_images`` takes some of a step's images for a second run. Register all four for a new one, as in
-``@start_student.register(MyDetector)``.
-"""
+"""A detector in two halves, with its inner tensors kept: the interface, and what passes through it."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import singledispatch
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...detr.supervision.assignment import Cost
+from ...detr.supervision.matchings import Matchings
 from ...errors import ConfigError
-from ...structures import DecoderOutput, Memory, Pairs, QueryGroup
+from ...structures import DecoderOutput, GroundTruth, Memory, QueryGroup
+from ...structures.levels import memory_maps
+from ..classes import ClassMap
+from ..knowledge import Knowledge
+from ..side import MAPS, Side
+
+Maps = dict[str, Tensor]  # (B, C, height, width) by name
+Groups = list[QueryGroup]
+Capture = frozenset[str]
 
 
 @dataclass
@@ -30,12 +34,16 @@ class StudentStep:
         features: name -> (B, C, height, width), the maps that the head reads, fine to coarse.
         image_size: (height, width) of the padded batch, in pixels.
         context: what the detector's second half needs beside the features.
+        ground_truth: of the images; None before it was read.
+        iteration: of the run, from 0; None where nobody said which it is.
     """
 
     batched_inputs: list[dict]
     features: dict[str, Tensor] = field(default_factory=dict)
     image_size: tuple[int, int] = (0, 0)
     context: Any = None
+    ground_truth: GroundTruth | None = None
+    iteration: int | None = None
 
 
 @dataclass
@@ -46,64 +54,141 @@ class StudentOutput:
         features: name -> (B, C, height, width). outputs: query group name -> decoder output; of a convolutional
             detector its predictions as the group ``own``, where a matcher asks for them.
         memory: encoder output, None for a detector without one.
-        costs: matchings to be solved together with those of the step.
-        finish: from the solved matchings of ``costs`` to the detection losses.
+        losses: the detection losses, once the step's matchings are solved.
         step: the batch that this came from.
     """
 
     features: dict[str, Tensor]
     outputs: dict[str, DecoderOutput] = field(default_factory=dict)
     memory: Memory | None = None
-    costs: list[Cost] = field(default_factory=list)
-    finish: Callable[[list[Pairs]], dict[str, Tensor]] = lambda pairs: {}
+    losses: Callable[[], dict[str, Tensor]] = dict
     step: StudentStep | None = None
 
-
-@singledispatch
-def start_student(detector: nn.Module, batched_inputs: list[dict]) -> StudentStep:
-    """The first half of a detector's training forward: the images' feature maps.
-
-    Args:
-        detector: the student. batched_inputs: detectron2 dicts with ``image`` and ``instances``.
-
-    Raises:
-        ConfigError: no function is registered for the detector's class.
-    """
-    raise ConfigError(_not_a_student(type(detector), missing="start_student"))
+    @cached_property
+    def maps(self) -> dict[str, Tensor]:
+        """All maps by name: the features, and of an encoder's memory ``memory0``, ``memory1``, ..."""
+        return {**self.features, **memory_maps(self.memory)}
 
 
-@singledispatch
-def run_student(
-    detector: nn.Module, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
-) -> StudentOutput:
-    """The second half: from ``step.features``, which may be another network's, to detections and losses.
+class Student(Side, ABC):
+    """Runs a detector of one kind; registered for its class by :func:`student_for`.
+
+    The detector itself is left as it is, so that its checkpoint is the plain detector's.
 
     Args:
-        detector: the student. step: of :func:`start_student`.
-        groups: query groups to decode beside the detector's own. capture: what to keep beside, see structures/.
+        detector: with its parameters and buffers, in training or in eval mode.
 
-    Raises:
-        ConfigError: no function is registered for the detector's class.
+    Attributes:
+        keeps: what can be kept of the second half beside its usual output, see structures/.
     """
-    raise ConfigError(_not_a_student(type(detector), missing="run_student"))
+
+    keeps: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, detector: nn.Module):
+        self.detector = detector
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return self.keeps | {MAPS}
+
+    @property
+    def name(self) -> str:
+        return type(self.detector).__name__
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """K: the classes that the detector predicts."""
+
+    @property
+    @abstractmethod
+    def feature_channels(self) -> Mapping[str, int]:
+        """Names and channels of the maps that :meth:`start` gives, in order."""
+
+    @property
+    def feature_strides(self) -> Mapping[str, int]:
+        """Strides of these maps in pixels, of those for which it is known."""
+        return {}
+
+    @abstractmethod
+    def start(self, batched_inputs: list[dict]) -> StudentStep:
+        """The first half of the detector's training forward: up to the maps that its head reads."""
+
+    @abstractmethod
+    def finish(
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
+    ) -> StudentOutput:
+        """The second half, to predictions and detection losses.
+
+        Args:
+            step: of :meth:`start`, with its ground truth. groups: query groups to decode beside the detector's own.
+            capture: what to keep beside, see structures/. matchings: the ledger of the step.
+            features: another network's maps for the head to read, of the names and shapes of ``step.features``.
+        """
+
+    @abstractmethod
+    def select(self, context: Any, images: slice) -> Any:
+        """What belongs to some of the images of :attr:`StudentStep.context`."""
+
+    def know(self, step: StudentStep, classes: ClassMap | None, capture: frozenset[str]) -> Knowledge:
+        """What the detector, trained and in eval mode, knows of a batch as a teacher: its maps at least.
+
+        Args:
+            step: with images in the detector's own channel order. classes: how its class list relates to the
+                student's. capture: what to keep beside, see structures/.
+        """
+        return Knowledge(features=self.start(step.batched_inputs).features)
+
+    def detecting_copy(self) -> nn.Module:
+        """A copy of the detector without what training alone needs."""
+        return copy.deepcopy(self.detector)
 
 
-@singledispatch
-def select_images(detector: nn.Module, step: StudentStep, images: slice) -> StudentStep:
+def take_images(student: Student, step: StudentStep, images: slice) -> StudentStep:
     """The part of a step that belongs to some of its images."""
-    raise ConfigError(_not_a_student(type(detector), missing="select_images"))
+    truth = step.ground_truth
+    return dataclasses.replace(
+        step,
+        batched_inputs=step.batched_inputs[images],
+        features={name: values[images] for name, values in step.features.items()},
+        context=student.select(step.context, images),
+        ground_truth=None if truth is None else truth.select(images),
+    )
 
 
-@singledispatch
-def feature_channels(detector: nn.Module) -> dict[str, int]:
-    """Names and channels of the maps that :func:`start_student` gives, in order."""
-    raise ConfigError(_not_a_student(type(detector), missing="feature_channels"))
+_STUDENTS: dict[type[nn.Module], type[Student]] = {}
 
 
-def network_of(teacher: nn.Module) -> nn.Module:
-    """The detector that a teacher asks, or the teacher itself where there is none."""
-    detector = getattr(teacher, "detector", None)
-    return teacher if detector is None else detector
+def student_for(*architectures: type[nn.Module]) -> Callable[[type[Student]], type[Student]]:
+    """Decorates the :class:`Student` that runs detectors of some classes and their subclasses."""
+
+    def register(student: type[Student]) -> type[Student]:
+        _STUDENTS.update(dict.fromkeys(architectures, student))
+        return student
+
+    return register
+
+
+def student_of(detector: nn.Module) -> Student:
+    """The detector as a student, or to be read as a teacher.
+
+    Raises:
+        ConfigError: no :class:`Student` is registered for its class.
+    """
+    return find_student(type(detector))[1](detector)
+
+
+def find_student(architecture: type[nn.Module]) -> tuple[type[nn.Module], type[Student]]:
+    """The nearest class for which a :class:`Student` is registered, and that."""
+    for base in architecture.__mro__:
+        if base in _STUDENTS:
+            return base, _STUDENTS[base]
+    raise ConfigError(_not_a_student(architecture, "no Student is registered for it"))
+
+
+def known_students() -> list[str]:
+    """Names of the detectors that can be students, and teachers by their maps."""
+    return sorted(architecture.__name__ for architecture in _STUDENTS)
 
 
 def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
@@ -111,24 +196,15 @@ def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
 
     A class that overrides ``forward`` would not be run as its author wrote it, so it must be registered itself.
     """
-    known = next((cls for cls in architecture.__mro__ if cls in run_student.registry), object)
-    if known is object:
-        raise ConfigError(_not_a_student(architecture, missing="run_student"))
-    if architecture.forward is not known.forward:  # type: ignore[attr-defined]
-        raise ConfigError(_not_a_student(architecture, f"overrides the forward() of {known.__name__}"))
+    known, _ = find_student(architecture)
+    if architecture.forward is not known.forward:
+        raise ConfigError(_not_a_student(architecture, f"it overrides the forward() of {known.__name__}"))
     return architecture
 
 
-def _not_a_student(architecture: type, reason: str = "", missing: str = "") -> str:
-    known = sorted(cls.__name__ for cls in run_student.registry if cls is not object)
+def _not_a_student(architecture: type, reason: str) -> str:
     return (
-        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student here, it "
-        f"{reason or f'has no {missing}() registered'}. Known, with their subclasses: {', '.join(known)}. Register "
-        f"start_student, run_student, feature_channels and select_images of detr_distill.distill.students for "
-        f"{architecture.__name__} (docs/extending.md)."
+        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student here, {reason}. Known, with "
+        f"their subclasses: {', '.join(known_students())}. Write a Student for {architecture.__name__} and register it "
+        "with student_for() of detr_distill.distill.students (docs/extending.md)."
     )
-
-
-def _select(step: StudentStep, images: slice, context: Any) -> StudentStep:
-    features = {name: values[images] for name, values in step.features.items()}
-    return dataclasses.replace(step, batched_inputs=step.batched_inputs[images], features=features, context=context)

@@ -1,69 +1,149 @@
-"""detectron2's convolutional detectors as students."""
+"""detectron2's convolutional detectors as students, and read as teachers."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import ImageList
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import EventStorage, get_event_storage
 
+from ...convolutional.detections import as_output, detect_dense, detect_regions
 from ...convolutional.predictions import dense_output, listening, region_output
-from ...structures import PREDICTIONS, QueryGroup
-from .base import StudentOutput, StudentStep, _select, feature_channels, run_student, select_images, start_student
+from ...detr.supervision.matchings import Matchings
+from ...structures import PREDICTIONS
+from ..classes import ClassMap
+from ..knowledge import Knowledge
+from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
+
+Context = tuple[ImageList, list[Instances]]
 
 
-@start_student.register(DenseDetector)
-@start_student.register(GeneralizedRCNN)
-def _start_convolutional(detector: Any, batched_inputs: list[dict]) -> StudentStep:
-    images = detector.preprocess_image(batched_inputs)
-    # A teacher may be asked about images without labels.
-    instances = [x["instances"].to(detector.device) for x in batched_inputs if "instances" in x]
-    features = detector.backbone(images.tensor)
-    names = getattr(detector, "head_in_features", features)
-    height, width = images.tensor.shape[-2:]
-    return StudentStep(batched_inputs, {name: features[name] for name in names}, (height, width), (images, instances))
-
-
-@run_student.register
-def _run_dense(
-    detector: DenseDetector, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
-) -> StudentOutput:
-    images, instances = step.context
-    features = list(step.features.values())
-    predictions = detector.head(features)
-    outputs = {"own": dense_output(detector, predictions, features, images)} if PREDICTIONS in capture else {}
-    losses = detector.forward_training(images, features, predictions, instances)
-    return StudentOutput(step.features, outputs, finish=lambda pairs: losses, step=step)
-
-
-@run_student.register
-def _run_rcnn(
-    detector: GeneralizedRCNN, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
-) -> StudentOutput:
-    images, instances = step.context
-    if detector.proposal_generator is None:
-        proposals, losses = [x["proposals"].to(detector.device) for x in step.batched_inputs], {}
+@contextlib.contextmanager
+def event_storage(iteration: int | None) -> Iterator[None]:
+    """Within, there is an event storage for detectron2's heads: the trainer's, or one that is thrown away."""
+    try:
+        get_event_storage()
+    except AssertionError:
+        with EventStorage(iteration or 0):
+            yield
     else:
-        proposals, losses = detector.proposal_generator(images, step.features, instances)
-    heads: Any = detector.roi_heads
-    with listening(heads, PREDICTIONS in capture) as kept:
-        regions, head_losses = heads(images, step.features, proposals, instances)
-    outputs = {"own": region_output(heads.box_predictor, *kept[0], regions)} if kept else {}
-    losses = {**head_losses, **losses}
-    return StudentOutput(step.features, outputs, finish=lambda pairs: losses, step=step)
+        yield
 
 
-@select_images.register(DenseDetector)
-@select_images.register(GeneralizedRCNN)
-def _select_convolutional(detector: Any, step: StudentStep, images: slice) -> StudentStep:
-    batch, instances = step.context
-    part = ImageList(batch.tensor[images], batch.image_sizes[images])
-    return _select(step, images, (part, instances[images]))
+class ConvolutionalStudent(Student):
+    """What the two kinds share: they read the maps that the head names, and decode no query groups."""
+
+    keeps = frozenset({PREDICTIONS})
+    detector: Any
+
+    @property
+    def head_features(self) -> list[str]:
+        """Names of the maps that the head reads, fine to coarse."""
+        return list(self.detector.backbone.output_shape())
+
+    @property
+    def feature_channels(self) -> Mapping[str, int]:
+        shapes = self.detector.backbone.output_shape()
+        return {name: shapes[name].channels for name in self.head_features}
+
+    @property
+    def feature_strides(self) -> Mapping[str, int]:
+        shapes = self.detector.backbone.output_shape()
+        return {name: shapes[name].stride for name in self.head_features}
+
+    def start(self, batched_inputs: list[dict]) -> StudentStep:
+        """See the base class; ``context`` is what detectron2's detectors take: images, and objects where there are."""
+        images = self.detector.preprocess_image(batched_inputs)
+        # A teacher may be asked about images without labels.
+        instances = [x["instances"].to(self.detector.device) for x in batched_inputs if "instances" in x]
+        features = self.detector.backbone(images.tensor)
+        height, width = images.tensor.shape[-2:]
+        maps = {name: features[name] for name in self.head_features}
+        return StudentStep(batched_inputs, maps, (height, width), (images, instances))
+
+    def select(self, context: Context, images: slice) -> Context:
+        batch, instances = context
+        return ImageList(batch.tensor[images], batch.image_sizes[images]), instances[images]
+
+    def know(self, step: StudentStep, classes: ClassMap | None, capture: frozenset[str]) -> Knowledge:
+        """Maps and, where they are wanted, detections.
+
+        Non-maximum suppression reads the device: a number of detections that is not known beforehand cannot wait [R].
+        """
+        own = self.start(step.batched_inputs)
+        if PREDICTIONS not in capture:
+            return Knowledge(features=own.features)
+        found = self._detect(own)
+        output = as_output(found, self.num_classes)
+        return Knowledge(features=own.features, output=output, counts=[len(instances) for instances in found])
+
+    def _detect(self, step: StudentStep) -> list[Instances]:
+        """Detections after non-maximum suppression, best first, in pixels of the step's images."""
+        raise NotImplementedError
 
 
-@feature_channels.register(DenseDetector)
-@feature_channels.register(GeneralizedRCNN)
-def _convolutional_channels(detector: Any) -> dict[str, int]:
-    shapes = detector.backbone.output_shape()
-    return {name: shapes[name].channels for name in getattr(detector, "head_in_features", shapes)}
+@student_for(DenseDetector)
+class DenseStudent(ConvolutionalStudent):
+    """RetinaNet and FCOS."""
+
+    detector: DenseDetector
+
+    @property
+    def head_features(self) -> list[str]:
+        return list(self.detector.head_in_features)
+
+    @property
+    def num_classes(self) -> int:
+        return self.detector.num_classes
+
+    def finish(
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
+    ) -> StudentOutput:
+        """See the base class."""
+        images, instances = step.context
+        read = step.features if features is None else features
+        maps = list(read.values())
+        with event_storage(step.iteration):
+            predictions = self.detector.head(maps)
+            outputs = {"own": dense_output(self.detector, predictions, maps, images)} if PREDICTIONS in capture else {}
+            losses = self.detector.forward_training(images, maps, predictions, instances)
+        return StudentOutput(read, outputs, losses=lambda: losses, step=step)
+
+    def _detect(self, step: StudentStep) -> list[Instances]:
+        return detect_dense(self.detector, step.context[0], list(step.features.values()))
+
+
+@student_for(GeneralizedRCNN)
+class RegionStudent(ConvolutionalStudent):
+    """Faster, Mask and Cascade R-CNN."""
+
+    detector: GeneralizedRCNN
+
+    @property
+    def num_classes(self) -> int:
+        return self.detector.roi_heads.num_classes
+
+    def finish(
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
+    ) -> StudentOutput:
+        """See the base class."""
+        images, instances = step.context
+        read = step.features if features is None else features
+        heads = self.detector.roi_heads
+        with event_storage(step.iteration):
+            if self.detector.proposal_generator is None:
+                proposals, losses = [x["proposals"].to(self.detector.device) for x in step.batched_inputs], {}
+            else:
+                proposals, losses = self.detector.proposal_generator(images, read, instances)
+            with listening(heads, PREDICTIONS in capture) as kept:
+                regions, head_losses = heads(images, read, proposals, instances)
+        outputs = {"own": region_output(heads.box_predictor, *kept[0], regions)} if kept else {}
+        losses = {**head_losses, **losses}
+        return StudentOutput(read, outputs, losses=lambda: losses, step=step)
+
+    def _detect(self, step: StudentStep) -> list[Instances]:
+        return detect_regions(self.detector, step.context[0], step.features, step.batched_inputs)

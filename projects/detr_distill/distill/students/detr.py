@@ -1,49 +1,129 @@
-"""A DETR as a student."""
+"""A DETR as a student, and read as a teacher."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from functools import partial
+from collections.abc import Mapping
+
+import torch
+from torch import nn
 
 from ...detr import DetrDetector
-from ...structures import QueryGroup
-from ...structures.levels import from_maps, select_rows, to_maps
-from .base import StudentOutput, StudentStep, _select, feature_channels, run_student, select_images, start_student
+from ...detr.detector import Finished, Started
+from ...detr.preprocess import read_ground_truth
+from ...detr.queries.base import Queries
+from ...detr.supervision.matchings import Matchings
+from ...structures import PREDICTIONS, DecoderOutput, QueryGroup
+from ...structures.levels import from_maps, to_maps
+from ..classes import ClassMap
+from ..knowledge import Knowledge
+from ..side import ASSIGNMENT, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
+from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
 
 
-@start_student.register
-def _start_detr(detector: DetrDetector, batched_inputs: list[dict]) -> StudentStep:
-    images = detector.preprocess(batched_inputs)
-    # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
-    targets = detector.targets(batched_inputs, images)
-    memory = detector.input_projection(detector.backbone(images.tensor), images)
-    height, width = images.tensor.shape[-2:]
-    return StudentStep(batched_inputs, to_maps(memory), (height, width), (memory, targets))
+@student_for(DetrDetector)
+class DetrStudent(Student):
+    """Maps are the levels of the neck, ``level0``, ``level1``, ...; queries are one group among others."""
 
+    detector: DetrDetector
 
-@run_student.register
-def _run_detr(
-    detector: DetrDetector, step: StudentStep, groups: list[QueryGroup], capture: frozenset[str]
-) -> StudentOutput:
-    memory, targets = step.context
-    memory = dataclasses.replace(memory, tokens=from_maps(step.features))
-    memory = dataclasses.replace(memory, tokens=detector.encoder(memory))
-    groups = [*detector.query_groups(memory, targets), *groups]
-    outputs = detector.decode(memory, groups, capture)
-    supervised = detector.supervised(outputs, groups, memory, targets)
-    costs = detector.costs(supervised)
-    finish = partial(detector.losses, supervised)
-    return StudentOutput(step.features, outputs, memory, costs, finish, step)
+    @property
+    def gives(self) -> frozenset[str]:
+        own = {MAPS, MEMORY, QUERIES, HIDDEN, ASSIGNMENT, ONE_TO_ONE, PREDICTIONS}
+        return self.detector.decoder.captures | own
 
+    @property
+    def queries(self) -> Queries:
+        return self.detector.queries
 
-@select_images.register
-def _select_detr(detector: DetrDetector, step: StudentStep, images: slice) -> StudentStep:
-    memory, targets = step.context
-    return _select(step, images, (select_rows(memory, images), select_rows(targets, images)))
+    @property
+    def num_layers(self) -> int:
+        return len(self.detector.decoder.layers)
 
+    @property
+    def part(self) -> str:
+        return type(self.detector.decoder).__name__
 
-@feature_channels.register
-def _detr_channels(detector: DetrDetector) -> dict[str, int]:
-    width: int = detector.queries.widths[0]  # type: ignore[index, assignment]
-    levels: int = detector.input_projection.num_levels  # type: ignore[assignment]
-    return {f"level{index}": width for index in range(max(1, levels))}
+    @property
+    def num_classes(self) -> int:
+        return self.detector.criterion.num_classes
+
+    @property
+    def feature_channels(self) -> Mapping[str, int]:
+        return {f"level{level}": self._width for level in range(self.detector.input_projection.num_levels)}
+
+    @property
+    def memory_channels(self) -> Mapping[str, int]:
+        return {f"memory{level}": self._width for level in range(self.detector.input_projection.num_levels)}
+
+    @property
+    def _width(self) -> int:
+        return self.detector.input_projection.width
+
+    def read_projection(self) -> nn.Module | None:
+        return self.detector.decoder.read_projection()
+
+    def start(self, batched_inputs: list[dict]) -> StudentStep:
+        """See the base class; ``context`` is what the detector has by then."""
+        started = self.detector.start(batched_inputs)
+        height, width = started.images.tensor.shape[-2:]
+        return StudentStep(batched_inputs, to_maps(started.memory), (height, width), started)
+
+    def finish(
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
+    ) -> StudentOutput:
+        """See the base class."""
+        assert step.ground_truth is not None
+        started: Started = step.context
+        if features is not None:
+            started = dataclasses.replace(
+                started, memory=dataclasses.replace(started.memory, tokens=from_maps(features))
+            )
+        finished = self.detector.finish(started, step.ground_truth, groups, capture)
+        supervised = self.detector.supervise(finished, step.ground_truth, matchings)
+        return StudentOutput(
+            features=step.features if features is None else features,
+            outputs=finished.outputs,
+            memory=finished.memory,
+            losses=lambda: self.detector.losses(supervised),
+            step=step,
+        )
+
+    def select(self, context: Started, images: slice) -> Started:
+        batch = context.images
+        part = dataclasses.replace(
+            batch,
+            tensor=batch.tensor[images],
+            mask=None if batch.mask is None else batch.mask[images],
+            sizes=batch.sizes[images],
+        )
+        return Started(part, context.memory.select(images))
+
+    def know(self, step: StudentStep, classes: ClassMap | None, capture: frozenset[str]) -> Knowledge:
+        """Maps, queries, predictions, and the cost of its own matching with the ground truth."""
+        assert classes is not None
+        detector = self.detector
+        truth = step.ground_truth or read_ground_truth(step.batched_inputs, detector.device)
+        started = detector.start(step.batched_inputs)
+        finished = detector.finish(started, capture=capture & detector.decoder.captures)
+        truth = dataclasses.replace(truth, labels=classes.teacher_labels(truth.labels))
+        output = finished.outputs["own"]
+        return Knowledge(
+            features=to_maps(started.memory),
+            output=output,
+            queries=finished.groups[0],
+            label_cost=detector.criterion.matcher(output, truth),
+            memory=finished.memory,
+            ground_truth=truth,
+            decode=lambda group: self._decode(finished, group, capture),
+        )
+
+    @torch.no_grad()
+    def _decode(self, finished: Finished, group: QueryGroup, capture: frozenset[str]) -> DecoderOutput:
+        return self.detector.decode(finished.memory, [group], capture & self.detector.decoder.captures)[group.name]
+
+    def detecting_copy(self) -> nn.Module:
+        detector = copy.deepcopy(self.detector)
+        detector.training_groups = nn.ModuleDict()
+        return detector

@@ -9,20 +9,18 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ...iteration import current_iteration
-
 
 @contextlib.contextmanager
-def without_traces(detector: nn.Module, share: float = 1.0) -> Iterator[None]:
+def without_traces(detector: nn.Module, iteration: int | None, share: float = 1.0) -> Iterator[None]:
     """For a second run of a detector within a step: what it logs, and running means that it keeps, are as before.
 
     Args:
-        share: part of the batch's images that the run sees.
+        iteration: of the run. share: part of the batch's images that the run sees.
     """
     normalizer = vars(detector).get("loss_normalizer")  # of detectron2's dense detectors: the batch's mean positives
     if normalizer is not None:
         detector.loss_normalizer = normalizer * share
-    with EventStorage(current_iteration()), _kept_statistics(detector):
+    with EventStorage(iteration or 0), _kept_statistics(detector):
         yield
     if normalizer is None:
         vars(detector).pop("loss_normalizer", None)

@@ -1,13 +1,14 @@
-"""Configuration, weights and class names of a frozen teacher."""
+"""Configuration and weights of a frozen teacher."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from torch import nn
 
 from ...config.build import build_config
 from ...config.files import find_file
-from ...data import class_names
 from ...errors import ConfigError
+from ..students.base import Student, known_students, student_of
 
 
 def load_teacher_config(cfg: CfgNode) -> CfgNode:
@@ -25,7 +26,10 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
     try:
         teacher_cfg = build_config(file, list(node.OPTS))
     except ConfigError as error:
-        raise ConfigError(f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error}") from error
+        raise ConfigError(
+            f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error} Keys of plug-ins of your own are known once PLUGINS "
+            "of this run names their modules."
+        ) from error
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     # Says that weights follow, so that a backbone does not load its own first.
     teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS
@@ -48,6 +52,13 @@ def find_weights(cfg: CfgNode) -> str:
         ) from error
 
 
-def _training_names(cfg: CfgNode) -> list[str] | None:
-    names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
-    return None if names is None else list(names)
+def check_teacher(detector: nn.Module, config_file: str) -> Student:
+    """The reader of a detector; raises ConfigError where its class is not known."""
+    try:
+        return student_of(detector)
+    except ConfigError as error:
+        raise ConfigError(
+            f"MODEL.DISTILL.TEACHER.CONFIG_FILE {config_file} describes a {type(detector).__name__}; FrozenDetector "
+            f"takes one of {', '.join(known_students())} and their subclasses. Set MODEL.META_ARCHITECTURE of that "
+            "file."
+        ) from error

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ...config.keys import key
+from ...config.ranges import Range
 from ...errors import ConfigError
-from ...iteration import current_iteration
+from ...iteration import needed_iteration
 from ...registry import TEACHER_REGISTRY
 from ..classes import match_classes
-from ..students.classes import count_classes
-from .frozen import FrozenDetector
+from ..knowledge import Knowledge
+from ..side import ReadThrough
+from ..students.base import Student, StudentStep, student_of
+from .base import Teacher
 
 
 @TEACHER_REGISTRY.register()
-class EmaTeacher(FrozenDetector):
+class EmaTeacher(ReadThrough, Teacher):
     """The student's exponential moving average; it needs no weights of its own.
 
     After every optimizer step ``average = decay * average + (1 - decay) * student``; buffers, such as the running
@@ -29,41 +34,64 @@ class EmaTeacher(FrozenDetector):
     start it anew from the student.
 
     Args:
-        student: any detector that can teach. num_classes: that it predicts.
-        decay: in [0, 1). ramp_up: a smaller decay in the first steps.
+        student: any detector that can teach.
     """
 
+    reader: Student
+
+    decay: float = key(0.9997, "of `EmaTeacher`, the moving average of the student, a step", Range(0, below=1))
+    ramp_up: bool = key(True, "at step n the decay is at most `(1 + n) / (10 + n)`")
+
     @configurable
-    def __init__(self, *, student: nn.Module, num_classes: int, decay: float, ramp_up: bool = True):
-        average = copy.deepcopy(student)
-        if hasattr(average, "training_groups"):
-            average.training_groups = nn.ModuleDict()  # of the training step alone
-        super().__init__(detector=average, classes=match_classes(None, None, num_classes, num_classes))
-        self.average = average
-        self.decay, self.ramp_up = decay, ramp_up
-        # The student is a module of its own beside its teacher: a list is not searched for parameters.
-        self._student = [student]
+    def __init__(self, *, student: Student, **settings: Any):
+        super().__init__(**settings)
+        self.average = student.detecting_copy().eval().requires_grad_(False)
+        self.classes = match_classes(None, None, student.num_classes, student.num_classes)
+        self.reader = student_of(self.average)
+        # The student is a module of its own beside its teacher, and a Student is no module.
+        self._student = student
+        self._seen: int | None = None  # iteration of the last look
+        self.follows_optimizer = False
         self.register_load_state_dict_post_hook(_start_where_absent)
 
     @classmethod
-    def from_config(cls, cfg, student=None):
-        node, given = cfg.MODEL.DISTILL.EMA_TEACHER, cfg.MODEL.DISTILL.TEACHER
-        for key in ("CONFIG_FILE", "WEIGHTS", "OPTS", "CLASS_NAMES"):
-            if given[key]:
+    def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
+        given = cfg.MODEL.DISTILL.TEACHER
+        for name in ("CONFIG_FILE", "WEIGHTS", "OPTS", "CLASS_NAMES"):
+            if given[name]:
                 raise ConfigError(
-                    f"MODEL.DISTILL.TEACHER.{key} is {given[key]!r}, but EmaTeacher is the student's own average and "
+                    f"MODEL.DISTILL.TEACHER.{name} is {given[name]!r}, but EmaTeacher is the student's own average and "
                     "reads no other network. Remove the key, or set TEACHER.NAME FrozenDetector."
                 )
-        return {
-            "student": student,
-            "num_classes": count_classes(student),
-            "decay": node.DECAY,
-            "ramp_up": node.RAMP_UP,
-        }
+        return {**cls.read_keys(cfg), "student": student}
 
-    def _apply(self, fn, recurse: bool = True):
-        # The average is a submodule, which the base class of all modules moves.
-        return nn.Module._apply(self, fn, recurse)
+    @property
+    def detector(self) -> nn.Module:
+        return self.average
+
+    def train(self, mode: bool = True) -> EmaTeacher:
+        """The average stays in eval mode whatever ``mode`` says."""
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
+        """Looks at the student's images, and a DETR at the ground truth too; not at the student's features.
+
+        Raises:
+            ConfigError: a second iteration has come and nothing told of the optimizer's steps, so it would not move.
+        """
+        iteration = needed_iteration(step.iteration, "MODEL.DISTILL.TEACHER.NAME EmaTeacher")
+        if not self.follows_optimizer and self._seen not in (None, iteration):
+            raise ConfigError(
+                "MODEL.DISTILL.TEACHER.NAME EmaTeacher: the student has been trained, and the average was not told. "
+                "After optimizer.step() call model.teacher.after_optimizer_step(optimizer, iteration), or once "
+                "detr_distill.follow_optimizer(model, optimizer, ...) before the loop; detectron2's trainer does it by "
+                "itself."
+            )
+        self._seen = iteration
+        return self.reader.know(step, self.classes, capture)
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -71,30 +99,38 @@ class EmaTeacher(FrozenDetector):
         self._blend(1.0)
 
     @torch.no_grad()
-    def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Moves the average towards the student; the trainer calls it after every optimizer step.
+    def after_optimizer_step(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+        """Moves the average towards the student; to be called after every optimizer step.
 
         A step that loss scaling skips is none: where the optimizer is fused it runs and says so on the device.
+
+        Args:
+            iteration: of the run, from 0.
         """
-        iteration = current_iteration()
+        self.follows_optimizer = True
         decay = min(self.decay, (1 + iteration) / (10 + iteration)) if self.ramp_up else self.decay
-        skipped = getattr(optimizer, "found_inf", None)
+        skipped: Tensor | None = vars(optimizer).get("found_inf")
         self._blend(1 - decay if skipped is None else (1 - decay) * (1 - skipped))
 
     def _blend(self, share: float | Tensor) -> None:
         """``share`` of the student, the rest of the average."""
-        for mine, its in self._matching("named_parameters"):
+        student = self._student.detector
+        for mine, its in _matching(self.average.named_parameters(), student.named_parameters()):
             mine.lerp_(its.to(mine.dtype), share)
-        for mine, its in self._matching("named_buffers"):
+        for mine, its in _matching(self.average.named_buffers(), student.named_buffers()):
             mine.copy_(its)
 
-    def _matching(self, kind: str) -> list[tuple[Tensor, Tensor]]:
-        theirs = dict(getattr(self._student[0], kind)())
-        return [(mine, theirs[name]) for name, mine in getattr(self.average, kind)()]
+
+def _matching(
+    mine: Iterator[tuple[str, Tensor]], theirs: Iterator[tuple[str, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors of the average, each with the student's of the same name; the student may have more."""
+    found = dict(theirs)
+    return ((value, found[name]) for name, value in mine)
 
 
-def _start_where_absent(teacher: nn.Module, incompatible) -> None:
+def _start_where_absent(teacher: EmaTeacher, incompatible: Any) -> None:
     """After weights were loaded: those of a plain detector, or of a run without this teacher, hold no average."""
     own = tuple(teacher.state_dict())
     if any(name.endswith(own) for name in incompatible.missing_keys):
-        teacher.restart()  # type: ignore[operator]
+        teacher.restart()

@@ -2,98 +2,104 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import build_model
 from torch import nn
 
 from ...checkpoint.strict import load_strict
-from ...detr import DetrDetector
-from ...errors import ConfigError
+from ...config.keys import key
+from ...data import training_class_names
 from ...registry import TEACHER_REGISTRY
 from ..classes import NAMES_KEY, ClassMap, match_classes
 from ..knowledge import Knowledge
-from ..students.base import StudentStep, feature_channels, start_student
-from ..students.classes import count_classes
-from .configuration import _training_names, find_weights, load_teacher_config
+from ..side import ONE_TO_ONE, ReadThrough
+from ..students.base import Student, StudentStep, student_of
+from .base import CLASS_NAMES, SECTION, WEIGHTS, Teacher
+from .configuration import check_teacher, find_weights, load_teacher_config
 from .inference_form import prepare_for_inference
-from .reading import read_knowledge
 
 
-@TEACHER_REGISTRY.register()
-class FrozenDetector(nn.Module):
-    """A trained detector that stays as it is.
-
-    It is no part of ``state_dict``, ``parameters`` or DDP, follows ``.to()``, and never leaves eval mode.
+class HiddenDetector(Teacher):
+    """A detector in eval mode that is no part of ``state_dict``, ``parameters`` or DDP, and follows ``.to()``.
 
     Args:
         detector: with its weights loaded. classes: how its class list relates to the student's; None for one without
             predictions.
-        flip_channels: the student's images have the other channel order (RGB for BGR) than the teacher expects.
+        flip_channels: the student's images have the other channel order (RGB for BGR) than the detector expects.
     """
 
     @configurable
-    def __init__(self, *, detector: nn.Module, classes: ClassMap | None, flip_channels: bool = False):
-        super().__init__()
+    def __init__(self, *, detector: nn.Module, classes: ClassMap | None, flip_channels: bool = False, **settings: Any):
+        super().__init__(**settings)
         detector.eval().requires_grad_(False)
         # Outside the module tree: a list is not searched for parameters.
         self._hidden = [detector]
         self.classes = classes
         self.flip_channels = flip_channels
 
-    @classmethod
-    def from_config(cls, cfg, student=None):
-        node = cfg.MODEL.DISTILL.TEACHER
-        teacher_cfg = load_teacher_config(cfg)
-        # The student's random numbers must not depend on whether a teacher is built.
-        with torch.random.fork_rng():
-            detector = build_model(teacher_cfg)
-        if start_student.dispatch(type(detector)) is start_student.dispatch(object):
-            known = sorted(found.__name__ for found in start_student.registry if found is not object)
-            raise ConfigError(
-                f"MODEL.DISTILL.TEACHER.CONFIG_FILE {node.CONFIG_FILE} describes a {type(detector).__name__}; "
-                f"FrozenDetector takes one of {', '.join(known)} and their subclasses. Set MODEL.META_ARCHITECTURE of "
-                "that file."
-            )
-        load_strict(detector, find_weights(cfg))
-        prepare_for_inference(detector.backbone)
-        classes = None
-        if isinstance(detector, DetrDetector) or cfg.MODEL.DISTILL.MATCHERS:
-            teacher_names = list(node.CLASS_NAMES) or _training_names(teacher_cfg)
-            num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
-            source = NAMES_KEY if node.CLASS_NAMES else "its training set"
-            own_names, num_teacher = _training_names(cfg), count_classes(detector)
-            classes = match_classes(own_names, teacher_names, num_student, num_teacher, source)
-        flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
-        return {"detector": detector, "classes": classes, "flip_channels": flip_channels}
-
     @property
     def detector(self) -> nn.Module:
         return self._hidden[0]
 
-    @property
-    def feature_channels(self) -> dict[str, int]:
-        """Channels of the maps in ``Knowledge.features``, by name."""
-        return feature_channels(self.detector)
-
-    def train(self, mode: bool = True) -> FrozenDetector:
+    def train(self, mode: bool = True) -> HiddenDetector:
         """The detector stays in eval mode whatever ``mode`` says."""
         super().train(mode)
         self.detector.eval()
         return self
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable, recurse: bool = True) -> HiddenDetector:
         self.detector._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
+
+@TEACHER_REGISTRY.register()
+class FrozenDetector(ReadThrough, HiddenDetector):
+    """A trained detector of any class that can be a student; see :class:`HiddenDetector`."""
+
+    reader: Student
+
+    config_file: str = key(
+        "",
+        "the complete configuration that the teacher was trained with; required by `FrozenDetector`",
+        path=f"{SECTION}.CONFIG_FILE",
+    )
+    weights: str = WEIGHTS
+    opts: tuple = key((), "`KEY VALUE` overrides of the teacher's configuration", path=f"{SECTION}.OPTS")
+    class_names: tuple[str, ...] = CLASS_NAMES
+
+    @configurable
+    def __init__(self, *, detector: nn.Module, **arguments: Any):
+        super().__init__(detector=detector, **arguments)
+        self.reader = student_of(detector)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: Student | None = None) -> dict[str, Any]:
+        node = cfg.MODEL.DISTILL.TEACHER
+        teacher_cfg = load_teacher_config(cfg)
+        # The student's random numbers must not depend on whether a teacher is built.
+        with torch.random.fork_rng():
+            detector = build_model(teacher_cfg)
+        reader = check_teacher(detector, node.CONFIG_FILE)
+        load_strict(detector, find_weights(cfg))
+        prepare_for_inference(detector.backbone)
+        classes = None
+        if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
+            teacher_names = list(node.CLASS_NAMES) or training_class_names(teacher_cfg)
+            num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
+            source = NAMES_KEY if node.CLASS_NAMES else "its training set"
+            classes = match_classes(training_class_names(cfg), teacher_names, num_student, reader.num_classes, source)
+        flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
+        return {**cls.read_keys(cfg), "detector": detector, "classes": classes, "flip_channels": flip_channels}
+
     @torch.no_grad()
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
-        """Looks at the student's images, and a DETR at the ground truth too.
-
-        Args:
-            step: of the student; its images are read, its features are not. capture: attention maps to keep.
-        """
-        batched_inputs = step.batched_inputs
+        """Looks at the student's images, and a DETR at the ground truth too; not at the student's features."""
         if self.flip_channels:
-            batched_inputs = [{**x, "image": x["image"].flip(0)} for x in batched_inputs]
-        return read_knowledge(self.detector, batched_inputs, self.classes, capture)
+            flipped = [{**x, "image": x["image"].flip(0)} for x in step.batched_inputs]
+            step = dataclasses.replace(step, batched_inputs=flipped)
+        return self.reader.know(step, self.classes, capture)

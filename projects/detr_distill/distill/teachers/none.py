@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from ...detr import DetrDetector
 from ...registry import TEACHER_REGISTRY
-from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..students.base import StudentStep
+from .base import Teacher
 
 
 @TEACHER_REGISTRY.register()
-class NoTeacher(nn.Module):
+class NoTeacher(Teacher):
     """Knows nothing: for controls that train extra query groups without a teacher."""
 
-    classes: ClassMap | None = None
-    detector: DetrDetector | None = None
-
-    def __init__(self, cfg=None, student=None):
-        super().__init__()
-
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
+        """Nothing."""
         return Knowledge()

@@ -6,26 +6,27 @@ Letters: B images, L decoder layers, Q queries, K classes.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
-from torch import Tensor, nn
+from detectron2.config import CfgNode, configurable
+from torch import Tensor
 
 from ...checkpoint.files import read_json
 from ...checkpoint.matching import Fit
-from ...data import class_names
+from ...data import training_class_names
 from ...detr.preprocess import pad_images
 from ...errors import CheckpointError, ConfigError
 from ...registry import TEACHER_REGISTRY
-from ...structures import DecoderOutput
-from ..classes import ClassMap, match_classes
+from ...structures import PREDICTIONS, DecoderOutput
+from ..classes import match_classes
 from ..knowledge import Knowledge
-from ..students.base import StudentStep
-from ..students.classes import count_classes
-from .frozen import FrozenDetector
+from ..students.base import Student, StudentStep
+from .base import CLASS_NAMES, WEIGHTS
+from .frozen import HiddenDetector
 
 KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"
 
@@ -43,7 +44,7 @@ ACTIVATIONS = {
 
 
 @TEACHER_REGISTRY.register()
-class TransformersDetector(FrozenDetector):
+class TransformersDetector(HiddenDetector):
     """RT-DETR, RT-DETRv2, D-FINE or a DETR of transformers, from a folder named by ``TEACHER.WEIGHTS``.
 
     RT-DETRs and D-FINE give logits and boxes of every decoder layer; the others give those of their last, and are
@@ -56,25 +57,29 @@ class TransformersDetector(FrozenDetector):
         size: (height, width) to which every image is stretched; None keeps the student's, padded and masked.
     """
 
+    mean: Tensor
+    std: Tensor
+    detector: Any
+    weights: str = WEIGHTS
+    class_names: tuple[str, ...] = CLASS_NAMES
+
     @configurable
     def __init__(
         self,
         *,
-        detector: nn.Module,
-        classes: ClassMap,
-        flip_channels: bool,
         activation: str,
         mean: list[float],
         std: list[float],
         size: tuple[int, int] | None,
+        **arguments: Any,
     ):
-        super().__init__(detector=detector, classes=classes, flip_channels=flip_channels)  # type: ignore[arg-type]
+        super().__init__(**arguments)
         self.activation, self.size = activation, size
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg, student=None):
+    def from_config(cls, cfg: CfgNode, student: Student | None = None) -> dict[str, Any]:
         if not cfg.MODEL.DISTILL.TEACHER.WEIGHTS:
             raise ConfigError(f"{KEY} is empty; TransformersDetector takes a folder of transformers. Name it.")
         folder = Path(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
@@ -82,23 +87,27 @@ class TransformersDetector(FrozenDetector):
         labels = detector.config.id2label
         names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or [labels[index] for index in sorted(labels)]
         known = not all(name.startswith("LABEL_") for name in names)
-        own_names = class_names(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else None
-        own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else count_classes(student)
+        own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
         return {
+            **cls.read_keys(cfg),
             "detector": detector,
-            "classes": match_classes(own_names, names if known else None, own_count, len(labels)),
+            "classes": match_classes(training_class_names(cfg), names if known else None, own_count, len(labels)),
             "flip_channels": cfg.INPUT.FORMAT == "BGR",
             "activation": ACTIVATIONS[detector.config.model_type],
             **read_preprocessing(folder),
         }
 
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({PREDICTIONS})
+
     @torch.no_grad()
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
-        """Looks at the student's images; see :class:`FrozenDetector`."""
+        """Looks at the student's images alone."""
         with _every_layer(self.detector):
             found = self.detector(**self._preprocess(step.batched_inputs))
         logits, boxes = found.logits.unsqueeze(0), found.pred_boxes.unsqueeze(0)
-        if getattr(found, "intermediate_logits", None) is not None:
+        if found.get("intermediate_logits") is not None:
             # D-FINE puts a prediction of no layer first.
             layers = slice(int(_is_dfine(self.detector)), None)
             logits = found.intermediate_logits.transpose(0, 1)[layers]
@@ -107,14 +116,14 @@ class TransformersDetector(FrozenDetector):
         return Knowledge(output=DecoderOutput(logits.float(), boxes.float(), hidden, self.activation))
 
     def _preprocess(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        device = self.mean.device  # type: ignore[union-attr]
+        device = self.mean.device
         images = [x["image"].to(device, non_blocking=True).float() for x in batched_inputs]
         if self.flip_channels:
             images = [image.flip(0) for image in images]
         if self.size is not None:
             stretched = [F.interpolate(x[None], self.size, mode="bilinear", antialias=True)[0] for x in images]
-            return {"pixel_values": (torch.stack(stretched) - self.mean) / self.std}  # type: ignore[operator]
-        batch = pad_images(images, self.mean, self.std, 1)  # type: ignore[arg-type]
+            return {"pixel_values": (torch.stack(stretched) - self.mean) / self.std}
+        batch = pad_images(images, self.mean, self.std, 1)
         return {"pixel_values": batch.tensor} | ({} if batch.mask is None else {"pixel_mask": (~batch.mask).long()})
 
 
@@ -191,7 +200,7 @@ def _three_numbers(found: Any, name: str, file: Path) -> list[float]:
 
 
 @contextlib.contextmanager
-def _every_layer(detector: Any):
+def _every_layer(detector: Any) -> Iterator[None]:
     """D-FINE gives its inner layers' predictions in training alone; what its decoder contains stays in eval mode."""
     if not _is_dfine(detector):
         yield

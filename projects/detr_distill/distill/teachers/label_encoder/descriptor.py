@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.structures import BitMasks, PolygonMasks
 from torch import Tensor, nn
 
-from ....detr.preprocess import labels_of
 from ....errors import ConfigError
-from ...students.base import StudentStep
+from ....structures import GroundTruth
 
 MASK_SIZE = 7  # an object's mask inside its box, in cells a side [C]
 
@@ -58,25 +57,28 @@ class LabelDescriptor(nn.Module):
         self.class_embedding = nn.Embedding(num_classes + 1, class_embedding) if class_embedding else None
         self.width = 4 + (class_embedding or num_classes) + MASK_SIZE**2 * use_masks
 
-    def forward(self, step: StudentStep, device: torch.device) -> Labels:
+    def forward(self, ground_truth: GroundTruth, image_size: tuple[int, int]) -> Labels:
         """The labels of a training step.
+
+        Args:
+            image_size: (height, width) of the padded batch, in pixels.
 
         Raises:
             ConfigError: masks are wanted and an image has none.
         """
-        height, width = step.image_size
-        instances = labels_of(step.batched_inputs)
-        boxes, valid = pad_boxes(instances, device, (width, height) if self.context else None)
-        classes = pad_classes(instances, boxes.shape[1], self.num_classes, device)
+        height, width = image_size
+        boxes, valid = label_rows(ground_truth, (width, height) if self.context else None)
         # Behind an image's objects: the last row that is no padding.
         is_context = valid & ~F.pad(valid[:, 1:], (0, 1)) if self.context else torch.zeros_like(valid)
+        labels = F.pad(ground_truth.labels, (0, boxes.shape[1] - ground_truth.labels.shape[1]))
+        classes = labels.masked_fill(~valid | is_context, self.num_classes)
         x, y = boxes.unflatten(-1, (2, 2)).unbind(-1)
         corners = torch.stack([x / width, y / height], dim=-1).flatten(-2)
         parts = [2 * corners.clamp(0, 1) - 1, self._classes(classes)]
         masks = None
         if self.use_masks:
-            masks = _pad_masks(instances, boxes.shape[1], step.image_size, self.context, device)
-            parts.append(2 * _crop_masks(instances, boxes.shape[1], self.context, device) - 1)
+            masks = _pad_masks(ground_truth, boxes.shape[1], image_size, self.context)
+            parts.append(2 * _crop_masks(ground_truth, boxes.shape[1], self.context) - 1)
         return Labels(torch.cat(parts, dim=-1), valid, boxes, is_context, masks)
 
     def _classes(self, classes: Tensor) -> Tensor:
@@ -86,10 +88,8 @@ class LabelDescriptor(nn.Module):
         return 2.0 * one_hot - 1.0
 
 
-def pad_boxes(
-    instances: list[Instances], device: torch.device, context: tuple[int, int] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Boxes of a batch, padded to the largest image, at least one row.
+def label_rows(ground_truth: GroundTruth, context: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    """The corners of a batch's objects, at least one row an image.
 
     Args:
         context: (width, height) of a box that stands behind each image's own.
@@ -97,56 +97,50 @@ def pad_boxes(
     Returns:
         (B, N, 4) corners in pixels, zero on padding; (B, N) bool, False on padding.
     """
-    counts = [len(entry) + (context is not None) for entry in instances]
-    boxes = torch.zeros(len(instances), max(1, *counts), 4)
-    for image, entry in enumerate(instances):
-        boxes[image, : len(entry)] = entry.gt_boxes.tensor
-        if context is not None:
-            boxes[image, len(entry), 2:] = torch.tensor(context)
-    valid = torch.arange(boxes.shape[1]) < torch.tensor(counts)[:, None]
+    if context is None:
+        truth = ground_truth.at_least_one()
+        return truth.corners_pixels, truth.valid
+    assert ground_truth.corners is not None
+    boxes = F.pad(ground_truth.corners, (0, 0, 0, 1))
+    boxes[range(len(boxes)), ground_truth.counts, 2:] = torch.tensor(context).to(boxes.dtype)
+    valid = GroundTruth.count_valid([count + 1 for count in ground_truth.counts], boxes.shape[1])
+    device = ground_truth.boxes.device
     return boxes.to(device, non_blocking=True), valid.to(device, non_blocking=True)
 
 
-def pad_classes(instances: list[Instances], rows: int, filler: int, device: torch.device) -> Tensor:
-    """(B, N) classes of a batch, ``filler`` where an image has no object."""
-    classes = torch.full((len(instances), rows), filler)
-    for image, entry in enumerate(instances):
-        classes[image, : len(entry)] = entry.gt_classes
-    return classes.to(device, non_blocking=True)
-
-
-def _masks_of(entry: Instances) -> BitMasks | PolygonMasks:
-    if not entry.has("gt_masks"):
+def _masks_of(ground_truth: GroundTruth, image: int) -> BitMasks | PolygonMasks:
+    masks = ground_truth.masks[image]
+    if masks is None:
         raise ConfigError(
             "MODEL.DISTILL.LABEL_ENCODER.USE_MASKS is True, but an image has no gt_masks. Set MODEL.MASK_ON True "
             "with a data set that has segmentations, or USE_MASKS False."
         )
-    return entry.gt_masks
+    return masks
 
 
-def _crop_masks(instances: list[Instances], rows: int, context: bool, device: torch.device) -> Tensor:
+def _crop_masks(ground_truth: GroundTruth, rows: int, context: bool) -> Tensor:
     """(B, N, 49): each object's mask in its box; all ones for the context."""
-    crops = torch.zeros(len(instances), rows, MASK_SIZE**2)
-    for image, entry in enumerate(instances):
-        if len(entry):
-            crops[image, : len(entry)] = _masks_of(entry).crop_and_resize(entry.gt_boxes.tensor, MASK_SIZE).flatten(1)
+    assert ground_truth.corners is not None
+    crops = torch.zeros(len(ground_truth.counts), rows, MASK_SIZE**2)
+    for image, count in enumerate(ground_truth.counts):
+        if count:
+            boxes = ground_truth.corners[image, :count]
+            crops[image, :count] = _masks_of(ground_truth, image).crop_and_resize(boxes, MASK_SIZE).flatten(1)
         if context:
-            crops[image, len(entry)] = 1.0
-    return crops.to(device, non_blocking=True)
+            crops[image, count] = 1.0
+    return crops.to(ground_truth.boxes.device, non_blocking=True)
 
 
-def _pad_masks(
-    instances: list[Instances], rows: int, size: tuple[int, int], context: bool, device: torch.device
-) -> Tensor:
+def _pad_masks(ground_truth: GroundTruth, rows: int, size: tuple[int, int], context: bool) -> Tensor:
     """(B, N, height, width) bool over the padded batch."""
-    padded = torch.zeros(len(instances), rows, *size, dtype=torch.bool)
-    for image, entry in enumerate(instances):
-        if len(entry):
-            masks = _masks_of(entry)
+    padded = torch.zeros(len(ground_truth.counts), rows, *size, dtype=torch.bool)
+    for image, count in enumerate(ground_truth.counts):
+        if count:
+            masks = _masks_of(ground_truth, image)
             if isinstance(masks, PolygonMasks):
-                masks = BitMasks.from_polygon_masks(masks, *entry.image_size)
+                masks = BitMasks.from_polygon_masks(masks, *ground_truth.sizes[image])
             height, width = masks.tensor.shape[-2:]
-            padded[image, : len(entry), :height, :width] = masks.tensor
+            padded[image, :count, :height, :width] = masks.tensor
         if context:
-            padded[image, len(entry)] = True
-    return padded.to(device, non_blocking=True)
+            padded[image, count] = True
+    return padded.to(ground_truth.boxes.device, non_blocking=True)

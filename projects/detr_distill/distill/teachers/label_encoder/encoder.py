@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ....config.defaults import count_classes
+from ....config.keys import key
+from ....config.ranges import COUNT, NOT_NEGATIVE, ODD, PROPER_SHARE, Words
 from ....errors import ConfigError
-from ....iteration import current_iteration
+from ....iteration import needed_iteration
 from ....registry import TEACHER_REGISTRY
 from ....structures.regions import BoxRegions
-from ...classes import ClassMap
 from ...knowledge import Knowledge, SecondRun
-from ...students.base import StudentStep, feature_channels
+from ...side import MAPS
+from ...students.base import Student, StudentStep
+from ..base import Teacher
 from .descriptor import LabelDescriptor, Labels
 from .points import OUTPUT_WIDTH, NormalisedLinear, PointEncoder
 from .regions import MaskRegions, find_regions, write_through
@@ -28,98 +32,79 @@ from .regions import MaskRegions, find_regions, write_through
 logger = logging.getLogger(__name__)
 
 
-GUIDES = ("student", "label")
-
-
 MANY_CLASSES = 256
 
 
 @TEACHER_REGISTRY.register()
-class LabelEncoder(nn.Module):
+class LabelEncoder(Teacher):
     """Labels and appearances become maps like the student's, on which the student's own head detects.
 
     The labels are embedded (:class:`PointEncoder`), each object's appearance is read from the student's maps, attention
-    relates the two within an image, and what comes out is written back to the objects' places and refined. One set of
-    weights serves all levels. Source: LGD (2109.11496) [C]; SSSD (2303.05015) keeps it. No gradient of the distillation
-    loss enters it: it learns from the detection loss of the student's head on its maps.
-
-    Args:
-        in_features: the student's maps that are encoded; the head reads its own maps on others. channels: C.
-        descriptor: of the labels. num_heads: of the attention. guide: "student": appearances ask and labels answer;
-            "label": the reverse.
-        detach_appearance: keep this teacher's gradient from the student's maps. refinement_layers, refinement_kernel:
-            convolutions behind the written map. head_share: part of the batch's images, at least one, on which the
-            student's head reads these maps; they take turns. head_regions: part of the regions that a two-stage
-            head samples there. appearance_kernel: of the convolution before objects are read, cells. keep_label: add
-            each object's own label embedding to what attention tells it. head_learns: False lets these maps teach
-            the encoder alone and not the student's head.
+    relates the two within an image, and what comes out is written back to the objects' positions and refined. One
+    set of weights serves all levels. Source: LGD (2109.11496) [C]; SSSD (2303.05015) keeps it. No gradient of the
+    distillation loss enters it: it learns from the detection loss of the student's head on its maps. Args:
+    channels: C. descriptor: of the labels.
     """
 
-    classes: ClassMap | None = None
-    detector: nn.Module | None = None
+    in_features: tuple[str, ...] = key(
+        (),
+        "`LabelEncoder`: the student's maps that are encoded (`p3`, ...; `level0`, ... of a DETR); empty: all that its "
+        "head reads",
+    )
+    context: bool = key(True, "a row of the whole image behind each image's objects")
+    use_masks: bool = key(False, "objects are their masks instead of their boxes")
+    class_embedding: int = key(
+        0, "width of a learned vector for each class, for large label sets; 0: one-hot", NOT_NEGATIVE
+    )
+    num_heads: int = key(8, "heads of the attention between appearances and labels", COUNT)
+    guide: str = key("student", 'appearances ask and labels answer; `"label"`: the reverse', Words("student", "label"))
+    detach_appearance: bool = key(False, "keep the encoder's gradient from the student's maps")
+    refinement_layers: int = key(3, "convolutions behind the written map", NOT_NEGATIVE)
+    refinement_kernel: int = key(3, "their size, in cells", ODD)
+    head_share: float = key(
+        1.0,
+        "part of the batch's images, at least one, on which the student's head reads the encoder's maps; the images "
+        "take turns",
+        PROPER_SHARE,
+    )
+    head_regions: float = key(
+        1.0, "part of the regions that the head of a two-stage student samples on the encoder's maps", PROPER_SHARE
+    )
+    head_learns: bool = key(
+        True, "the student's head learns from the encoder's maps too; False: they teach the encoder alone"
+    )
+    appearance_kernel: int = key(3, "size of the convolution before objects are read, in cells", ODD)
+    keep_label: bool = key(
+        False,
+        "add an object's own label embedding to what attention tells it; for short trainings (docs/methods.md)",
+    )
 
     @configurable
-    def __init__(
-        self,
-        *,
-        in_features: list[str],
-        channels: int,
-        descriptor: LabelDescriptor,
-        num_heads: int = 8,
-        guide: str = "student",
-        detach_appearance: bool = False,
-        refinement_layers: int = 3,
-        refinement_kernel: int = 3,
-        head_share: float = 1.0,
-        head_regions: float = 1.0,
-        appearance_kernel: int = 3,
-        keep_label: bool = False,
-        head_learns: bool = True,
-    ):
-        super().__init__()
-        if guide not in GUIDES:
-            raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.GUIDE is '{guide}'. Known: {', '.join(GUIDES)}.")
-        if channels % num_heads:
+    def __init__(self, *, channels: int, descriptor: LabelDescriptor, **settings: Any):
+        super().__init__(**settings)
+        if channels % self.num_heads:
             raise ConfigError(
-                f"MODEL.DISTILL.LABEL_ENCODER.NUM_HEADS is {num_heads}, which does not divide the {channels} channels "
-                "of the student's maps. Choose a divisor."
+                f"MODEL.DISTILL.LABEL_ENCODER.NUM_HEADS is {self.num_heads}, which does not divide the {channels} "
+                "channels of the student's maps. Choose a divisor."
             )
-        self.in_features, self.guide, self.detach_appearance = in_features, guide, detach_appearance
-        self.head_share, self.head_regions, self.head_learns = head_share, head_regions, head_learns
-        self.keep_label = keep_label
-        self.feature_channels = dict.fromkeys(in_features, channels)
+        self.given_channels = dict.fromkeys(self.in_features, channels)
         self.descriptor = descriptor
         self.points = PointEncoder(descriptor.width)
         self.label_projection = NormalisedLinear(OUTPUT_WIDTH, channels)
-        self.appearance = nn.Conv2d(channels, channels, appearance_kernel, padding=appearance_kernel // 2)
-        self.relation = nn.MultiheadAttention(channels, num_heads, batch_first=True)
+        self.appearance = _same_size(channels, self.appearance_kernel)
+        self.relation = nn.MultiheadAttention(channels, self.num_heads, batch_first=True)
         self.object_projection = nn.Linear(channels, channels)
         self.context_projection = nn.Linear(channels, channels) if descriptor.context else None
-        self.write_convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.write_convolution = _same_size(channels, 3)
         self.refinement = nn.ModuleList(
-            nn.Conv2d(channels, channels, refinement_kernel, padding=refinement_kernel // 2)
-            for _ in range(refinement_layers)
+            _same_size(channels, self.refinement_kernel) for _ in range(self.refinement_layers)
         )
 
     @classmethod
-    def from_config(cls, cfg, student):
+    def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
         node = cfg.MODEL.DISTILL.LABEL_ENCODER
-        channels = feature_channels(student)
-        in_features = list(node.IN_FEATURES) or list(channels)
-        unknown = [name for name in in_features if name not in channels]
-        if unknown:
-            raise ConfigError(
-                f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES names {unknown}; the student's head reads {list(channels)}."
-            )
-        if len(set(in_features)) < len(in_features):
-            raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES is {in_features}. Name each map once.")
-        widths = {channels[name] for name in in_features}
-        if len(widths) > 1:
-            raise ConfigError(
-                f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES: the maps have {channels} channels; one encoder serves maps "
-                "of one width. Name maps of equal width."
-            )
-        num_classes = count_classes(cfg)[1]
+        in_features = _choose_maps(node.IN_FEATURES, student.feature_channels)
+        num_classes = student.num_classes
         if num_classes > MANY_CLASSES and not node.CLASS_EMBEDDING:
             logger.warning(
                 f"The label encoder reads {num_classes} classes as {num_classes} numbers, and its first transform has "
@@ -127,43 +112,42 @@ class LabelEncoder(nn.Module):
                 "MODEL.DISTILL.LABEL_ENCODER.CLASS_EMBEDDING 64 gives each class a learned vector instead."
             )
         return {
+            **cls.read_keys(cfg),
             "in_features": in_features,
-            "channels": widths.pop(),
+            "channels": student.feature_channels[in_features[0]],
             "descriptor": LabelDescriptor(num_classes, node.CONTEXT, node.CLASS_EMBEDDING, node.USE_MASKS),
-            "num_heads": node.NUM_HEADS,
-            "guide": node.GUIDE,
-            "detach_appearance": node.DETACH_APPEARANCE,
-            "refinement_layers": node.REFINEMENT_LAYERS,
-            "refinement_kernel": node.REFINEMENT_KERNEL,
-            "head_share": node.HEAD_SHARE,
-            "head_regions": node.HEAD_REGIONS,
-            "appearance_kernel": node.APPEARANCE_KERNEL,
-            "keep_label": node.KEEP_LABEL,
-            "head_learns": node.HEAD_LEARNS,
         }
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({MAPS})
 
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
         """The teacher's maps for a training step; they have the student's names, widths and sizes."""
+        assert step.ground_truth is not None
         maps = [step.features[name] for name in self.in_features]
         if self.detach_appearance:
             maps = [values.detach() for values in maps]
-        labels = self.descriptor(step, maps[0].device)
+        labels = self.descriptor(step.ground_truth, step.image_size)
         embedding = self.label_projection(self.points(labels.rows.to(maps[0].dtype), labels.valid))
         regions = [find_regions(labels, step.image_size, (x.shape[-2], x.shape[-1])) for x in maps]
         seen = [region.read(_norm(self.appearance(x)).relu_()) for region, x in zip(regions, maps, strict=True)]
         related = self._relate(torch.stack(seen), embedding, labels)
         taught = dict(zip(self.in_features, self._render(related, regions, labels), strict=True))
-        images = self._head_images(len(maps[0]))
+        images = self._head_images(len(maps[0]), step.iteration)
         return Knowledge(
             features=taught,
             second_run=SecondRun({**step.features, **taught}, images, self.head_regions, self.head_learns),
         )
 
-    def _head_images(self, images: int) -> slice:
+    def _head_images(self, images: int, iteration: int | None) -> slice:
         """The images whose turn it is; a last turn that is not full reads some of the one before again."""
         count = max(1, round(self.head_share * images))
         turns = math.ceil(images / count)
-        start = min(current_iteration() % turns * count, images - count)
+        if turns == 1:
+            return slice(0, images)
+        turn = needed_iteration(iteration, "MODEL.DISTILL.LABEL_ENCODER.HEAD_SHARE") % turns
+        start = min(turn * count, images - count)
         return slice(start, start + count)
 
     def _relate(self, appearance: Tensor, embedding: Tensor, labels: Labels) -> Tensor:
@@ -194,6 +178,32 @@ class LabelEncoder(nn.Module):
         for index, convolution in enumerate(self.refinement):
             values = _norm(convolution(values.relu_() if index else values))
         return values
+
+
+def _choose_maps(wanted: Sequence[str], channels: Mapping[str, int]) -> tuple[str, ...]:
+    """Names of the maps that are encoded, all of one width; all that there are where none is wanted.
+
+    Raises:
+        ConfigError: a map that the student's head does not read, one named twice, or widths that differ.
+    """
+    names = tuple(wanted) or tuple(channels)
+    unknown = [name for name in names if name not in channels]
+    if unknown:
+        raise ConfigError(
+            f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES names {unknown}; the student's head reads {list(channels)}."
+        )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES is {list(names)}. Name each map once.")
+    if len({channels[name] for name in names}) > 1:
+        raise ConfigError(
+            f"MODEL.DISTILL.LABEL_ENCODER.IN_FEATURES: the maps have {dict(channels)} channels; one encoder serves "
+            "maps of one width. Name maps of equal width."
+        )
+    return names
+
+
+def _same_size(channels: int, kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
 
 
 def _norm(values: Tensor) -> Tensor:

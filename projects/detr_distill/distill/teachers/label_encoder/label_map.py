@@ -5,30 +5,34 @@ Letters: B images, N objects an image, K classes, C channels.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from ....checkpoint.strict import load_part
-from ....config.defaults import count_classes
-from ....detr.preprocess import labels_of
+from ....config.keys import key
+from ....config.ranges import Range
 from ....errors import ConfigError
 from ....registry import TEACHER_REGISTRY
-from ...classes import ClassMap
+from ....structures import GroundTruth
 from ...knowledge import Knowledge, SecondRun
-from ...students.base import StudentStep, feature_channels
+from ...side import MAPS
+from ...students.base import Student, StudentStep
+from ..base import Teacher
 from ..configuration import find_weights
-from .descriptor import pad_boxes, pad_classes
 
 BLOCKS = (1, 2, 2, 1)  # of the stages of stride 4, 8, 16, 32 [C]
 
 
 @TEACHER_REGISTRY.register()
-class LabelMapEncoder(nn.Module):
+class LabelMapEncoder(Teacher):
     """Encodes a K-channel picture of the boxes into maps like the student's.
 
     Two trainings. In the first, without ``weights``, it learns beside a student whose head detects on its maps too; in
@@ -37,23 +41,25 @@ class LabelMapEncoder(nn.Module):
 
     Args:
         strides: the student's maps, name -> stride in pixels, a power of two from 4 on, fine to coarse. channels: C.
-        num_classes: K. width: channels of the stem; the last stage has sixteen times as many.
-        weights: checkpoint of the first training; empty in the first.
+        num_classes: K. weights: checkpoint of the first training; empty in the first.
     """
 
-    classes: ClassMap | None = None
-    detector: nn.Module | None = None
+    width: int = key(
+        128,
+        "`LabelMapEncoder`: channels of its stem; the last stage has sixteen times as many",
+        Range(2),  # the narrowest inner layer has half of it
+    )
 
     @configurable
     def __init__(
-        self, *, strides: dict[str, int], channels: int, num_classes: int, width: int = 128, weights: str = ""
+        self, *, strides: Mapping[str, int], channels: int, num_classes: int, weights: str = "", **settings: Any
     ):
-        super().__init__()
+        super().__init__(**settings)
         self.num_classes = num_classes
-        self.feature_channels = dict.fromkeys(strides, channels)
+        self.given_channels = dict.fromkeys(strides, channels)
         stages = {name: round(math.log2(stride)) - 2 for name, stride in strides.items()}
-        self.stem = nn.Conv2d(num_classes, width, 7, stride=2, padding=3)
-        widths = [width, *(2 * width * 2**stage for stage in range(1 + min(3, max(stages.values()))))]
+        self.stem = nn.Conv2d(num_classes, self.width, 7, stride=2, padding=3)
+        widths = [self.width, *(2 * self.width * 2**stage for stage in range(1 + min(3, max(stages.values()))))]
         self.stages = nn.ModuleList(
             _make_stage(a, b, count) for a, b, count in zip(widths[:-1], widths[1:], BLOCKS, strict=False)
         )
@@ -69,49 +75,48 @@ class LabelMapEncoder(nn.Module):
             self.requires_grad_(False)
 
     @classmethod
-    def from_config(cls, cfg, student):
-        node = cfg.MODEL.DISTILL
-        shapes = student.backbone.output_shape()
-        channels = feature_channels(student)
-        strides = {name: shapes[name].stride for name in channels if name in shapes}
+    def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
+        channels, strides = student.feature_channels, student.feature_strides
         if len(strides) < len(channels) or len(set(channels.values())) > 1 or not _are_pyramid(list(strides.values())):
             raise ConfigError(
                 f"MODEL.DISTILL.TEACHER.NAME is 'LabelMapEncoder', which makes a pyramid of maps of one width and of "
-                f"strides 4, 8, 16, ...; {type(student).__name__} reads {channels} with strides {strides}. Use "
+                f"strides 4, 8, 16, ...; {student.name} reads {dict(channels)} with strides {dict(strides)}. Use "
                 "'LabelEncoder'."
             )
         return {
+            **cls.read_keys(cfg),
             "strides": strides,
             "channels": next(iter(channels.values())),
-            "num_classes": count_classes(cfg)[1],
-            "width": node.LABEL_MAP_ENCODER.WIDTH,
-            "weights": find_weights(cfg) if node.TEACHER.WEIGHTS else "",
+            "num_classes": student.num_classes,
+            "weights": find_weights(cfg) if cfg.MODEL.DISTILL.TEACHER.WEIGHTS else "",
         }
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({MAPS})
 
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
         """The teacher's maps for a training step; they have the student's names, widths and sizes."""
-        device = next(iter(step.features.values())).device
+        assert step.ground_truth is not None
         with torch.set_grad_enabled(not self.frozen and torch.is_grad_enabled()):
-            taught = self._encode(self._draw(step, device))
+            taught = self._encode(self._draw(step.ground_truth.at_least_one(), step.image_size))
         if self.frozen:
             return Knowledge(features=taught)
         return Knowledge(features=taught, second_run=SecondRun({**step.features, **taught}))
 
-    def _draw(self, step: StudentStep, device: torch.device) -> Tensor:
+    def _draw(self, ground_truth: GroundTruth, image_size: tuple[int, int]) -> Tensor:
         """(B, K, height, width): in an object's channel 1 at its centre, falling to 1/2 at its border, 0 outside [C].
 
         The larger value counts where objects of a class overlap. While the encoder learns, objects are dimmed at
         random, half of them not at all [C].
         """
-        height, width = step.image_size
-        instances = labels_of(step.batched_inputs)
-        boxes, valid = pad_boxes(instances, device)
-        classes = pad_classes(instances, boxes.shape[1], 0, device)
+        height, width = image_size
+        boxes, valid, classes = ground_truth.corners_pixels, ground_truth.valid, ground_truth.labels
         brightness = valid.to(boxes.dtype)
         if not self.frozen:
             brightness = brightness * (2 * torch.rand_like(brightness)).clamp(max=1)
         centre, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
-        x, y = (torch.arange(size, device=device, dtype=boxes.dtype) for size in (width, height))
+        x, y = (torch.arange(size, device=boxes.device, dtype=boxes.dtype) for size in (width, height))
         across = 1 - ((x - centre[..., :1]) / extent[..., :1]).abs()  # (B, N, width)
         down = 1 - ((y - centre[..., 1:]) / extent[..., 1:]).abs()
         picture = boxes.new_zeros(len(boxes), self.num_classes, height, width)
@@ -160,8 +165,4 @@ def _make_stage(channels: int, out_channels: int, blocks: int) -> nn.Sequential:
 
 def _are_pyramid(strides: list[int]) -> bool:
     """Powers of two from 4 on, each twice the one before, one of them at most 32."""
-    return (
-        bool(strides)
-        and strides[0] in (4, 8, 16, 32)
-        and all(b == 2 * a for a, b in zip(strides[:-1], strides[1:], strict=True))
-    )
+    return bool(strides) and strides[0] in (4, 8, 16, 32) and all(b == 2 * a for a, b in itertools.pairwise(strides))

@@ -1,0 +1,1 @@
+"""The programs beside the training, one module each: ``python -m detr_distill.commands.NAME``, or tools/NAME.py."""

@@ -1,0 +1,102 @@
+"""Finds the weight of the distillation loss that gives it a wanted share of the total loss.
+
+    python tools/calibrate_lambda.py --config-file configs/sssd/faster_rcnn_r50.yaml --target-share 0.45
+
+Each trial trains the run's first iterations from the same start, in one process and without leaving anything behind.
+The last line is the key to put into the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import rich.progress
+from detectron2.config import CfgNode
+from rich.console import Console
+
+from ..config.build import build_config
+from ..config.ranges import COUNT, Range
+from ..engine.calibration import KEY, calibrate, measure_share
+from ..engine.device import choose_device
+from ..engine.launch import flags_first, prepare_datasets
+from ..engine.report import report_user_errors
+from ..errors import ConfigError
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command; a user's error ends it with status 1."""
+    parser = argument_parser()
+    arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
+    with report_user_errors():
+        weight = run(arguments, Console(stderr=True))
+        node, name = KEY.removeprefix("MODEL.DISTILL.").split(".")
+        # The key is a float, which a whole number in a file would not be.
+        print(f"MODEL: {{DISTILL: {{{node}: {{{name}: {float(f'{weight:.4g}')}}}}}}}")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, help="a distilling configuration with FeatureLoss")
+    parser.add_argument("--target-share", type=float, default=0.45, help="distillation losses / total loss")
+    parser.add_argument("--iterations", type=int, default=1000, help="of each trial")
+    parser.add_argument("--low", type=float, default=1.0, help="least weight")
+    parser.add_argument("--high", type=float, default=100.0, help="largest weight")
+    parser.add_argument("--tolerance", type=float, default=0.005, help="a share this near ends the search")
+    parser.add_argument("--probes", type=int, default=8, help="trials at most")
+    parser.add_argument("--num-gpus", type=int, choices=(0, 1), default=1, help="0: on the CPU")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the configuration")
+    parser.set_defaults(num_machines=1)
+    return parser
+
+
+def run(arguments: argparse.Namespace, console: Console) -> float:
+    """The weight that was found; the console shows the trials.
+
+    Raises:
+        ConfigError: a configuration whose weight cannot be looked for, or options out of range.
+    """
+    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
+    choose_device(cfg, arguments)
+    check(cfg, arguments)
+    prepare_datasets(cfg)
+
+    def measure(weight: float) -> float:
+        cfg.merge_from_list([KEY, weight])
+        with rich.progress.Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"weight {weight:.3g}", total=arguments.iterations)
+            share = measure_share(cfg, arguments.iterations, lambda _: progress.advance(task))
+        console.print(f"weight {weight:8.3f}   share {share:.3f}")
+        return share
+
+    weight, probes = calibrate(
+        measure, arguments.target_share, arguments.low, arguments.high, arguments.tolerance, arguments.probes
+    )
+    missed = min(abs(probe.share - arguments.target_share) for probe in probes)
+    if missed > arguments.tolerance:
+        console.print(
+            f"The nearest share is {missed:.3f} off, more than --tolerance {arguments.tolerance}: allow more "
+            f"--probes, or widen the range from --low {arguments.low} to --high {arguments.high}."
+        )
+    return weight
+
+
+def check(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """Raises ConfigError for a configuration without a weight to look for, or options out of range."""
+    node = cfg.MODEL.DISTILL
+    if cfg.MODEL.META_ARCHITECTURE != "DistillDetector" or "FeatureLoss" not in node.LOSSES:
+        raise ConfigError(f"--config-file {arguments.config_file} does not distil with FeatureLoss.")
+    if node.BALANCE.TARGET_SHARE:
+        raise ConfigError(
+            f"MODEL.DISTILL.BALANCE.TARGET_SHARE is {node.BALANCE.TARGET_SHARE}: the run steers the share by itself. "
+            "Set it to 0.0 to look for a weight."
+        )
+    if cfg.SEED < 0:
+        raise ConfigError("SEED is negative, so no two trials would start alike. Give a seed: SEED 1")
+    COUNT.check("--probes", arguments.probes)
+    Range(1, most=cfg.SOLVER.MAX_ITER).check("--iterations, the first of SOLVER.MAX_ITER,", arguments.iterations)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Takes the student out of a distilling run's checkpoint; the result loads in the plain detector."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..checkpoint.export import detecting_weights, save_weights
+from ..checkpoint.files import read_checkpoint
+from ..engine.report import report_user_errors
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command; a user's error ends it with status 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", required=True, help="checkpoint of a run, such as OUTPUT_DIR/model_final.pth")
+    parser.add_argument("--output", required=True, help="file to write; its suffix decides: .pth or .safetensors")
+    arguments = parser.parse_args(argv)
+    with report_user_errors():
+        weights = detecting_weights(read_checkpoint(arguments.weights)["model"])
+        save_weights(weights, arguments.output)
+        print(f"{arguments.output}: {len(weights)} tensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Draws what a trained model sees: its detections and, with a teacher, query pairs and attention maps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+
+from ..checkpoint import SafeCheckpointer
+from ..data.records import load_records
+from ..distill import DistillDetector
+from ..distill.matchers.adaptive import AdaptiveMatcher
+from ..distill.students import student_of
+from ..engine import DistillTrainer, build_config
+from ..engine.device import choose_device
+from ..engine.launch import prepare_datasets
+from ..engine.report import report_user_errors
+from ..errors import ConfigError
+from ..visualization import Sample, load_samples, views_of, write_gallery
+from ..visualization.gallery import SCORE, SURE
+
+IMAGES = 4
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command: writes the pictures and prints their paths; a user's error ends it with status 1."""
+    arguments = argument_parser().parse_args(argv)
+    with report_user_errors():
+        for file in run(arguments):
+            print(file)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the configuration of the training")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of it")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--images", type=int, default=IMAGES, help=f"first images of DATASETS.TEST (default {IMAGES})")
+    chosen.add_argument("--image", nargs="+", metavar="FILE", help="image files instead")
+    parser.add_argument("--score", type=float, default=SCORE, help=f"lowest score of a detection (default {SCORE})")
+    parser.add_argument("--sure", type=float, default=SURE, help=f"lowest score of a teacher's query (default {SURE})")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> list[Path]:
+    """Writes the pictures; returns their paths.
+
+    Raises:
+        DetrDistillError: a configuration, checkpoint or image that cannot be used.
+    """
+    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
+    choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
+    cfg.freeze()
+    prepare_datasets(cfg)
+    model = DistillTrainer.build_model(cfg).eval()
+    SafeCheckpointer(model).load_complete(arguments.weights)
+    views = views_of(cfg, model)
+    teacher = next((view for view in views if view.name == "teacher"), None)
+    matcher = None
+    if teacher is not None and isinstance(model, DistillDetector):
+        matcher = AdaptiveMatcher(cfg, student_of(model.student), model.teacher)
+    students = [view for view in views if view is not teacher]
+    samples = choose_samples(cfg, arguments)
+    return write_gallery(
+        arguments.output, samples, students, teacher, matcher, score=arguments.score, sure=arguments.sure
+    )
+
+
+def choose_samples(cfg: CfgNode, arguments: argparse.Namespace) -> list[Sample]:
+    """The files that ``--image`` names, or the first images of the test set.
+
+    Raises:
+        ConfigError: no test set, or no image wanted of it. DataError: an image cannot be read.
+    """
+    if arguments.image:
+        return load_samples(cfg, [{"file_name": file} for file in arguments.image])
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty. Name a dataset there, or give images with --image.")
+    if arguments.images < 1:
+        raise ConfigError(f"--images is {arguments.images}; it must be 1 or more.")
+    return load_samples(cfg, load_records(cfg, cfg.DATASETS.TEST[0])[: arguments.images])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""``python -m detr_distill.demo``, from a checkout or an installed package."""
+
+from . import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Trains a small student without and with a teacher, compares the two, and draws what they learned. CPU, minutes.
+
+Real handwritten digits, the shipped teacher, the same iterations, seed and learning rate for both students. Writes
+``results.json`` and four pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from rich.console import Console
+
+from ..checkpoint.files import write_atomically
+from ..config.files import SHIPPED
+from ..data.records import load_records
+from ..distill.matchers.adaptive import AdaptiveMatcher
+from ..distill.students import student_of
+from ..engine.launch import prepare_datasets
+from ..engine.report import report_user_errors
+from ..engine.run_folder import move_aside
+from ..visualization import View, load_samples, pictures, views_of, write_gallery
+from .console import METRICS, results_table
+from .settings import check_comparable, configure, configure_teacher
+from .trainer import DemoTrainer, evaluate_teacher, train
+
+OUTPUT = "output/demo"
+# Such small tensors gain little from a second thread, and when another program holds one of the cores, waiting for it
+# makes every step tens of times slower.
+THREADS = 1
+SAMPLES = 6
+MOST_ROWS = 4  # of predictions.png
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command; a user's error ends it with status 1."""
+    arguments = argument_parser().parse_args(argv)
+    with report_user_errors():
+        torch.set_num_threads(THREADS)
+        run(arguments, Console(width=None if Console().is_terminal else 120))
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default=OUTPUT, help=f"folder of everything that is written (default {OUTPUT})")
+    parser.add_argument("--iterations", type=int, help="of both trainings, instead of SOLVER.MAX_ITER")
+    parser.add_argument("--seed", type=int, help="of both trainings, instead of SEED")
+    digits = SHIPPED / "configs" / "digits"
+    parser.add_argument("--student-config", default=str(digits / "conditional_student.yaml"), metavar="FILE")
+    parser.add_argument("--distilled-config", default=str(digits / "d3etr_conditional.yaml"), metavar="FILE")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of both configurations")
+    return parser
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """The whole demonstration.
+
+    Raises:
+        ConfigError: the teacher's weights are missing, or the two configurations cannot be compared.
+    """
+    output = Path(arguments.output)
+    student_cfg = configure(arguments.student_config, "student", arguments)
+    distilled_cfg = configure(arguments.distilled_config, "distilled", arguments)
+    check_comparable(student_cfg, distilled_cfg)
+    teacher_cfg = configure_teacher(distilled_cfg, output / "teacher")
+    start_afresh(output)
+
+    console.print(describe(student_cfg), highlight=False, soft_wrap=True)
+    prepare_datasets(student_cfg)
+    teacher = evaluate_teacher(teacher_cfg, console)
+    student, distilled = train(student_cfg, "student", console), train(distilled_cfg, "distilled", console)
+
+    results = {
+        "teacher": summarise(teacher, distilled.model.teacher.detector, teacher_cfg.SOLVER.MAX_ITER, None),
+        "student": summarise(student.results, student.model, student.max_iter, student.seconds),
+        "distilled": summarise(distilled.results, distilled.model.student, distilled.max_iter, distilled.seconds),
+        "seed": student_cfg.SEED,
+        "learning_rate": student_cfg.SOLVER.BASE_LR,
+    }
+    # Before the pictures: should drawing fail, minutes of training are not lost.
+    write_atomically(output / "results.json", lambda file: file.write(json.dumps(results, indent=2).encode()))
+    files = draw(output, student, distilled, results)
+    console.print(results_table(results, f"Box AP on {', '.join(student_cfg.DATASETS.TEST)}"))
+    console.print(f"Written: {output / 'results.json'}, {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+
+
+def start_afresh(output: Path) -> None:
+    """Makes room for new runs: the demo's own folder is emptied; of a folder that a user chose, runs are renamed."""
+    remove = shutil.rmtree if output.resolve() == Path(OUTPUT).resolve() else move_aside
+    for name in ("teacher", "student", "distilled"):
+        if (output / name).exists():
+            remove(output / name)
+    (output / "results.json").unlink(missing_ok=True)  # results must never stand beside another run's pictures
+
+
+def describe(cfg: CfgNode) -> str:
+    """What is equal for both students."""
+    return (
+        f"Both students train for {cfg.SOLVER.MAX_ITER} iterations with seed {cfg.SEED} and learning rate "
+        f"{cfg.SOLVER.BASE_LR:g}, the best of several tried for the plain one (docs/benchmarks.md)."
+    )
+
+
+def summarise(metrics: dict, model: torch.nn.Module, iterations: int, seconds: float | None) -> dict:
+    """One model's entry in ``results.json``; ``seconds`` of training, None when it was not trained here."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    values = {metric: metrics["bbox"][metric] for metric in METRICS}
+    return {**values, "params": parameters, "iterations": iterations, "seconds": seconds}
+
+
+def draw(output: Path, student: DemoTrainer, distilled: DemoTrainer, results: dict) -> list[Path]:
+    """Four pictures: the first images of the test set, so that nothing is picked; and the curves."""
+    cfg, model = distilled.cfg, distilled.model
+    samples = load_samples(cfg, load_records(cfg, cfg.DATASETS.TEST[0])[:SAMPLES])
+    (own, teacher), (plain,) = views_of(cfg, model), views_of(student.cfg, student.model)
+    students = [View("student", plain.detector, plain.classes), View("distilled", own.detector, own.classes)]
+    matcher = AdaptiveMatcher(cfg, student_of(model.student), model.teacher)
+    files = write_gallery(output, samples, students, teacher, matcher, most_rows=MOST_ROWS)
+    curves = {trainer.name: trainer.curve for trainer in (student, distilled)}
+    figure = pictures.ap_over_iterations(curves, results["teacher"]["AP"], cfg.DATASETS.TEST[0])
+    pictures.save(figure, output / "ap_over_iterations.png")
+    return [*files, output / "ap_over_iterations.png"]

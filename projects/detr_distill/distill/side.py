@@ -1,0 +1,103 @@
+"""What a student or a teacher can give: asked by matchers and losses when they are built, never by its class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ..detr.queries.base import Queries
+
+# What a side gives; the words stand in messages. Attention and predictions, which are kept only where somebody asks
+# for them, are named in structures/.
+MAPS = "feature maps"
+MEMORY = "an encoder's memory"
+QUERIES = "queries"
+HIDDEN = "hidden states"
+ASSIGNMENT = "an assignment of its own queries to objects"
+ONE_TO_ONE = "one prediction an object"
+
+
+class Side:
+    """A student or a teacher, as the other parts see it. A subclass overrides what it gives."""
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Of the above and of what decoders capture."""
+        return frozenset()
+
+    @property
+    def name(self) -> str:
+        """Of the network, for messages."""
+        return type(self).__name__
+
+    @property
+    def part(self) -> str:
+        """Name of the part that has or lacks attention, for messages."""
+        return self.name
+
+    @property
+    def queries(self) -> Queries | None:
+        """Its own; None where it has none."""
+        return None
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of its decoder, 1 without one."""
+        return 1
+
+    @property
+    def feature_channels(self) -> Mapping[str, int]:
+        """Channels of the maps that its head reads, by name."""
+        return {}
+
+    @property
+    def memory_channels(self) -> Mapping[str, int]:
+        """Channels of the encoder's output, ``memory0``, ``memory1``, ..."""
+        return {}
+
+    @property
+    def map_channels(self) -> Mapping[str, int]:
+        """Channels of all maps that a loss may name."""
+        return {**self.feature_channels, **self.memory_channels}
+
+    def read_projection(self) -> nn.Module | None:
+        """What a query reads of a token of the memory in the last layer; None where nothing is known."""
+        return None
+
+
+class ReadThrough(Side):
+    """Gives what another side gives.
+
+    Attributes:
+        reader: that side.
+    """
+
+    reader: Side
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return self.reader.gives
+
+    @property
+    def part(self) -> str:
+        return self.reader.part
+
+    @property
+    def queries(self) -> Queries | None:
+        return self.reader.queries
+
+    @property
+    def num_layers(self) -> int:
+        return self.reader.num_layers
+
+    @property
+    def feature_channels(self) -> Mapping[str, int]:
+        return self.reader.feature_channels
+
+    @property
+    def memory_channels(self) -> Mapping[str, int]:
+        return self.reader.memory_channels
+
+    def read_projection(self) -> nn.Module | None:
+        return self.reader.read_projection()

@@ -1,0 +1,207 @@
+"""Matchers: pairs follow a permuted teacher, its assignment is the one used, unequal counts pair what they can."""
+
+from __future__ import annotations
+
+from detr_distill.detr.supervision.assignment import Cost, solve_assignments
+from detr_distill.distill.classes import match_classes
+from detr_distill.distill.matchers.layer_pairs import pair_layers, take_layers
+from detr_distill.distill.students.base import StudentStep, run_student, start_student
+from detr_distill.errors import ConfigError
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from helpers.builders import make_inputs, small_cfg
+from scipy.optimize import linear_sum_assignment
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def step_parts(model, inputs):
+    """Knowledge, student output and matches of one step."""
+    knowledge = model.teacher(StudentStep(inputs), model.capture)
+    matchers = list(model.matchers.values())
+    groups = [group for matcher in matchers for group in matcher.extra_groups(knowledge, len(inputs))]
+    student = run_student(model.student, start_student(model.student, inputs), groups, model.capture)
+    costs = [matcher.cost(student, knowledge) for matcher in matchers]
+    pairs = solve_assignments(student.costs + [cost for cost in costs if cost is not None])
+    solved = iter(pairs[len(student.costs) :])
+    matches = {
+        matcher.name: matcher(student, knowledge, None if cost is None else next(solved))
+        for matcher, cost in zip(matchers, costs, strict=True)
+    }
+    return knowledge, student, groups, pairs, matches
+
+
+def test_adaptive_matching_undoes_a_permutation(build_distiller, equal_teacher, inputs):
+    model = build_distiller(equal_teacher, MODEL__DISTILL__MATCHERS=["AdaptiveMatcher"]).eval()
+    model.student.load_state_dict(model.teacher.detector.state_dict())
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
+    position = model.teacher.detector.queries.position
+    position.weight.data = position.weight.data[order]
+    _, _, _, _, matches = step_parts(model, inputs)
+    pairs = matches["adaptive"].pairs
+    inverse = torch.argsort(order)
+    assert torch.equal(pairs.query, torch.arange(7).expand(2, 2, 7))
+    assert torch.equal(pairs.target, inverse.expand(2, 2, 7))
+
+
+def test_adaptive_cost_by_hand(build_distiller, wide_teacher, inputs):
+    model = build_distiller(wide_teacher, MODEL__DISTILL__MATCHERS=["AdaptiveMatcher"])
+    knowledge, student, _, _, _ = step_parts(model, inputs)
+    cost = model.matchers["AdaptiveMatcher"].cost(student, knowledge)
+    layer, image, query, target = 0, 1, 3, 8
+    own, teacher = student.outputs["own"], knowledge.output
+    teacher_layer = pair_layers(2, 3, "aligned")[layer]
+    soft = teacher.logits[teacher_layer, image, target].sigmoid()
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        own.logits[layer, image, query], soft, reduction="sum"
+    )
+    pred, goal = own.boxes[layer, image, query], teacher.boxes[teacher_layer, image, target]
+    from detr_distill.detr.boxes import to_corners
+
+    from torchvision.ops import generalized_box_iou
+
+    giou = generalized_box_iou(to_corners(pred)[None], to_corners(goal)[None])[0, 0]
+    expected = entropy + 5 * (pred - goal).abs().sum() - 2 * giou
+    assert cost.values.shape == (2, 2, 7, 9)
+    assert torch.allclose(cost.values[layer, image, query, target], expected.detach(), atol=1e-4)
+
+
+def test_rectangular_matching_pairs_the_smaller_side(build_distiller, save_teacher, inputs):
+    for queries in (3, 9):
+        model = build_distiller(save_teacher(MODEL__DETR__NUM_QUERIES=queries))
+        *_, matches = step_parts(model, inputs)
+        pairs = matches["adaptive"].pairs
+        assert pairs.query.shape == (2, 2, min(queries, 7)) and pairs.weight.min() == 1
+        for index in (pairs.query, pairs.target):
+            assert all(len(set(row)) == len(row) for row in index.flatten(0, 1).tolist()), "each query at most once"
+        fixed = matches["fixed"].pairs
+        assert torch.equal(fixed.query, fixed.target) and fixed.query.shape == (2, 2, queries)
+
+
+def test_teacher_assignment_is_the_one_used(build_distiller, wide_teacher, inputs):
+    """The last layer of the fixed group has the teacher's own Hungarian assignment, the other layers their own."""
+    model = build_distiller(wide_teacher, MODEL__DISTILL__MATCHERS=["FixedMatcher"])
+    knowledge, student, groups, pairs, _ = step_parts(model, inputs)
+    teacher, fixed = model.teacher.detector, pairs[1]
+    images = teacher.preprocess(inputs)
+    cost = teacher.criterion.matcher(knowledge.output, teacher.targets(inputs, images))
+    own_cost = model.student.criterion.matcher(student.outputs["fixed"], model.student.targets(inputs, images))
+    differs = False
+    for image, entry in enumerate(inputs):
+        count = len(entry["instances"])
+        for layer, expected in ((1, cost[2]), (0, own_cost[0])):
+            rows, columns = linear_sum_assignment(expected[image, :, :count].numpy())
+            assert fixed.query[layer, image, :count].tolist() == rows.tolist()
+            assert fixed.target[layer, image, :count].tolist() == columns.tolist()
+        free_rows, _ = linear_sum_assignment(own_cost[1, image, :, :count].detach().numpy())
+        differs |= free_rows.tolist() != fixed.query[1, image, :count].tolist()
+    assert differs, "the test must be able to tell the teacher's assignment from the group's own"
+
+
+def test_teacher_assignment_reaches_the_loss(build_distiller, wide_teacher, inputs):
+    """Another teacher assignment gives another loss on the last layer of the fixed group and nowhere else."""
+    model = build_distiller(
+        wide_teacher, MODEL__DISTILL__MATCHERS=["FixedMatcher"], MODEL__DISTILL__LOSSES=["PredictionLoss"]
+    )
+    before = model(inputs)
+    original = model.teacher.forward
+
+    def reversed_assignment(*args):
+        knowledge = original(*args)
+        knowledge.label_cost = -knowledge.label_cost
+        return knowledge
+
+    model.teacher.forward = reversed_assignment
+    after = model(inputs)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"loss_class_fixed", "loss_box_fixed", "loss_giou_fixed"}
+
+
+def test_assignment_on_all_layers_or_none(build_distiller, wide_teacher, inputs):
+    for choice, layers in (("all", {0, 1}), ("none", set()), ("last", {1})):
+        model = build_distiller(wide_teacher, MODEL__DISTILL__FIXED_MATCHER__TEACHER_ASSIGNMENT=choice)
+        knowledge = model.teacher(StudentStep(inputs), frozenset())
+        (group,) = model.matchers["FixedMatcher"].extra_groups(knowledge, 2)
+        assert set(group.forced_cost) == layers
+
+
+def test_fixed_group_is_the_teachers_queries(build_distiller, equal_teacher, wide_teacher, inputs):
+    model = build_distiller(equal_teacher)
+    knowledge = model.teacher(StudentStep(inputs), frozenset())
+    (group,) = model.matchers["FixedMatcher"].extra_groups(knowledge, 2)
+    assert torch.equal(group.position[0], model.teacher.detector.queries.position.weight)
+    assert not list(model.matchers["FixedMatcher"].parameters()), "equal widths need no projection"
+    wide = build_distiller(wide_teacher)
+    (group,) = wide.matchers["FixedMatcher"].extra_groups(wide.teacher(StudentStep(inputs), frozenset()), 2)
+    assert group.content.shape == group.position.shape == (2, 9, 16) and group.content.abs().max() == 0
+
+
+def test_layer_map():
+    assert pair_layers(6, 6, "aligned") == (0, 1, 2, 3, 4, 5)
+    assert pair_layers(3, 6, "aligned") == (1, 3, 5)
+    assert pair_layers(6, 3, "aligned") == (0, 0, 1, 1, 2, 2)
+    assert pair_layers(2, 3, "aligned") == (1, 2)
+    assert pair_layers(1, 6, "aligned") == (5,)
+    assert pair_layers(3, 6, "last") == (5, 5, 5)
+    values = torch.arange(3.0)[:, None]
+    assert take_layers(values, (0, 1, 2)) is values
+    assert take_layers(values, (1, 2)).flatten().tolist() == [1, 2]
+    assert take_layers(values, (2, 2, 0)).flatten().tolist() == [2, 2, 0]
+
+
+class Operations(TorchDispatchMode):
+    """Names of the tensor operations that run inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.append(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_no_index_list_is_copied_in_a_step():
+    """A list as an index becomes a new tensor, on a GPU by a copy that waits; these use tensors already there."""
+    classes = match_classes(["cat", "bird", "dog"], ["tree", "dog", "cat"], 3, 3)
+    values, labels = torch.randn(3, 4, 3, requires_grad=True), torch.tensor([[0, 1], [2, 2]])
+
+    def use():
+        chosen = classes.select_student(values), classes.select_teacher(values), take_layers(values, (1, 2))
+        return *chosen, classes.teacher_labels(labels)
+
+    with torch.inference_mode():  # what is kept from here must serve a training step too
+        use()
+    with Operations() as operations:
+        student, teacher, layers, teacher_labels = use()
+    assert operations.names == ["index_select", "index_select", "select", "select", "stack", "index"]
+    assert torch.equal(student, values[..., [0, 2]]) and torch.equal(teacher, values[..., [2, 1]])
+    assert torch.equal(layers, values[[1, 2]]) and teacher_labels.tolist() == [[2, -1], [1, 1]]
+    student.sum().backward()
+    assert values.grad.sum((0, 1)).tolist() == [12, 0, 12]
+
+
+def test_batched_adaptive_matching_equals_single(build_distiller, equal_teacher):
+    model = build_distiller(equal_teacher, MODEL__DISTILL__MATCHERS=["AdaptiveMatcher"]).eval()
+    inputs = make_inputs(sizes=((48, 48), (48, 48)))
+    _, student, _, _, matches = step_parts(model, inputs)
+    cost = model.matchers["AdaptiveMatcher"].cost(student, model.teacher(StudentStep(inputs), model.capture))
+    for image in range(2):
+        (alone,) = solve_assignments([Cost("one", cost.values[:, image : image + 1], [7])])
+        assert torch.equal(alone.target[:, 0], matches["adaptive"].pairs.target[:, image])
+
+
+@pytest.mark.parametrize(
+    ("matcher", "losses", "message"),
+    [
+        ("AdaptiveMatcher", ["PredictionLoss"], "AdaptiveMatcher pairs predictions, and .* LabelEncoder makes none"),
+        ("AdaptiveMatcher", ["AttentionLoss"], "AdaptiveMatcher pairs predictions, and .* LabelEncoder makes none"),
+        ("FixedMatcher", ["PredictionLoss"], "found LabelEncoder"),
+    ],
+)
+def test_a_teacher_without_predictions_pairs_nothing(matcher, losses, message):
+    keys = {"META_ARCHITECTURE": "DistillDetector", "DISTILL__TEACHER__NAME": "LabelEncoder"}
+    keys |= {"DISTILL__MATCHERS": [matcher], "DISTILL__LOSSES": losses}
+    with pytest.raises(ConfigError, match=message):
+        build_model(small_cfg(**{f"MODEL__{key}": value for key, value in keys.items()}))

@@ -1,0 +1,73 @@
+"""From labels to embeddings by hand: the descriptor's rows, their own matrices, and the encoder of an image's rows."""
+
+from __future__ import annotations
+
+from detr_distill.distill.students.base import StudentStep
+from detr_distill.distill.teachers.label_encoder.descriptor import LabelDescriptor
+from detr_distill.distill.teachers.label_encoder.points import PointEncoder, TransformNetwork
+from detr_distill.distill.teachers.label_encoder.regions import MaskRegions
+from detr_distill.errors import ConfigError
+
+import pytest
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+from helpers.builders import randomise
+
+DEVICE = torch.device("cpu")
+
+
+def labels_of(boxes, classes, size=(64, 96), masks=None) -> dict:
+    instances = Instances(
+        size, gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=torch.tensor(classes).long()
+    )
+    if masks is not None:
+        instances.gt_masks = masks
+    return {"instances": instances}
+
+
+def test_descriptor_rows_by_hand():
+    step = StudentStep([labels_of([[24.0, 16, 48, 64]], [1]), labels_of([], [])], {}, (64, 96))
+    labels = LabelDescriptor(num_classes=3, context=True, class_embedding=0, use_masks=False)(step, DEVICE)
+    expected = torch.tensor(
+        [
+            [[-0.5, -0.5, 0.0, 1.0, -1, 1, -1], [-1, -1, 1, 1, -1, -1, -1]],
+            [[-1.0, -1, 1, 1, -1, -1, -1], [-1, -1, -1, -1, -1, -1, -1]],
+        ]
+    )
+    assert torch.allclose(labels.rows, expected)
+    assert labels.valid.tolist() == [[True, True], [True, False]]
+    assert labels.is_context.tolist() == [[False, True], [True, False]]
+
+
+def test_descriptor_with_masks_and_class_embedding():
+    mask = torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[:, 16:64, 24:36] = True  # the left half of the box
+    step = StudentStep([labels_of([[24.0, 16, 48, 64]], [1], masks=BitMasks(mask))], {}, (64, 96))
+    descriptor = LabelDescriptor(num_classes=3, context=False, class_embedding=5, use_masks=True)
+    labels = descriptor(step, DEVICE)
+    assert labels.rows.shape == (1, 1, descriptor.width) and descriptor.width == 4 + 5 + 49
+    crop = labels.rows[0, 0, 9:].view(7, 7)
+    assert (crop[:, :3] == 1).all() and (crop[:, 4:] == -1).all()
+    assert labels.masks.shape == (1, 1, 64, 96)
+    assert MaskRegions(labels.masks, (8, 12)).cells[0, 0].view(8, 12)[2:, 3:4].all()
+    with pytest.raises(ConfigError, match="gt_masks"):
+        descriptor(StudentStep([labels_of([[0.0, 0, 9, 9]], [0])], {}, (64, 96)), DEVICE)
+
+
+def test_transform_is_each_rows_own_matrix():
+    network = randomise(TransformNetwork(6))
+    rows = torch.randn(2, 3, 6)
+    matrices = network.matrix(network.layers(rows)).view(2, 3, 6, 6)
+    expected = torch.stack([torch.stack([row @ m for row, m in zip(r, ms)]) for r, ms in zip(rows, matrices)])  # noqa: B905
+    assert torch.allclose(network(rows), expected, atol=1e-5)
+
+
+def test_point_encoder_ignores_padding_and_order():
+    encoder = randomise(PointEncoder(7)).eval()
+    rows, valid = torch.randn(1, 3, 7), torch.tensor([[True, True, False]])
+    alone = encoder(rows[:, :2], valid[:, :2])
+    assert torch.allclose(encoder(rows, valid)[:, :2], alone, atol=1e-5)
+    turned = encoder(rows[:, [1, 0]], valid[:, :2])
+    assert torch.allclose(turned[:, [1, 0]], alone, atol=1e-5)
+    assert not torch.allclose(encoder(rows, torch.ones_like(valid))[:, :2], alone, atol=1e-4), "rows of an image meet"
+    assert encoder(rows, torch.zeros_like(valid)).isfinite().all()

@@ -1,0 +1,52 @@
+"""What each process of ``test_distributed`` does; a module of its own, so that a spawned process can import it."""
+
+import detr_distill  # noqa: F401  # isort: skip  (before detectron2: its repairs)
+
+import os
+
+from detr_distill.engine.step import StepTrainer
+from detr_distill.errors import NonFiniteError
+
+import torch
+import torch.distributed
+from detectron2.utils.events import EventStorage
+from helpers.engine.toy import ToyDetector
+from torch.nn.parallel import DistributedDataParallel
+
+WORLD = 2
+
+
+def batch_of(rank: int, number: int, bad: bool = False) -> list[dict]:
+    images = torch.randn(4, 4, generator=torch.Generator().manual_seed(100 * rank + number))
+    if bad:
+        images[1] = float("inf")
+    return [{"image": image, "image_id": 100 * rank + k, "file_name": "x.jpg"} for k, image in enumerate(images)]
+
+
+def work(rank: int, folder: str) -> None:
+    """Step 0 on good data, step 1 with an infinite image on rank 1 alone."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=WORLD)
+    torch.manual_seed(0)
+    model = ToyDetector()
+    model.norm = torch.nn.Identity()
+    model.dropout = torch.nn.Identity()
+    batches = [batch_of(rank, number, bad=number == 3 and rank == 1) for number in range(4)]
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    trainer = StepTrainer(wrapped, batches, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=2)
+    result = {}
+    with EventStorage(0) as storage:
+        trainer.iter = 0
+        trainer.run_step()
+        result["weight"] = model.head.weight.detach().clone()
+        result["metrics"] = {key: value for key, (value, _) in storage.latest().items()}
+        trainer.iter = 1
+        try:
+            trainer.run_step()
+        except NonFiniteError as error:
+            result["error"] = str(error)
+        result["unchanged"] = torch.equal(result["weight"], model.head.weight)
+    torch.save(result, f"{folder}/{rank}.pth")
+    torch.distributed.barrier()
+    # Gloo's threads now and then abort while the interpreter takes a process down; there is nothing left to take down.
+    os._exit(0)

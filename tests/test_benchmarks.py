@@ -1,0 +1,81 @@
+"""Benchmarks start in both ways, and every result says which commit it was measured at."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import common
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = sorted(
+    file.stem for file in (ROOT / "benchmarks").glob("*.py") if 'if __name__ == "__main__"' in file.read_text()
+)
+# Runs the module of its argument as python benchmarks/NAME.py does, where neither detectron2 nor rich can be imported.
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(("detectron2", "fvcore", "rich")))
+sys.path.insert(0, "benchmarks")
+import torch
+import deformable_attention as benchmark
+
+arguments = benchmark.make_arguments("decoder", 1, torch.float32, "cpu")
+print(tuple(benchmark.load_forms()["pytorch"](arguments[0], benchmark.SHAPES, *arguments[1:]).shape))
+"""
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_benchmark_starts_as_a_module(name, monkeypatch, capsys):
+    if name == "peer_transformers":
+        pytest.importorskip("transformers")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert done.value.code == 0 and "--json" in capsys.readouterr().out
+
+
+def test_deformable_attention_starts_as_a_file_and_without_detectron2():
+    pytest.importorskip("triton")
+    command = [sys.executable, "-W", "ignore", "-c", ALONE]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "(1, 300, 256)", result.stderr
+
+
+def test_a_result_is_written_with_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "COMMIT", "abc-dirty")
+    common.write_result(tmp_path / "new" / "result.json", {"ratio": 1.5})
+    assert json.loads((tmp_path / "new" / "result.json").read_text()) == {"commit": "abc-dirty", "ratio": 1.5}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_changed_checkout_is_told_from_its_commit(tmp_path):
+    assert common.current_commit(tmp_path) == "unknown"
+
+    def git(*arguments: str) -> None:
+        settings = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *settings, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "code.py").write_text("1\n")
+    results = tmp_path / common.RESULTS
+    results.mkdir(parents=True)
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = common.current_commit(tmp_path)
+    assert re.fullmatch(r"[0-9a-f]{40}", commit)
+    (results / "result.json").write_text("{}")  # what a benchmark writes says nothing about the code
+    assert common.current_commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("2\n")
+    assert common.current_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_the_stored_results_name_their_commits():
+    for file in (ROOT / "benchmarks" / "results").glob("*.json"):
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", json.loads(file.read_text())["commit"]), file.name
