@@ -36,9 +36,9 @@ def dense_output(
     Args:
         predictions: of the head: class logits and box deltas of each level. features: that it read.
     """
-    split = detector._transpose_dense_predictions(predictions[:2], [detector.num_classes, 4])  # type: ignore[list-item]
+    split = detector._transpose_dense_predictions(predictions[:2], [detector.num_classes, 4])
     logits, deltas = (torch.cat(levels, dim=1) for levels in split)
-    anchors: Any = detector.anchor_generator(features)  # type: ignore[operator]
+    anchors: Any = detector.anchor_generator(features)
     places = Boxes.cat(anchors).tensor.repeat(len(logits), 1)
     transform: Any = detector.box2box_transform
     boxes = transform.apply_deltas(deltas.flatten(0, 1).float(), places).view(deltas.shape)
@@ -46,7 +46,9 @@ def dense_output(
     return one_layer(logits, to_centres(boxes / size[:, None]), "sigmoid")
 
 
-def region_output(predictor: FastRCNNOutputLayers, scores: Tensor, deltas: Tensor, regions: list[Instances]):
+def region_output(
+    predictor: FastRCNNOutputLayers, scores: Tensor, deltas: Tensor, regions: list[Instances]
+) -> DecoderOutput:
     """What Fast R-CNN's head says of the regions that it was trained on in this step, as a decoder output.
 
     Where it has a box for every class, that of its own best class is taken [R].

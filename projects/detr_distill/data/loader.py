@@ -155,7 +155,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, batch_size: int = 1) -> T
 def _load(dataset: SeededDataset, batches: Iterable[list[Place]], workers: int, pin_memory: bool) -> Iterator[Any]:
     loader = DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # torch asks for any iterable of lists
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -106,7 +107,7 @@ class StepTrainer(SimpleTrainer):
                 totals[key] = totals[key] + share if key in totals else share
         return totals
 
-    def _forward(self, batch) -> dict[str, Tensor]:
+    def _forward(self, batch: Any) -> dict[str, Tensor]:
         try:
             with self.precision.autocast():
                 losses = self.model(batch)

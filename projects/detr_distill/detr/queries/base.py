@@ -72,7 +72,7 @@ class Queries(Plugin):
 
     @classmethod
     def extra(cls, cfg: CfgNode, count: int) -> Queries:
-        """Further queries of the detector's kind for a training group: a second instance of the class with ``count``."""
+        """A module for ``count`` queries beside the detector's own, of their kind: a second instance of the class."""
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.DETR.NUM_QUERIES = count
