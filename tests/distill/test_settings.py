@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from helpers.builders import small_cfg
 
 SECTIONS = ("MODEL.DISTILL", "MODEL.DETR")
-SHIPPED = {name: key for name, key in declared_keys() if name.startswith(tuple(f"{part}." for part in SECTIONS))}
+SHIPPED = {name: key for name, key in declared_keys("detr_distill.") if name.startswith(tuple(f"{part}." for part in SECTIONS))}
 # Keys that hold numbers without a range of their own, and why.
 WITHOUT_RANGE = {
     "MODEL.DETR.NECK.POSITION_OFFSET": "cells may be told apart from any origin",
