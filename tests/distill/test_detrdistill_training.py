@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detr_distill.detr.boxes import to_corners
-from detr_distill.detr.preprocess import normalised_targets
+from detr_distill.detr.preprocess import read_ground_truth
 
 import torch
 from helpers.builders import ROOT, make_inputs
@@ -120,8 +120,7 @@ def test_the_teachers_labels_are_the_ones_used_on_every_layer(build_distiller, w
     outputs, passes, decode = [], [], model.student.decode
     model.student.decode = lambda *arguments: outputs.append(decode(*arguments)) or outputs[-1]
     model.student.decoder.register_forward_hook(lambda *_arguments: passes.append(1))
-    sizes = [tuple(entry["image"].shape[-2:]) for entry in inputs]
-    targets = normalised_targets([entry["instances"] for entry in inputs], sizes, torch.device("cpu"))
+    targets = read_ground_truth(inputs, "cpu")
     plain = model(inputs)
     results = []
     for seed in range(2):

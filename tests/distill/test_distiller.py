@@ -169,11 +169,11 @@ def test_teacher_weights_are_checked(save_teacher, tmp_path):
         (
             "MODEL__DISTILL__STUDENT_ARCHITECTURE",
             "PanopticFPN",
-            "overrides .* GeneralizedRCNN.*select_images",
+            "overrides .* GeneralizedRCNN.*student_for",
         ),
         ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "NoSuchDetector", "Known: .*DetrDetector"),
-        ("MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE", "l7", "focal_bce, bce, kl"),
-        ("MODEL__DISTILL__ATTENTION_LOSS__DIVERGENCE", "l7", "kl, mse"),
+        ("MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE", "l7", "'focal_bce', 'bce', 'kl'"),
+        ("MODEL__DISTILL__ATTENTION_LOSS__DIVERGENCE", "l7", "'kl', 'mse'"),
         ("MODEL__DISTILL__FIXED_MATCHER__TEACHER_ASSIGNMENT", "some", "'last', 'all', 'none'"),
     ],
 )

@@ -10,8 +10,7 @@ from detr_distill.detr.boxes import pairwise_iou, to_corners
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.matchers.overlap import OverlapMatcher
-from detr_distill.distill.students.base import StudentOutput, run_student, start_student
-from detr_distill.distill.students.classes import count_classes
+from detr_distill.distill.students import StudentOutput, student_of
 from detr_distill.errors import ConfigError
 from detr_distill.structures import PREDICTIONS
 
@@ -22,6 +21,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from helpers.builders import make_inputs, randomise
 from helpers.convolutional import CASES
+from helpers.distill.student_steps import whole_step
 
 DETRS = ("conditional", "deformable")
 ALL = frozenset({PREDICTIONS})
@@ -74,7 +74,7 @@ def test_every_pair_takes_a_step(distiller, teacher, student):
     assert all(parameter.grad is None for parameter in model.teacher.detector.parameters())
     backbone = [parameter for parameter in model.student.backbone.parameters() if parameter.requires_grad]
     assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in backbone)
-    assert count_classes(model.student) == count_classes(model.teacher.detector) == 5
+    assert student_of(model.student).num_classes == student_of(model.teacher.detector).num_classes == 5
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_detections_in_the_form_of_a_decoder_by_hand():
 def test_padded_detections_teach_nothing(distiller):
     """An image with fewer detections than its neighbour has as many pairs as it has detections."""
     model = distiller("retinanet", "conditional")
-    teacher = model.teacher(start_student(model.student, make_inputs()), ALL)
+    step, student = whole_step(model.student, make_inputs(), ALL)
+    teacher = model.teacher(step, ALL)
     assert teacher.counts is not None and len(teacher.counts) == 2
     teacher.counts = [3, 1]
-    student = run_student(model.student, start_student(model.student, make_inputs()), [], ALL)
     cost = model.matchers["AdaptiveMatcher"].cost(student, teacher)
     assert cost.counts == [3, 1] and cost.values.shape[-1] == teacher.output.logits.shape[2]
 
@@ -181,7 +181,7 @@ def test_dense_predictions_are_those_of_inference(distiller):
     student.test_score_thresh = 0.0
     inputs = make_inputs(sizes=((40, 96), (64, 48)))
     with torch.no_grad(), EventStorage(0):
-        output = run_student(student, start_student(student, inputs), [], ALL).outputs["own"]
+        output = whole_step(student, inputs, ALL)[1].outputs["own"]
         student.eval()
         detections = student(inputs)
     for image, entry in enumerate(inputs):
