@@ -16,6 +16,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from helpers.builders import ROOT
+from helpers.registration import forget_afterwards
 
 PACKAGE = Path(detr_distill.__file__).parent
 RECIPES = ROOT / "docs" / "recipes.md"
@@ -43,18 +44,14 @@ def commands(page: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def extension():
     """What the blocks of extending.md leave behind; their classes are unregistered afterwards."""
-    registries = (MATCHER_REGISTRY, LOSS_REGISTRY)
-    before = [set(registry._obj_map) for registry in registries]
     torch.manual_seed(0)
     namespace: dict = {"__name__": "extending"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
+        forget_afterwards(patch, MATCHER_REGISTRY, LOSS_REGISTRY)
         for block in blocks(ROOT / "docs" / "extending.md", "python"):
             exec(compile(block, "docs/extending.md", "exec"), namespace)
         yield namespace
-    for registry, names in zip(registries, before, strict=True):
-        for name in set(registry._obj_map) - names:
-            del registry._obj_map[name]
 
 
 def test_the_example_trains_a_step(extension):

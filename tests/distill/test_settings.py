@@ -16,7 +16,9 @@ from detectron2.modeling import build_model
 from helpers.builders import small_cfg
 
 SECTIONS = ("MODEL.DISTILL", "MODEL.DETR")
-SHIPPED = {name: key for name, key in declared_keys("detr_distill.") if name.startswith(tuple(f"{part}." for part in SECTIONS))}
+SHIPPED = {
+    name: key for name, key in declared_keys("detr_distill.") if name.startswith(tuple(f"{part}." for part in SECTIONS))
+}
 # Keys that hold numbers without a range of their own, and why.
 WITHOUT_RANGE = {
     "MODEL.DETR.NECK.POSITION_OFFSET": "cells may be told apart from any origin",
@@ -92,9 +94,7 @@ def test_every_number_has_a_range_or_a_reason():
 
 def test_every_word_has_a_list_or_a_reason():
     without = {
-        name
-        for name, key in SHIPPED.items()
-        if isinstance(key.default, str) and not isinstance(key.allowed, Words)
+        name for name, key in SHIPPED.items() if isinstance(key.default, str) and not isinstance(key.allowed, Words)
     }
     assert without == set(WITHOUT_WORDS)
 

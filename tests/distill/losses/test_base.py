@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from detr_distill.config import keys
 from detr_distill.config.build import default_config
 from detr_distill.config.keys import key
 from detr_distill.config.ranges import NOT_NEGATIVE, Words
@@ -17,6 +16,7 @@ from detr_distill.registry import LOSS_REGISTRY
 import pytest
 from helpers.distill.one_image import SAME
 from helpers.feature_maps import map_pairs
+from helpers.registration import forget_afterwards
 from torch import nn
 
 DISTANCE = "MODEL.DISTILL.HINT_LOSS.DISTANCE"
@@ -26,8 +26,7 @@ HINT = {"MODEL__DISTILL__LOSSES": ["HintLoss"], "MODEL__DISTILL__MATCHERS": []}
 @pytest.fixture(autouse=True)
 def _forget_plugins(monkeypatch):
     """What a test registers, and its keys, are unknown again after it."""
-    monkeypatch.setattr(LOSS_REGISTRY, "_obj_map", dict(LOSS_REGISTRY._obj_map))
-    monkeypatch.setattr(keys, "_DECLARED", dict(keys._DECLARED))
+    forget_afterwards(monkeypatch, LOSS_REGISTRY)
 
 
 class Whole(DistillLoss):
