@@ -16,7 +16,7 @@ from detr_distill.registry import LOSS_REGISTRY
 import pytest
 from helpers.distill.one_image import SAME
 from helpers.feature_maps import map_pairs
-from helpers.registration import forget_afterwards
+from helpers.registrations import forgotten_afterwards
 from torch import nn
 
 DISTANCE = "MODEL.DISTILL.HINT_LOSS.DISTANCE"
@@ -24,9 +24,10 @@ HINT = {"MODEL__DISTILL__LOSSES": ["HintLoss"], "MODEL__DISTILL__MATCHERS": []}
 
 
 @pytest.fixture(autouse=True)
-def _forget_plugins(monkeypatch):
+def _forget_plugins():
     """What a test registers, and its keys, are unknown again after it."""
-    forget_afterwards(monkeypatch, LOSS_REGISTRY)
+    with forgotten_afterwards():
+        yield
 
 
 class Whole(DistillLoss):
