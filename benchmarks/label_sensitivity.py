@@ -10,12 +10,14 @@ deviation, mean over levels. An encoder that no longer hears the labels gives 0.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from pathlib import Path
 
 from detr_distill.config.build import build_config
+from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.distill import DistillDetector
-from detr_distill.distill.students.base import start_student
+from detr_distill.distill.students import student_of
 from detr_distill.engine.trainer import DistillTrainer
 
 import torch
@@ -37,13 +39,11 @@ ROWS: dict[str, list] = {
 @torch.no_grad()
 def sensitivity(model: DistillDetector, batch: list[dict], num_classes: int) -> float:
     """What other labels change in the encoder's maps, in standard deviations of the maps; mean over levels."""
-    step = start_student(model.student, batch)
+    truth = read_ground_truth(batch, model.device)
+    step = dataclasses.replace(student_of(model.student).start(batch), ground_truth=truth)
     before = model.teacher(step, frozenset()).features
-    for entry in batch:
-        entry["instances"].gt_classes = (entry["instances"].gt_classes + 1) % num_classes
-    after = model.teacher(step, frozenset()).features
-    for entry in batch:
-        entry["instances"].gt_classes = (entry["instances"].gt_classes - 1) % num_classes
+    others = dataclasses.replace(truth, labels=(truth.labels + 1) % num_classes * truth.valid)
+    after = model.teacher(dataclasses.replace(step, ground_truth=others), frozenset()).features
     changes = [(after[name] - before[name]).square().mean().sqrt() / before[name].std() for name in before]
     return torch.stack(changes).mean().item()
 

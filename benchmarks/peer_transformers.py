@@ -27,7 +27,8 @@ from pathlib import Path
 
 from detr_distill.checkpoint.importing.names_transformers import rename_transformers
 from detr_distill.config.build import build_config
-from detr_distill.detr.supervision.assignment import solve_assignments
+from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.detr.supervision.matchings import Matchings
 
 import torch
 import transformers
@@ -150,8 +151,8 @@ class Pair:
         values = {"pixel_values": images.tensor.contiguous(), "pixel_mask": (~mask).long()}
         if not labels:
             return values
-        targets = self.ours.targets(inputs, images)
-        objects = zip(targets.labels, targets.boxes, targets.counts, strict=True)
+        truth = read_ground_truth(inputs, images.tensor.device)
+        objects = zip(truth.labels, truth.boxes, truth.counts, strict=True)
         return {**values, "labels": [{"class_labels": c[:n], "boxes": b[:n]} for c, b, n in objects]}
 
     @torch.no_grad()
@@ -166,12 +167,11 @@ class Pair:
         """
         self.ours.eval()
         self.peer.eval()
-        images = self.ours.preprocess(self.padded)
-        memory = self.ours.encode(self.ours.backbone(images.tensor), images)
-        group = self.ours.queries(memory)
-        output = self.ours.decode(memory, [group])["own"]
-        supervised = self.ours.supervised({"own": output}, [group], memory, self.ours.targets(self.padded, images))
-        losses = self.ours.losses(supervised, solve_assignments(self.ours.costs(supervised)))
+        finished = self.ours.finish(self.ours.start(self.padded))
+        output, matchings = finished.outputs["own"], Matchings()
+        supervised = self.ours.supervise(finished, read_ground_truth(self.padded, self.ours.device), matchings)
+        matchings.solve()
+        losses = self.ours.losses(supervised)
         loss = sum(losses[f"loss_{term}"] for term in ("class", "box", "giou"))
         self.peer.config.auxiliary_loss = False
         expected = self.peer(**self._peer_inputs(self.padded, labels=True))
@@ -202,7 +202,7 @@ def measure(pair: Pair, mode: str, rounds: int) -> dict:
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """ "480x640" as (480, 640)."""
+    """The pair (480, 640) of the text 480x640."""
     height, width = text.split("x")
     return int(height), int(width)
 

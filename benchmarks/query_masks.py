@@ -19,7 +19,7 @@ from pathlib import Path
 from detr_distill.data import DetrDatasetMapper, build_train_loader
 from detr_distill.distill import DistillDetector
 from detr_distill.distill.losses.target_aware import TargetAwareLoss
-from detr_distill.distill.losses.target_masks import cell_weights, choose_projection, query_quality, touched_cells
+from detr_distill.distill.losses.target_masks import cell_weights, query_quality, touched_cells
 from detr_distill.distill.students.base import StudentStep
 from detr_distill.engine import build_config
 from detr_distill.structures import Pairs
@@ -58,7 +58,7 @@ def train_projection(model: DistillDetector, cfg: CfgNode, batches: int, rate: f
 def measure(model: DistillDetector, inputs: list[dict], projection: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Means over all objects of the images; ``projection`` is from memory tokens to what queries are compared with."""
     loss, knowledge = target_aware_loss(model), model.teacher(StudentStep(inputs), frozenset())
-    output, targets, memory = knowledge.output, knowledge.targets, knowledge.memory
+    output, targets, memory = knowledge.output, knowledge.ground_truth, knowledge.memory
     queries, objects = output.logits.shape[2], targets.labels.shape[1]
     index = torch.arange(queries * objects).expand(1, len(inputs), -1)
     every = Pairs(index // objects, index % objects, targets.valid.float().repeat(1, queries)[None])
@@ -89,7 +89,7 @@ def main() -> None:
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg).train()
     train_projection(model, cfg, arguments.batches, arguments.rate)
-    own = choose_projection("teacher", model.teacher.detector.decoder)
+    own = model.teacher.read_projection()
     assert own is not None  # as it is for "learned"
     projections: dict[str, Callable[[Tensor], Tensor]] = {
         "none": nn.Identity(),

@@ -1,8 +1,7 @@
-"""Distils a small DETR in a plain PyTorch loop: no configuration system, no trainer. One minute on a CPU.
+"""Distils a small DETR in a plain PyTorch loop, without a configuration and a trainer.
 
-    python examples/plain_pytorch.py
-
-The teacher is the one of the demonstration; the pictures are drawn from scikit-learn's handwritten digits.
+``python examples/plain_pytorch.py``: one minute on a CPU. The teacher is the demonstration's;
+pictures are drawn from scikit-learn's handwritten digits.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ ITERATIONS, BATCH = 60, 8
 
 def draw_batch(rng: np.random.Generator) -> list[dict]:
     """Pictures (3, height, width) and their objects, as detectron2's detectors take them."""
-    samples, digits, _ = split_samples("train")
-    batch = []
+    batch, (samples, digits, _) = [], split_samples("train")
     for _ in range(BATCH):
         picture, drawn = draw_picture(rng, samples)
         x, y, width, height = torch.tensor([digit.box for digit in drawn]).float().unbind(1)
@@ -37,20 +35,18 @@ def draw_batch(rng: np.random.Generator) -> list[dict]:
 
 def main() -> None:
     torch.manual_seed(0)
-    student = detr_distill.build_detector("configs/digits/conditional_student.yaml")
     network = detr_distill.build_detector("configs/digits/conditional_teacher.yaml", "weights/digits_teacher.pth")
     classes = same_classes(10)
     model = DistillDetector(
-        student=student,
+        student=detr_distill.build_detector("configs/digits/conditional_student.yaml"),
         teacher=FrozenDetector(detector=network, classes=classes),
         matchers={"AdaptiveMatcher": AdaptiveMatcher(classes=classes)},
-        losses={"PredictionLoss": PredictionLoss(classes=classes, divergence="focal_bce")},
+        losses={"PredictionLoss": PredictionLoss(classes=classes)},
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     detr_distill.follow_optimizer(model, optimizer, lambda: iteration)
-    rng = np.random.default_rng(0)
     for iteration in range(ITERATIONS):
-        losses = model(draw_batch(rng), iteration=iteration)
+        losses = model(draw_batch(np.random.default_rng(iteration)), iteration=iteration)
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         total.backward()

@@ -1,4 +1,4 @@
-"""The command ``python tests/make_golden.py``: everything is in helpers/make_golden.py."""
+"""The command ``python tests/make_golden.py``; what it does is in helpers/make_golden.py."""
 
 from helpers.make_golden import main
 

@@ -8,6 +8,8 @@ top-level package.
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import numpy as np
 import PIL.Image
@@ -18,11 +20,11 @@ _OPERATORS = "detectron2._C"
 class _MissingOperators(types.ModuleType):
     """Stands in for ``detectron2._C``: imports succeed, the first call says what is missing."""
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        def missing(*_args, **_kwargs):
+        def missing(*_args: Any, **_kwargs: Any) -> NoReturn:
             raise RuntimeError(
                 f"detectron2._C.{name} is a compiled operator and this detectron2 was installed without them. "
                 "Install detectron2 from its repository with a compiler to use it."

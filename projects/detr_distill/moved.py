@@ -6,149 +6,89 @@ import importlib
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 
 PACKAGE = __name__.rpartition(".")[0]
 
-# Earlier module: where its content is now, below the package.
-MOVED: dict[str, tuple[str, ...]] = {
-    "checkpoint.importing.label_book": ("checkpoint.importing.label_embedding",),
-    "detr.adamixer": ("detr.layers.adamixer",),
-    "detr.assignment": ("detr.supervision.assignment",),
-    "detr.attention": (
-        "detr.layers.attention",
-        "detr.layers.feed_forward",
-    ),
-    "detr.backbone": (
-        "detr.backbones.resnet",
-        "detr.backbones.build",
-        "detr.backbones.small",
-    ),
-    "detr.backbone_fpn": ("detr.backbones.pyramid",),
-    "detr.backbone_stages": ("detr.backbones.stages",),
-    "detr.backbone_timm": ("detr.backbones.timm",),
-    "detr.backbone_torchvision": ("detr.backbones.torchvision",),
-    "detr.criterion": ("detr.supervision.criterion",),
-    "detr.decoder": (
-        "detr.decoders.base",
-        "detr.decoders.heads",
-    ),
-    "detr.decoder_adamixer": (
-        "detr.decoders.adamixer",
-        "detr.decoders.heads",
-    ),
-    "detr.decoder_anchor": ("detr.decoders.anchor",),
-    "detr.decoder_conditional": (
-        "detr.decoders.conditional",
-        "detr.layers.conditional",
-    ),
-    "detr.decoder_dab": (
-        "detr.decoders.dab",
-        "detr.encoders.dab",
-    ),
-    "detr.decoder_deformable": ("detr.decoders.deformable",),
-    "detr.decoder_detr": ("detr.decoders.detr",),
-    "detr.decoder_dino": (
-        "detr.decoders.dino",
-        "detr.decoders.dab_deformable",
-    ),
-    "detr.decoder_smca": ("detr.decoders.smca",),
-    "detr.deformable": ("detr.layers.deformable",),
-    "detr.deformable_kernel": ("detr.layers.deformable_kernel",),
-    "detr.deformable_triton": ("detr.layers.deformable_triton",),
-    "detr.denoising": (
-        "detr.training_groups.denoising",
-        "detr.training_groups.noise",
-    ),
-    "detr.encoder": (
-        "detr.encoders.transformer",
-        "detr.layers.initialisation",
-    ),
-    "detr.encoder_anchor": (
-        "detr.encoders.anchor",
-        "detr.necks.anchor",
-    ),
-    "detr.encoder_deformable": (
-        "detr.encoders.deformable",
-        "structures.levels",
-    ),
-    "detr.encoder_smca": ("detr.encoders.smca",),
-    "detr.matcher": ("detr.supervision.matcher",),
-    "detr.neck": (
-        "detr.necks.base",
-        "detr.necks.single_level",
-        "detr.necks.multi_level",
-        "detr.necks.adamixer",
-    ),
-    "detr.position": ("detr.layers.position",),
-    "detr.queries_adamixer": ("detr.queries.adamixer",),
-    "detr.queries_anchor": ("detr.queries.anchor_points",),
-    "detr.queries_deformable": (
-        "detr.queries.two_stage",
-        "detr.queries.learned",
-    ),
-    "detr.queries_dino": (
-        "detr.queries.mixed",
-        "detr.queries.marked",
-    ),
-    "detr.row_column": ("detr.layers.row_column",),
-    "detr.settings": ("detr.checks",),
-    "detr.smca": ("detr.layers.smca",),
-    "distill.dense_predictions": ("convolutional.predictions",),
-    "distill.detections": ("convolutional.detections", "distill.students.earlier"),
-    "distill.ema_teacher": ("distill.teachers.ema",),
-    "distill.feature_pairs": ("distill.losses.map_pairs",),
-    "distill.frozen": (
-        "distill.teachers.frozen",
-        "config.files",
-        "distill.teachers.none",
-        "distill.teachers.configuration",
-    ),
-    "distill.inference_form": ("distill.teachers.inference_form",),
-    "distill.label_descriptor": ("distill.teachers.label_encoder.descriptor",),
-    "distill.label_encoder": ("distill.teachers.label_encoder.encoder",),
-    "distill.label_map": ("distill.teachers.label_encoder.label_map",),
-    "distill.label_points": ("distill.teachers.label_encoder.points",),
-    "distill.label_regions": (
-        "distill.teachers.label_encoder.regions",
-        "structures.regions",
-    ),
-    "distill.layers": ("distill.matchers.layer_pairs",),
-    "distill.levels": ("structures.levels",),
-    "distill.loss_attention": ("distill.losses.attention",),
-    "distill.loss_base": ("distill.losses.base",),
-    "distill.loss_feature": ("distill.losses.feature",),
-    "distill.loss_focal_global": ("distill.losses.focal_global",),
-    "distill.loss_levels": ("distill.losses.map_loss",),
-    "distill.loss_masked_generation": ("distill.losses.masked_generation",),
-    "distill.loss_prediction": ("distill.losses.prediction",),
-    "distill.loss_query_relation": ("distill.losses.query_relation",),
-    "distill.loss_sampled_attention": (
-        "distill.losses.sampled_attention",
-        "distill.losses.sampled_points",
-    ),
-    "distill.loss_target_aware": ("distill.losses.target_aware",),
-    "distill.query_exchange": ("distill.matchers.query_exchange",),
-    "distill.query_general": ("distill.matchers.general",),
-    "distill.query_matchers": (
-        "distill.matchers.base",
-        "distill.matchers.adaptive",
-        "distill.matchers.fixed",
-    ),
-    "distill.query_overlap": ("distill.matchers.overlap",),
-    "distill.second_run": ("distill.students.second_run",),
-    "distill.target_masks": ("distill.losses.target_masks",),
-    "distill.transformers_teacher": ("distill.teachers.transformers",),
-    "engine.configuration": (
-        "engine.device",
-        "config.build",
-    ),
-    "fcos": ("convolutional.fcos",),
-    "pairs": ("structures.pairs",),
-    "ranges": ("config.ranges",),
-    "visualization.console": ("demo.console",),
-}
+# Earlier module, and where its content is now, below the package; several where it was divided.
+_TABLE = """
+checkpoint.importing.label_book checkpoint.importing.label_embedding
+detr.adamixer detr.layers.adamixer
+detr.assignment detr.supervision.assignment
+detr.attention detr.layers.attention detr.layers.feed_forward
+detr.backbone detr.backbones.resnet detr.backbones.build detr.backbones.small
+detr.backbone_fpn detr.backbones.pyramid
+detr.backbone_stages detr.backbones.stages
+detr.backbone_timm detr.backbones.timm
+detr.backbone_torchvision detr.backbones.torchvision
+detr.criterion detr.supervision.criterion
+detr.decoder detr.decoders.base detr.decoders.heads
+detr.decoder_adamixer detr.decoders.adamixer detr.decoders.heads
+detr.decoder_anchor detr.decoders.anchor
+detr.decoder_conditional detr.decoders.conditional detr.layers.conditional
+detr.decoder_dab detr.decoders.dab detr.encoders.dab
+detr.decoder_deformable detr.decoders.deformable
+detr.decoder_detr detr.decoders.detr
+detr.decoder_dino detr.decoders.dino detr.decoders.dab_deformable
+detr.decoder_smca detr.decoders.smca
+detr.deformable detr.layers.deformable
+detr.deformable_kernel detr.layers.deformable_kernel
+detr.deformable_triton detr.layers.deformable_triton
+detr.denoising detr.training_groups.denoising detr.training_groups.noise
+detr.encoder detr.encoders.transformer detr.layers.initialisation
+detr.encoder_anchor detr.encoders.anchor detr.necks.anchor
+detr.encoder_deformable detr.encoders.deformable structures.levels
+detr.encoder_smca detr.encoders.smca
+detr.matcher detr.supervision.matcher
+detr.neck detr.necks.base detr.necks.single_level detr.necks.multi_level detr.necks.adamixer
+detr.position detr.layers.position
+detr.queries_adamixer detr.queries.adamixer
+detr.queries_anchor detr.queries.anchor_points
+detr.queries_deformable detr.queries.two_stage detr.queries.learned
+detr.queries_dino detr.queries.mixed detr.queries.marked
+detr.row_column detr.layers.row_column
+detr.settings detr.checks
+detr.smca detr.layers.smca
+distill.dense_predictions convolutional.predictions
+distill.detections convolutional.detections distill.students.earlier
+distill.ema_teacher distill.teachers.ema
+distill.feature_pairs distill.losses.map_pairs
+distill.frozen distill.teachers.frozen config.files distill.teachers.none distill.teachers.configuration
+distill.inference_form distill.teachers.inference_form
+distill.label_descriptor distill.teachers.label_encoder.descriptor
+distill.label_encoder distill.teachers.label_encoder.encoder
+distill.label_map distill.teachers.label_encoder.label_map
+distill.label_points distill.teachers.label_encoder.points
+distill.label_regions distill.teachers.label_encoder.regions structures.regions
+distill.layers distill.matchers.layer_pairs
+distill.levels structures.levels
+distill.loss_attention distill.losses.attention
+distill.loss_base distill.losses.base
+distill.loss_feature distill.losses.feature
+distill.loss_focal_global distill.losses.focal_global
+distill.loss_levels distill.losses.map_loss
+distill.loss_masked_generation distill.losses.masked_generation
+distill.loss_prediction distill.losses.prediction
+distill.loss_query_relation distill.losses.query_relation
+distill.loss_sampled_attention distill.losses.sampled_attention distill.losses.sampled_points
+distill.loss_target_aware distill.losses.target_aware
+distill.query_exchange distill.matchers.query_exchange
+distill.query_general distill.matchers.general
+distill.query_matchers distill.matchers.base distill.matchers.adaptive distill.matchers.fixed
+distill.query_overlap distill.matchers.overlap
+distill.second_run distill.students.second_run
+distill.target_masks distill.losses.target_masks
+distill.transformers_teacher distill.teachers.transformers
+engine.configuration engine.device config.build
+engine.randomness randomness
+fcos convolutional.fcos
+pairs structures.pairs
+ranges config.ranges
+visualization.console demo.console
+"""
+MOVED = {words[0]: tuple(words[1:]) for line in _TABLE.splitlines() if (words := line.split())}
 
 
 class MovedModule(types.ModuleType):
@@ -164,12 +104,12 @@ class MovedModule(types.ModuleType):
             setattr(self._owner(name), name, value)
 
     def _owner(self, name: str) -> types.ModuleType:
-        places = MOVED[self.__name__.removeprefix(f"{PACKAGE}.")]
-        for place in places:
-            module = importlib.import_module(f"{PACKAGE}.{place}")
+        modules = MOVED[self.__name__.removeprefix(f"{PACKAGE}.")]
+        for name_now in modules:
+            module = importlib.import_module(f"{PACKAGE}.{name_now}")
             if name in vars(module):
                 return module
-        raise AttributeError(f"{self.__name__} is now {' and '.join(places)}, and none of these has {name}.")
+        raise AttributeError(f"{self.__name__} is now {' and '.join(modules)}, and none of these has {name}.")
 
 
 class MovedFinder(MetaPathFinder, Loader):
@@ -180,8 +120,8 @@ class MovedFinder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if moved else None
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        places = MOVED[spec.name.removeprefix(f"{PACKAGE}.")]
-        names = " and ".join(f"{PACKAGE}.{place}" for place in places)
+        modules = MOVED[spec.name.removeprefix(f"{PACKAGE}.")]
+        names = " and ".join(f"{PACKAGE}.{module}" for module in modules)
         warnings.warn(f"{spec.name} has moved: import from {names}.", FutureWarning, stacklevel=2)
         return MovedModule(spec.name)
 
@@ -193,3 +133,19 @@ def install() -> None:
     """Makes the earlier names importable; repeating it changes nothing."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(MovedFinder())
+
+
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], object]:
+    """The ``__getattr__`` of a module some of whose names are earlier ones: they go on working, and warn.
+
+    Args:
+        module: its ``__name__``. names: earlier name: present one.
+    """
+
+    def find(name: str) -> object:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now called {names[name]}.", FutureWarning, stacklevel=2)
+        return vars(sys.modules[module])[names[name]]
+
+    return find

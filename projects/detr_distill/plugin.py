@@ -112,10 +112,10 @@ def check_plugin(plugin: type, interface: type[Plugin]) -> None:
     if undefined:
         raise ConfigError(f"{plugin.__name__} does not define {undefined}; see {where}.")
     defined = {name for base in plugin.__mro__ for name in vars(base)}
-    missing = [name for name in plugin.declares if name not in defined]
-    if missing:
-        raise ConfigError(f"{plugin.__name__} does not set {', '.join(missing)}; see {where}.")
+    unset = [name for name in plugin.declares if name not in defined]
+    if unset:
+        raise ConfigError(f"{plugin.__name__} does not set {', '.join(unset)}; see {where}.")
 
 
 def _keys_of(base: type) -> dict[str, Key]:
-    return vars(base).get("keys", {}) if issubclass(base, Plugin) else {}
+    return vars(base)["keys"] if issubclass(base, Plugin) else {}

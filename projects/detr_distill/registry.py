@@ -48,11 +48,12 @@ class PluginRegistry(Registry):
         """Lets a configuration go on naming a plug-in as it was called before."""
         self._earlier[earlier] = name
 
-    def current_name(self, name: str) -> str:
+    def current_name(self, name: str, warn: bool = True) -> str:
         """A plug-in's name, which may be given as it was called before."""
         if name not in self._earlier:
             return name
-        warnings.warn(f"{name} is now called {self._earlier[name]}.", FutureWarning, stacklevel=3)
+        if warn:
+            warnings.warn(f"{name} is now called {self._earlier[name]}.", FutureWarning, stacklevel=3)
         return self._earlier[name]
 
 
@@ -64,6 +65,28 @@ TRAINING_GROUP_REGISTRY = PluginRegistry("TRAINING_GROUP")
 TEACHER_REGISTRY = PluginRegistry("TEACHER")
 MATCHER_REGISTRY = PluginRegistry("MATCHER")
 LOSS_REGISTRY = PluginRegistry("LOSS")
+
+
+PLUGIN_REGISTRIES = (
+    NECK_REGISTRY,
+    ENCODER_REGISTRY,
+    DECODER_REGISTRY,
+    QUERIES_REGISTRY,
+    TRAINING_GROUP_REGISTRY,
+    TEACHER_REGISTRY,
+    MATCHER_REGISTRY,
+    LOSS_REGISTRY,
+)
+
+
+def current_names(value: object) -> object:
+    """A value of a configuration in which plug-ins, one or a list, are called by their names of today."""
+    if isinstance(value, list):
+        return [current_names(entry) for entry in value]
+    if isinstance(value, str):
+        for registry in PLUGIN_REGISTRIES:
+            value = registry.current_name(value, warn=False)
+    return value
 
 
 def look_up(registry: Registry, name: str, key: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
 from detr_distill.checkpoint.importing import SOURCES, import_checkpoint, importer
 from detr_distill.checkpoint.importing.families import FAMILIES, families_of, recognise
 from detr_distill.checkpoint.importing.family import DETREX, OFFICIAL, TRANSFORMERS, Form
+from detr_distill.checkpoint.importing.names_official import rename_official
 from detr_distill.checkpoint.importing.rules import read_rules
 from detr_distill.checkpoint.importing.settings import official_settings, transformers_settings
 from detr_distill.config.build import build_config
@@ -84,6 +86,12 @@ def test_the_temperature_of_transformers_is_read(tmp_path):
     told = {"temperature_height": 40, "temperature_width": 40}
     for model_type, stored, temperature in (("dab-detr", told, 40.0), ("dab-detr", {}, 20.0), ("detr", told, 10_000.0)):
         assert transformers_settings({"model_type": model_type, **stored}, tmp_path).temperature == temperature
+
+
+def test_a_head_that_a_file_keeps_once_is_that_of_every_layer():
+    weights = build_ours("dn_deformable_detr").state_dict()
+    once = {k: v for k, v in to_official(weights, "dn_deformable_detr").items() if not re.search(r"_embed\.[12]", k)}
+    assert set(rename_official(once, "dn_deformable_detr")) == set(weights)
 
 
 def test_a_relative_that_cannot_be_imported_is_not_recognised():

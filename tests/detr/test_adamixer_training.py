@@ -11,7 +11,7 @@ from helpers.detr.adamixer_detectors import ADAMIXER, build
 from helpers.steps import count_reads, encode
 
 CONDITIONAL = {"MODEL__DETR__HIDDEN_DIM": 16}
-DAB = {"MODEL__DETR__DECODER__NAME": "DabDecoder", "MODEL__DETR__QUERIES__NAME": "AnchorQueries"}
+DAB = {"MODEL__DETR__DECODER__NAME": "DabDecoder", "MODEL__DETR__QUERIES__NAME": "AnchorBoxQueries"}
 SELF_ONLY = {"MODEL__DISTILL__ATTENTION_LOSS__CROSS_WEIGHT": 0.0}
 BOTH, ADAPTIVE = ["AdaptiveMatcher", "FixedMatcher"], ["AdaptiveMatcher"]
 

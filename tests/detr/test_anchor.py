@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 
 from detr_distill.detr.layers.attention import split_heads
-from detr_distill.detr.layers.row_column import AxisEmbedding, PlaneEmbedding, RowColumnAttention, cell_places
+from detr_distill.detr.layers.row_column import AxisEmbedding, PlaneEmbedding, RowColumnAttention
 from detr_distill.detr.queries.anchor_points import grid_points
 from detr_distill.errors import ConfigError
 from detr_distill.structures import CROSS_ATTENTION, Memory, QueryGroup
+from detr_distill.structures.levels import axis_positions
 
 import pytest
 import torch
@@ -43,8 +44,8 @@ def test_row_column_attention_equals_a_loop(shape):
     attention = randomise(RowColumnAttention(width, heads, dropout=0.0))
     query, *places = (torch.randn(2, 4, width) for _ in range(3))
     cells = torch.randn(2, shape[1], width), torch.randn(2, shape[0], width)
-    found, maps = attention(query, tuple(places), memory.tokens, cells, memory, capture=True)
-    fused, nothing = attention(query, tuple(places), memory.tokens, cells, memory)
+    found, maps = attention.over_cells(query, tuple(places), memory, cells, capture=True)
+    fused, nothing = attention.over_cells(query, tuple(places), memory, cells)
     assert torch.equal(found, fused) and nothing is None
     for b, q in torch.cartesian_prod(torch.arange(2), torch.arange(4)).tolist():
         rows, columns = (shape, (2, 3))[b]
@@ -71,7 +72,7 @@ def test_row_column_attention_has_the_gradient_of_its_maps():
     attention = randomise(RowColumnAttention(8, 2, dropout=0.0))
     inputs = [torch.randn(2, 4, 8, requires_grad=True) for _ in range(3)]
     cells = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
-    found, maps = attention(inputs[0], tuple(inputs[1:]), memory.tokens, cells, memory, capture=True)
+    found, maps = attention.over_cells(inputs[0], tuple(inputs[1:]), memory, cells, capture=True)
     values = split_heads(attention.value_projection(memory.tokens), 2)
     outer = attention.output_projection((maps @ values).transpose(1, 2).flatten(2))
     gradients = [torch.autograd.grad(x.square().sum(), inputs, retain_graph=True) for x in (found, outer)]
@@ -82,16 +83,16 @@ def test_row_column_attention_has_the_gradient_of_its_maps():
 def test_dropout_falls_on_both_axes_and_spares_the_map():
     memory = padded_memory()
     attention = randomise(RowColumnAttention(8, 2, dropout=0.5)).train()
-    arguments = torch.randn(2, 4, 8), (torch.zeros(2, 4, 8),) * 2, memory.tokens, (torch.zeros(1, 1, 8),) * 2, memory
+    arguments = torch.randn(2, 4, 8), (torch.zeros(2, 4, 8),) * 2, memory, (torch.zeros(1, 1, 8),) * 2
     torch.manual_seed(0)
-    first, maps = attention(*arguments, capture=True)
-    second, again = attention(*arguments, capture=True)
+    first, maps = attention.over_cells(*arguments, capture=True)
+    second, again = attention.over_cells(*arguments, capture=True)
     assert not torch.allclose(first, second, atol=1e-3) and torch.equal(maps, again)
     assert torch.allclose(maps.sum(-1), torch.ones(()), atol=1e-6)
 
 
-def test_cell_places_are_centres_of_the_image_without_padding():
-    x, y = cell_places(padded_memory())
+def test_axis_positions_are_centres_of_the_image_without_padding():
+    ((x, y),) = axis_positions(padded_memory())
     assert torch.allclose(x[0], torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
     assert torch.allclose(y[0], torch.tensor([1 / 6, 3 / 6, 5 / 6]))
     assert torch.allclose(x[1, :3], torch.tensor([1 / 6, 3 / 6, 5 / 6])) and torch.allclose(
@@ -216,12 +217,12 @@ def test_an_exported_model_shares_no_tensors():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"MODEL__DETR__ANCHOR__ATTENTION": "sparse"}, "ANCHOR.ATTENTION is 'sparse'. Known: row_column, standard"),
+        ({"MODEL__DETR__ANCHOR__ATTENTION": "sparse"}, "ANCHOR.ATTENTION is 'sparse'. Known: 'row_column', 'standard'"),
         ({"MODEL__DETR__ANCHOR__ATTENTION": "standard", "MODEL__DETR__DECODER__POSITION_GAIN": 2.0},
          "POSITION_GAIN is 2.0, which AnchorDecoder has for row-column attention alone"),
         ({"MODEL__DETR__ANCHOR__POINTS": "random"}, "ANCHOR.POINTS is 'random'. Known: 'grid', 'learned'"),
         ({"MODEL__DETR__ANCHOR__NUM_PATTERNS": 4}, "NUM_QUERIES is 6 and MODEL.DETR.ANCHOR.NUM_PATTERNS 4"),
-        ({"MODEL__DETR__ANCHOR__NUM_PATTERNS": 0}, "NUM_QUERIES is 6 and MODEL.DETR.ANCHOR.NUM_PATTERNS 0"),
+        ({"MODEL__DETR__ANCHOR__NUM_PATTERNS": 0}, "ANCHOR.NUM_PATTERNS is 0. Give 1 or more"),
         ({"MODEL__DETR__ANCHOR__POINTS": "grid"}, "gives 2 points, which is no square. Choose 1 or 4 times"),
         ({"MODEL__DETR__QUERIES__NAME": "LearnedQueries"}, "positions are 32 wide; AnchorDecoder reads 2"),
         ({"MODEL__DETR__NECK__NAME": "MultiLevelNeck"},

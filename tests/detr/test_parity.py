@@ -13,7 +13,7 @@ from helpers.parity import build_ours, build_reference, our_weights
 SETTINGS = {
     "DetrDecoder": {"MODEL__DETR__LOSS__CLASSIFICATION": "softmax"},
     "ConditionalDecoder": {},
-    "DabDecoder": {"MODEL__DETR__ENCODER__NAME": "DabEncoder", "MODEL__DETR__QUERIES__NAME": "AnchorQueries"},
+    "DabDecoder": {"MODEL__DETR__ENCODER__NAME": "DabEncoder", "MODEL__DETR__QUERIES__NAME": "AnchorBoxQueries"},
 }
 
 

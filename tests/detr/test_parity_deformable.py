@@ -64,7 +64,8 @@ def test_every_layer_equals_transformers(variant):
     images = ours.preprocess(make_inputs(sizes=((90, 130), (120, 64)), counts=(1, 1)))
     assert images.mask.any(), "the batch must be padded"
     memory = ours.encode(ours.backbone(images.tensor), images)
-    output = ours.decode(memory, [ours.queries(memory)])["own"]
+    own = ours.queries(memory)
+    output = ours.decode(memory, [own])["own"]
     expected = reference(pixel_values=images.tensor, pixel_mask=(~images.mask).long())
     assert_close(memory.tokens, expected.encoder_last_hidden_state)
     logits, boxes = layer_outputs(reference, expected)
@@ -72,5 +73,5 @@ def test_every_layer_equals_transformers(variant):
     assert_close(output.logits, logits)
     assert_close(output.boxes, boxes)
     if variant == "two_stage":
-        assert_close(memory.proposals.logits[0], expected.enc_outputs_class)
-        assert_close(memory.proposals.boxes[0], expected.enc_outputs_coord_logits.sigmoid())
+        assert_close(own.proposals.logits[0], expected.enc_outputs_class)
+        assert_close(own.proposals.boxes[0], expected.enc_outputs_coord_logits.sigmoid())

@@ -171,8 +171,8 @@ def test_intra_scale_layers_see_one_level(layers, inputs):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({**SMCA, "MODEL__DETR__SMCA__SMOOTHNESS": 0.0}, "SMCA.SMOOTHNESS is 0.0. Give a number above 0"),
-        ({**SMCA, "MODEL__DETR__QUERIES__NAME": "AnchorQueries"}, "positions are 4 wide; SmcaDecoder reads 16"),
+        ({**SMCA, "MODEL__DETR__SMCA__SMOOTHNESS": 0.0}, "SMCA.SMOOTHNESS is 0.0. Give more than 0"),
+        ({**SMCA, "MODEL__DETR__QUERIES__NAME": "AnchorBoxQueries"}, "positions are 4 wide; SmcaDecoder reads 16"),
         ({**MULTI_SCALE, "MODEL__DETR__SMCA__MULTI_SCALE_LAYERS": [3]}, "Name layers from 0 to 2"),
         ({**MULTI_SCALE, "MODEL__DETR__NECK__NAME": "AdaMixerNeck"},
          "NECK.NAME is AdaMixerNeck; SmcaDecoder samples 3 levels. Set it to MultiLevelNeck"),

@@ -10,8 +10,8 @@ from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.prediction import PredictionLoss
 from detr_distill.distill.match import Match
 from detr_distill.distill.students.base import StudentOutput, start_student
-from detr_distill.engine.randomness import seed_step
 from detr_distill.errors import ConfigError
+from detr_distill.randomness import seed_step
 from detr_distill.structures import DecoderOutput, QueryGroup, pairs_in_order
 
 import pytest

@@ -1,9 +1,9 @@
 """One step: accumulation, clipping, precision, what is recorded."""
 
 from detr_distill.engine.precision import GradientClipper, Precision, clipped_apart
-from detr_distill.engine.randomness import seed_step
 from detr_distill.engine.step import StepTrainer
 from detr_distill.errors import ConfigError, NonFiniteError
+from detr_distill.randomness import seed_step
 
 import pytest
 import torch

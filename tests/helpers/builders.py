@@ -11,6 +11,7 @@ from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 
 ROOT = Path(__file__).parents[2]
+SPREAD = 0.15
 
 
 def small_cfg(**keys):
@@ -32,14 +33,17 @@ def small_cfg(**keys):
     return cfg
 
 
-def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Draws every parameter and buffer anew, so that no zero start can hide a mistake."""
+def randomise(module: torch.nn.Module, seed: int = 0, spread: float = SPREAD) -> torch.nn.Module:
+    """Draws every parameter and buffer anew, so that no zero start can hide a mistake.
+
+    Weights are normal around 0 with the standard deviation ``spread``, factors of normalisations are around 1.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, values in module.state_dict().items():
         if values.is_floating_point():
             noise = torch.randn(values.shape, generator=generator)
             positive = name.endswith("running_var") or (name.endswith("weight") and values.dim() == 1)
-            values.copy_(noise.abs() * 0.2 + 0.9 if positive else noise * 0.15)
+            values.copy_(noise.abs() * 0.2 + 0.9 if positive else noise * spread)
     return module
 
 

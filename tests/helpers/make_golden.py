@@ -1,8 +1,9 @@
-"""Stores the losses of the small configurations on a fixed batch; test_configs.py compares them with the code's.
+"""Stores the losses of the small configurations on a fixed batch; test_golden.py compares them with the code's.
 
     python tests/make_golden.py [NAME ...]
 
-Run it only after a change that is meant to move the losses, and say in the commit why they moved.
+Run it only after a change that is meant to move the losses, and say in the commit why they moved. A case whose values
+depend on the kind of CPU is refused: its random networks are to be drawn otherwise, see golden_cases.py.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
+from detr_distill.detr.decoders import AdaMixerDecoder
 from detr_distill.distill.teachers import frozen
 from detr_distill.distill.teachers.label_encoder import label_map
 from detr_distill.engine import build_config
@@ -22,85 +27,18 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils.events import EventStorage
-from helpers.builders import ROOT, make_inputs, randomise
+from helpers.builders import ROOT, SPREAD, make_inputs, randomise
+from helpers.golden_cases import CASES, DIGITS
 
 NO_DOWNLOAD = ["MODEL.TIMM.PRETRAINED", "", "MODEL.TORCHVISION.PRETRAINED", ""]
 GOLDEN = ROOT / "tests" / "golden"
-SMALL = (
-    "adamixer_student",
-    "conditional_student",
-    "conditional_teacher",
-    "d3etr_conditional",
-    "d3etr_deformable",
-    "dab_student",
-    "deformable_plain_student",
-    "deformable_student",
-    "detr_student",
-    "detrdistill_adamixer",
-    "detrdistill_conditional",
-    "detrdistill_deformable",
-    "ema_conditional",
-    "fgd_conditional",
-    "fitnet_conditional",
-    "kd_detr_conditional",
-    "lgd_retinanet",
-    "mgd_conditional",
-    "sssd_retinanet",
-)
-
-
-def feature_loss(**keys: object) -> tuple[str, dict[str, object]]:
-    """A form of FeatureLoss as in configs/baselines; widths differ here, so that most need the 1x1 adapter."""
-    return "fitnet_conditional", {f"FEATURE_LOSS.{key}": value for key, value in keys.items()}
-
-
-# What no small configuration shows as it is: a file of configs/digits, and other keys below MODEL.DISTILL.
-VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    "at_conditional": feature_loss(WEIGHT=1000.0, NORM="attention", ADAPTER_LAYERS=0, MEAN="sum"),
-    # Random detectors agree on no box and are sure of no class.
-    "conditional_to_retinanet": (
-        "conditional_to_retinanet",
-        {
-            "OVERLAP_MATCHER.SCORE_THRESHOLD": 0.0,
-            "OVERLAP_MATCHER.MIN_IOU": 0.1,
-            "PREDICTION_LOSS.BOX_SCORE_THRESHOLD": 0.0,
-        },
-    ),
-    "contrastive_conditional": (
-        "detrdistill_conditional",
-        {"LOSSES": ("QueryRelationLoss",), "QUERY_RELATION_LOSS.DIVERGENCE": "contrastive"},
-    ),
-    "detrdistill_published": (
-        "detrdistill_conditional",
-        {
-            "PREDICTION_LOSS.DIVERGENCE": "kl",
-            "PREDICTION_LOSS.NORMALIZER": "pairs",
-            "PREDICTION_LOSS.PAIR_WEIGHT": "equal",
-            "TARGET_AWARE_LOSS.WEIGHT": 1.0,
-        },
-    ),
-    "cwd_conditional": feature_loss(WEIGHT=10.0, DIVERGENCE="kl", SOFTMAX="space", MEAN="sum"),
-    "defeat_conditional": feature_loss(WEIGHT=1.5, MEAN="levels", FOREGROUND=True, BACKGROUND_WEIGHT=4.0),
-    "pkd_conditional": feature_loss(WEIGHT=3.0, NORM="batch", MEAN="sum"),
-    "retinanet_to_conditional": (
-        "retinanet_to_conditional",
-        {
-            "TEACHER.OPTS": ("TEST.DETECTIONS_PER_IMAGE", 20, "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
-            "PREDICTION_LOSS.BOX_SCORE_THRESHOLD": 0.0,
-        },
-    ),
-    "sampled_attention_deformable": (
-        "d3etr_deformable",
-        {
-            "LOSSES": ("SampledAttentionLoss",),
-            "TEACHER.CONFIG_FILE": "configs/digits/deformable_student.yaml",
-            "TEACHER.OPTS": ("MODEL.DETR.DECODER.NUM_LAYERS", 3, "MODEL.DETR.DECODER.NUM_POINTS", 3),
-        },
-    ),
-}
-CASES = {**{name: (name, {}) for name in SMALL}, **VARIANTS}
+COMMAND = ROOT / "tests" / "make_golden.py"
 # One wide and one high, so that both are padded.
 SIZES = ((64, 96), (96, 64))
+# They let torch and MKL compute as older CPUs do.
+OTHER_CPUS = ({"ATEN_CPU_CAPABILITY": "default"}, {"MKL_CBWR": "COMPATIBLE"})
+
+Losses = dict[str, float]
 
 
 @contextlib.contextmanager
@@ -123,32 +61,40 @@ def build_untrained(config_file: Path, overrides: tuple[str, ...] = ()) -> tuple
         return cfg, build_model(cfg).train()
 
 
-def draw(module: torch.nn.Module, seed: int) -> None:
-    """``randomise`` for any detector.
+@torch.no_grad()
+def draw(module: torch.nn.Module, seed: int, spread: float = SPREAD) -> None:
+    """``randomise`` for any detector, with numbers for which rounding stays rounding.
 
     The many convolutions of detectron2's own would make ever larger maps, and boxes that overlap nothing: there each is
-    scaled so that its output is about as large as its input.
+    scaled so that its output is about as large as its input. AdaMixer's sizes are powers of two of what its heads give,
+    and the next stage samples by them: its heads and offsets are a third as large.
     """
-    randomise(module, seed)
+    randomise(module, seed, spread)
     if isinstance(module, DenseDetector):
-        with torch.no_grad():
-            for weight in (values for values in module.parameters() if values.dim() == 4):
-                weight /= weight.flatten(1).norm(dim=1).mean()
+        for weight in (values for values in module.parameters() if values.dim() == 4):
+            weight /= weight.flatten(1).norm(dim=1).mean()
+    for decoder in (part for part in module.modules() if isinstance(part, AdaMixerDecoder)):
+        for name, values in decoder.named_parameters():
+            if "box_head" in name or "sampling_offsets" in name:
+                values /= 3
 
 
-def golden_losses(name: str) -> dict[str, float]:
+def golden_losses(name: str) -> Losses:
     """Losses of one training step of a case.
 
     Every parameter is drawn anew from a seed of its own: the values depend neither on the shipped teacher nor on how a
     layer is initialised.
     """
-    config, keys = CASES[name]
-    overrides = [text for key, value in keys.items() for text in (f"MODEL.DISTILL.{key}", str(value))]
-    cfg, model = build_untrained(ROOT / "configs" / "digits" / f"{config}.yaml", tuple(overrides))
+    case = CASES[name]
+    overrides = [text for key, value in case.keys.items() for text in (f"MODEL.DISTILL.{key}", str(value))]
+    cfg, model = build_untrained(DIGITS / f"{case.config}.yaml", tuple(overrides))
     student = getattr(model, "student", model)
-    draw(student, seed=1)
+    draw(student, seed=1, spread=case.spread)
     if student is not model:
-        draw(model.teacher.detector or model.teacher, seed=2)  # an encoder of labels has no detector
+        teacher = model.teacher.detector or model.teacher  # an encoder of labels has no detector
+        draw(teacher, seed=2, spread=case.spread)
+        if case.position_gain != 1:
+            teacher.queries.position.weight.data *= case.position_gain
         randomise(model.matchers, seed=3)
         randomise(model.losses, seed=4)
     torch.manual_seed(0)
@@ -157,19 +103,45 @@ def golden_losses(name: str) -> dict[str, float]:
     return {key: value.item() for key, value in sorted(losses.items())}
 
 
+def difference(first: Losses, second: Losses) -> float:
+    """The largest relative difference between two steps' losses."""
+    return max(abs(first[key] - second[key]) / max(abs(first[key]), 1e-12) for key in first | second)
+
+
+def refuse_dependence_on_the_cpu(values: dict[str, Losses]) -> None:
+    """Computes the cases as other CPUs would.
+
+    Raises:
+        SystemExit: the values of a case differ by more than its limit.
+    """
+    moved = []
+    for settings in OTHER_CPUS:
+        command = [sys.executable, str(COMMAND), "--print", *values]
+        result = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, check=True, text=True)
+        for name, others in json.loads(result.stdout).items():
+            found = difference(values[name], others)
+            print(f"{name}: {found:.1e} with {settings}")
+            if not found <= CASES[name].limit:
+                moved.append(f"{name} by {found:.1e} with {settings}, and {CASES[name].limit} is the limit")
+    if moved:
+        raise SystemExit("Nothing is written, these depend on the kind of CPU:\n" + "\n".join(moved))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"those to write; none: all of {', '.join(CASES)}")
+    parser.add_argument("--print", action="store_true", help="print the losses as JSON, and write nothing")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(CASES)
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
+    values = {name: golden_losses(name) for name in arguments.names or CASES}
+    if arguments.print:
+        print(json.dumps(values))
+        return
+    refuse_dependence_on_the_cpu(values)
     GOLDEN.mkdir(exist_ok=True)
-    for name in arguments.names or CASES:
-        (GOLDEN / f"{name}.json").write_text(json.dumps(golden_losses(name), indent=2) + "\n")
+    for name, losses in values.items():
+        (GOLDEN / f"{name}.json").write_text(json.dumps(losses, indent=2) + "\n")
         print(GOLDEN / f"{name}.json")
-
-
-if __name__ == "__main__":
-    main()

@@ -52,6 +52,7 @@ class Fit:
 
 
 def first_names(names: list[str]) -> str:
+    """For a message: the first few of many, and how many more there are."""
     more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
 

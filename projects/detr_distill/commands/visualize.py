@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 
 from ..checkpoint import SafeCheckpointer
 from ..data.records import load_records
+from ..distill import DistillDetector
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
 from ..engine import DistillTrainer, build_config
@@ -60,7 +61,9 @@ def run(arguments: argparse.Namespace) -> list[Path]:
     SafeCheckpointer(model).load_complete(arguments.weights)
     views = views_of(cfg, model)
     teacher = next((view for view in views if view.name == "teacher"), None)
-    matcher = AdaptiveMatcher(cfg, student_of(model.student), model.teacher) if teacher else None
+    matcher = None
+    if teacher is not None and isinstance(model, DistillDetector):
+        matcher = AdaptiveMatcher(cfg, student_of(model.student), model.teacher)
     students = [view for view in views if view is not teacher]
     samples = choose_samples(cfg, arguments)
     return write_gallery(

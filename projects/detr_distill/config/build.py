@@ -7,7 +7,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -138,7 +138,7 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
     return f"unknown key {unknown[1]}.{suggest(unknown[1], flatten(cfg))}"
 
 
-def suggest(name: str, known) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """`` Did you mean ...?``, or nothing when no known name is close."""
     matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     last = name.rsplit(".", 1)[-1]

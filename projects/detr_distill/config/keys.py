@@ -84,9 +84,13 @@ def declare(owner: str, keys: Mapping[str, Key]) -> None:
             _DECLARED[name] = Declaration(declared, owner)
 
 
-def declared_keys() -> Iterator[tuple[str, Key]]:
-    """All keys that are known by now, by their full names."""
-    return ((name, declaration.key) for name, declaration in _DECLARED.items())
+def declared_keys(owner: str = "") -> Iterator[tuple[str, Key]]:
+    """All keys that are known by now, by their full names.
+
+    Args:
+        owner: start of the name of what declares them, such as a package; empty: anything.
+    """
+    return ((name, found.key) for name, found in _DECLARED.items() if found.owner.startswith(owner))
 
 
 def add_keys(cfg: CfgNode) -> None:

@@ -61,14 +61,11 @@ def import_plugins(names: Iterable[str]) -> None:
     for name in names:
         try:
             _import(name)
-        except ConfigError as error:
-            raise ConfigError(f"{KEY} names {name!r}: {error}") from error
-        # A user's module may fail in any way.
-        except Exception as error:
-            raise ConfigError(
-                f"{KEY} names {name!r}, which cannot be imported: {type(error).__name__}: {error}. Give the name of a "
-                f"module that Python finds (from {Path.cwd()}, too), or the path of a .py file."
-            ) from error
+        except Exception as error:  # a user's module may fail in any way
+            found = isinstance(error, ConfigError)
+            reason = str(error) if found else f"it cannot be imported: {type(error).__name__}: {error}."
+            advice = f"Give a module that Python finds (from {Path.cwd()}, too), or the path of a .py file."
+            raise ConfigError(f"{KEY} names {name!r}; {reason} {advice}") from error
 
 
 def _import(name: str) -> ModuleType:
@@ -79,12 +76,12 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     path = Path(name).expanduser().resolve()
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}. Give a path from the current folder, or a full path.")
+        raise ConfigError(f"there is no file {path}.")
     known = sys.modules.get(path.stem)
     if known is not None and known.__file__ == str(path):
         return known
     if known is not None:
-        raise ConfigError(f"another module is already called {path.stem}. Give the file another name.")
+        raise ConfigError(f"another module is already called {path.stem}: give the file another name.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
@@ -97,7 +94,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _as_names(value: object) -> list[str]:
-    """``"a"``, ``"(\'a\', \'b\')"`` or a list as names."""
+    r"""``"a"``, ``"(\'a\', \'b\')"`` or a list as names."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)

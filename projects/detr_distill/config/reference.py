@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from .keys import Key, declared_keys
 
+PACKAGE = "detr_distill."
 HEAD = """# Configuration keys
 
 What this project adds to detectron2's own keys, and one default that it changes. A run is described by a file under
@@ -29,8 +30,8 @@ SECTIONS = (
 
 
 def write_reference() -> str:
-    """The content of docs/configs.md for the keys of the package."""
-    keys = dict(declared_keys())
+    """The content of docs/configs.md, for the keys of this package alone."""
+    keys = dict(declared_keys(PACKAGE))
     parts = [HEAD]
     for title, text, nodes in SECTIONS:
         found = {name: key for name, key in keys.items() if name.startswith(tuple(f"{node}." for node in nodes))}

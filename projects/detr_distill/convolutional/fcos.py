@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.fcos import FCOS as PythonFCOS
 from detectron2.modeling.meta_arch.fcos import FCOSHead
@@ -20,7 +21,7 @@ class FCOS(PythonFCOS):
     """FCOS (1904.01355) with the keys of ``MODEL.RETINANET``; ``NORM`` "GN" normalises its head as published."""
 
     @configurable
-    def __init__(self, **arguments):
+    def __init__(self, **arguments: Any):
         super().__init__(**arguments)
 
     @torch.no_grad()
@@ -36,7 +37,7 @@ class FCOS(PythonFCOS):
         return [labels for labels, _ in pairs], [boxes for _, boxes in pairs]
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node, backbone = cfg.MODEL.RETINANET, build_backbone(cfg)
         shapes = backbone.output_shape()
         head = FCOSHead(

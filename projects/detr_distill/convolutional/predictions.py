@@ -36,17 +36,19 @@ def dense_output(
     Args:
         predictions: of the head: class logits and box deltas of each level. features: that it read.
     """
-    split = detector._transpose_dense_predictions(predictions[:2], [detector.num_classes, 4])  # type: ignore[list-item]
+    split = detector._transpose_dense_predictions(predictions[:2], [detector.num_classes, 4])
     logits, deltas = (torch.cat(levels, dim=1) for levels in split)
-    anchors: Any = detector.anchor_generator(features)  # type: ignore[operator]
-    places = Boxes.cat(anchors).tensor.repeat(len(logits), 1)
+    anchors: Any = detector.anchor_generator(features)
+    corners = Boxes.cat(anchors).tensor.repeat(len(logits), 1)
     transform: Any = detector.box2box_transform
-    boxes = transform.apply_deltas(deltas.flatten(0, 1).float(), places).view(deltas.shape)
+    boxes = transform.apply_deltas(deltas.flatten(0, 1).float(), corners).view(deltas.shape)
     size = torch.tensor([[width, height] * 2 for height, width in images.image_sizes], device=boxes.device)
     return one_layer(logits, to_centres(boxes / size[:, None]), "sigmoid")
 
 
-def region_output(predictor: FastRCNNOutputLayers, scores: Tensor, deltas: Tensor, regions: list[Instances]):
+def region_output(
+    predictor: FastRCNNOutputLayers, scores: Tensor, deltas: Tensor, regions: list[Instances]
+) -> DecoderOutput:
     """What Fast R-CNN's head says of the regions that it was trained on in this step, as a decoder output.
 
     Where it has a box for every class, that of its own best class is taken [R].
@@ -59,8 +61,8 @@ def region_output(predictor: FastRCNNOutputLayers, scores: Tensor, deltas: Tenso
     if deltas.shape[1] > 1:
         best = scores[:, :-1].argmax(1)
         deltas = deltas.gather(1, best[:, None, None].expand(-1, 1, 4))
-    places = torch.cat([image.proposal_boxes.tensor for image in regions])
-    boxes = predictor.box2box_transform.apply_deltas(deltas.squeeze(1), places)
+    corners = torch.cat([image.proposal_boxes.tensor for image in regions])
+    boxes = predictor.box2box_transform.apply_deltas(deltas.squeeze(1), corners)
     counts = [len(image) for image in regions]
     sizes = [boxes.new_tensor([image.image_size[1], image.image_size[0]] * 2) for image in regions]
     boxes = [to_centres(values / size) for values, size in zip(boxes.split(counts), sizes, strict=True)]

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from ..errors import DataError
 from .mapper import DetrDatasetMapper
 from .records import load_records
-from .stream import Place, SeededDataset, batches_of
+from .stream import Position, SeededDataset, batches_of
 from .transport import pack, unpack
 
 Mapper = Callable[[dict], dict]
@@ -103,8 +103,8 @@ class TestLoader:
     __test__ = False  # no test class, whatever pytest makes of the name
 
     def __init__(self, records: Sequence[dict], mapper: Mapper, batch_size: int = 1, num_workers: int = 0) -> None:
-        places = [(index, index) for index in InferenceSampler(len(records))]
-        self._batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        positions = [(index, index) for index in InferenceSampler(len(records))]
+        self._batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
         self._dataset = SeededDataset(records, mapper, seed=0, rank=0)
         self._num_workers = num_workers
 
@@ -152,10 +152,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, batch_size: int = 1) -> T
     return TestLoader(DatasetFromList(records), mapper, batch_size, cfg.DATALOADER.NUM_WORKERS)
 
 
-def _load(dataset: SeededDataset, batches: Iterable[list[Place]], workers: int, pin_memory: bool) -> Iterator[Any]:
+def _load(dataset: SeededDataset, batches: Iterable[list[Position]], workers: int, pin_memory: bool) -> Iterator[Any]:
     loader = DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # torch asks for any iterable of lists
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker,

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..config.keys import Key, declare
-from ..config.ranges import COUNT
+from ..config.ranges import COUNT, Words
 from ..registry import (
     DECODER_REGISTRY,
     ENCODER_REGISTRY,
@@ -59,7 +59,7 @@ declare(
             'what deformable attention and AdaMixer\'s sampling run on: `"triton"` (on CUDA), `"pytorch"`, or '
             '`"auto"`, Triton on CUDA where it works; Triton\'s gradients differ in the last digits from run to run; a '
             "teacher follows the student",
-            KERNELS,
+            Words(*KERNELS),
         ),
     },
 )

@@ -19,7 +19,7 @@ IN_FEATURES = key(
 )
 NUM_LEVELS = key(
     4,
-    "`MultiLevelNeck`: levels in all, those of the features and further ones of half the size each",
+    "`MultiLevelNeck`: levels in all, those of the features and extra ones of half the size each",
     COUNT,
     path="MODEL.DETR.NUM_LEVELS",
 )

@@ -92,8 +92,8 @@ def match_classes(
         return same_classes(num_student)
     if list(student_names) == list(teacher_names):
         return same_classes(num_student)
-    places = {name: index for index, name in enumerate(teacher_names)}
-    shared = [(index, places[name]) for index, name in enumerate(student_names) if name in places]
+    index_of = {name: index for index, name in enumerate(teacher_names)}
+    shared = [(index, index_of[name]) for index, name in enumerate(student_names) if name in index_of]
     if not shared:
         raise ConfigError(
             f"The teacher's classes ({_short(teacher_names)}) and the student's ({_short(student_names)}) share no "

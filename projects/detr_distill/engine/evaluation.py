@@ -51,7 +51,7 @@ class BoxEvaluator(COCOEvaluator):
         super().__init__(dataset_name, tasks=("bbox",), output_dir=output_dir, use_fast_impl=False)
         self._fast = COCOeval_faster is not None if fast is None else fast
 
-    def _eval_predictions(self, predictions, img_ids=None) -> None:
+    def _eval_predictions(self, predictions: list[dict], img_ids: list | None = None) -> None:
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         self._restore_category_ids(results)
         if self._output_dir:
@@ -79,7 +79,7 @@ class BoxEvaluator(COCOEvaluator):
             result["category_id"] = id_of_index[result["category_id"]]
 
 
-def evaluate_boxes(dataset: dict, results: list[dict], *, fast: bool, image_ids: list | None = None):
+def evaluate_boxes(dataset: dict, results: list[dict], *, fast: bool, image_ids: list | None = None) -> COCOeval:
     """COCO's box metrics.
 
     Args:
@@ -117,7 +117,7 @@ def _complete(annotations: list[dict]) -> list[dict]:
     return [{**default, **a, "id": n} for n, (default, a) in enumerate(zip(defaults, annotations, strict=True), 1)]
 
 
-def _index(index_class, dataset: dict):
+def _index(index_class: type[COCO], dataset: dict) -> COCO:
     index = index_class()
     index.dataset = dataset
     index.createIndex()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from torch import nn
@@ -42,7 +43,7 @@ class ParameterFreeze:
                     parameter.grad = None
 
 
-def _resolve(pair, model: nn.Module, max_iter: int) -> tuple[list[nn.Parameter], int]:
+def _resolve(pair: Sequence, model: nn.Module, max_iter: int) -> tuple[list[nn.Parameter], int]:
     try:
         expression, until = pair
         pattern, until = re.compile(expression), float(until)

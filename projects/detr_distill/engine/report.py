@@ -19,10 +19,12 @@ class UserErrorExit(SystemExit):
 
 
 def wants_traceback() -> bool:
+    """Whether the user asked for stack traces by the environment."""
     return os.environ.get(TRACEBACK_VARIABLE) == "1"
 
 
 def format_block(error: BaseException) -> str:
+    """The error between two lines, with how to see its stack trace."""
     line = "-" * 80
     return f"{line}\n{type(error).__name__}: {error}\n{line}\n(the stack trace of this error: {TRACEBACK_VARIABLE}=1)"
 

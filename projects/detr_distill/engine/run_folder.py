@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from ..config.build import default_config, flatten
 from ..errors import ConfigError
+from ..registry import current_names
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +78,14 @@ def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = 
 
 
 def has_checkpoints(folder: Path) -> bool:
+    """Whether a run stored its state there."""
     return (folder / "last_checkpoint").is_file() or any(folder.glob("model_*.pth"))
 
 
 def differences(folder: Path, cfg: CfgNode) -> dict[str, tuple[object, object]]:
     """Keys whose value in a folder's configuration is not that of ``cfg``: key -> (old, new).
 
-    A key that the folder's older configuration lacks had its default then.
+    A key that the folder's older configuration lacks had its default then; a plug-in may have had another name.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -95,7 +97,7 @@ def differences(folder: Path, cfg: CfgNode) -> dict[str, tuple[object, object]]:
     new = _flat(cfg)
     defaults = _flat(default_config())
     pairs = {key: (old.get(key, defaults.get(key)), value) for key, value in new.items()}
-    return {key: (before, after) for key, (before, after) in pairs.items() if before != after}
+    return {key: pair for key, pair in pairs.items() if current_names(pair[0]) != current_names(pair[1])}
 
 
 def move_aside(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -136,7 +136,7 @@ def _normalisation_parameters(model: nn.Module) -> set[nn.Parameter]:
     }
 
 
-def _sample(names) -> str:
+def _sample(names: Iterable[str]) -> str:
     names = list(names)
     chosen = names[:: max(1, len(names) // 4)][:4]
     return ", ".join(chosen)

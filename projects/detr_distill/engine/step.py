@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteError
 from ..protocols import Recording
+from ..randomness import seed_step
 from .finite import describe_non_finite, name_images
 from .freezing import ParameterFreeze
 from .metrics import StepMetrics, gather_metrics
 from .precision import GradientClipper, Precision, clipped_apart
-from .randomness import seed_step
 
 GRADIENT_NORM = "grad_norm"
 DISTILLED_SHARE = "distill_share"  # of the distillation losses in the total
@@ -106,7 +107,7 @@ class StepTrainer(SimpleTrainer):
                 totals[key] = totals[key] + share if key in totals else share
         return totals
 
-    def _forward(self, batch) -> dict[str, Tensor]:
+    def _forward(self, batch: Any) -> dict[str, Tensor]:
         try:
             with self.precision.autocast():
                 losses = self.model(batch)

@@ -6,16 +6,18 @@ import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
 from ..data import build_test_loader, build_train_loader
@@ -83,7 +85,7 @@ class DistillTrainer(DefaultTrainer):
         return build_named_model(cfg)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         try:
             return super().build_lr_scheduler(cfg, optimizer)
         except (AssertionError, ValueError) as error:
@@ -91,19 +93,19 @@ class DistillTrainer(DefaultTrainer):
             raise ConfigError(f"{keys}: {error or 'the learning rate would end above its start'}") from error
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list:

@@ -1,7 +1,6 @@
 """The values that travel between the parts: tensors with a name and a meaning."""
 
-import warnings
-
+from ..moved import renamed
 from .ground_truth import GroundTruth
 from .pairs import Pairs, no_pairs, pairs_in_order
 from .tensors import (
@@ -37,8 +36,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> type:
-    if name == "Targets":
-        warnings.warn("detr_distill.structures.Targets is now called GroundTruth.", FutureWarning, stacklevel=2)
-        return GroundTruth
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = renamed(__name__, {"Targets": "GroundTruth"})

@@ -51,9 +51,12 @@ class GroundTruth:
         return GroundTruth(labels, boxes, valid, [count * times for count in self.counts], labelled=self.labelled)
 
     def at_least_one(self) -> GroundTruth:
-        """The same objects, with a padded one where the whole batch has none."""
-        if self.labels.shape[1]:
-            return self
+        """The same objects, with a padded one where the whole batch has none; padded once."""
+        return self if self.labels.shape[1] else self._padded
+
+    @cached_property
+    def _padded(self) -> GroundTruth:
+        """The same with one more padded object an image."""
         return dataclasses.replace(
             self,
             labels=F.pad(self.labels, (0, 1)),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.detector import Finished
+from detr_distill.detr.supervision.matchings import Matchings
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -21,10 +24,10 @@ def test_queries_are_the_best_tokens_of_any_class():
     for image in range(2):
         best = scores[image].sort(descending=True).indices[:7]
         assert torch.allclose(own.position[image], boxes[image, best], atol=1e-5)
-        assert torch.equal(memory.proposals.logits[0, image], logits[image, best])
-        assert torch.equal(memory.proposals.hidden[0, image], tokens[image, best])
+        assert torch.equal(own.proposals.logits[0, image], logits[image, best])
+        assert torch.equal(own.proposals.hidden[0, image], tokens[image, best])
     assert torch.equal(own.content, model.queries.content.weight.expand(2, -1, -1)), "content is learned"
-    assert not own.position.requires_grad and memory.proposals.boxes.requires_grad
+    assert not own.position.requires_grad and own.proposals.boxes.requires_grad
 
 
 @pytest.mark.parametrize("queries", ["MixedQueries", "TwoStageQueries"])
@@ -70,8 +73,8 @@ def test_encoder_loss_knows_the_classes(inputs):
 def test_only_the_chosen_tokens_have_the_encoders_loss():
     model = build("dino").train()
     memory, targets, groups = begin_step(model, make_inputs())
-    outputs = model.decode(memory, groups)
-    entries = {group.name: output for output, group, _ in model.supervised(outputs, groups, memory, targets)}
+    finished = Finished(memory, groups, model.decode(memory, groups))
+    entries = {entry.group.name: entry.output for entry in model.supervise(finished, targets, Matchings())}
     assert entries["encoder"].logits.shape == (1, 2, 7, 5)
 
 

@@ -16,12 +16,12 @@ def test_two_stage_queries_are_the_best_tokens():
     model = build("two_stage").eval()
     memory = encode(model, make_inputs())
     own = model.queries(memory)
-    scores, boxes = memory.proposals.logits[0, ..., 0], memory.proposals.boxes[0]
+    scores, boxes = own.proposals.logits[0, ..., 0], own.proposals.boxes[0]
     for image in range(2):
         best = scores[image].sort(descending=True).indices[:7]
         assert torch.allclose(own.position[image].sigmoid(), boxes[image, best], atol=1e-6)
     assert own.content.abs().max() == 0
-    assert not own.position.requires_grad and memory.proposals.boxes.requires_grad
+    assert not own.position.requires_grad and own.proposals.boxes.requires_grad
     assert (boxes[memory.mask] == 1).all(), "tokens of the padding propose nothing"
     model.queries.num_queries = 10_000
     everything = model.queries(memory).position
@@ -31,8 +31,7 @@ def test_two_stage_queries_are_the_best_tokens():
 def test_first_boxes_are_squares_at_the_cells():
     model = build_model(small_cfg(**TWO_STAGE)).eval()  # box heads start at zero
     memory = encode(model, make_inputs(sizes=((64, 64),), counts=(1,)))
-    model.queries(memory)
-    levels = memory.proposals.boxes[0, 0].split([256, 64, 16])
+    levels = model.queries(memory).proposals.boxes[0, 0].split([256, 64, 16])
     for level, (boxes, side) in enumerate(zip(levels, (16, 8, 4), strict=True)):
         cell = boxes.view(side, side, 4)[1, 2]
         expected = torch.tensor([2.5 / side, 1.5 / side, 0.05 * 2**level, 0.05 * 2**level])

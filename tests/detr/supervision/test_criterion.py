@@ -35,16 +35,18 @@ def make_case(layers=2, images=2, queries=6, classes=4, counts=(3, 1), activatio
     most = max(counts)
     valid = torch.arange(most)[None] < torch.tensor(counts)[:, None]
     labels = torch.randint(0, classes, (images, most), generator=generator) * valid
-    return output, GroundTruth(
-        labels, random_boxes(images, most, seed=seed + 2) * valid[..., None], valid, list(counts)
-    )
+    boxes = random_boxes(images, most, seed=seed + 2) * valid[..., None]
+    return output, GroundTruth(labels, boxes, valid, list(counts))
 
 
 def make_criterion(classification, deep_supervision=True, classes=4):
     return SetCriterion(
-        num_classes=classes, matcher=HungarianMatcher(2.0, 5.0, 2.0), classification=classification, weight_class=2.0,
-        weight_l1=5.0, weight_giou=2.0, deep_supervision=deep_supervision,
-    )  # fmt: skip
+        num_classes=classes,
+        matcher=HungarianMatcher(cost_class=2.0),
+        classification=classification,
+        class_weight=2.0,
+        deep_supervision=deep_supervision,
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 110, 110), (3, 1, 150, 90), (3, 1, 90, 150), (1, 2, 120, 120)])
@@ -111,7 +113,7 @@ def test_non_finite_cost_names_layer_and_image(bad):
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 def test_matching_cost_by_hand(activation):
     output, targets = make_case(activation=activation)
-    cost = HungarianMatcher(2.0, 5.0, 3.0)(output, targets)
+    cost = HungarianMatcher(cost_class=2.0, cost_l1=5.0, cost_giou=3.0)(output, targets)
     layer, image, query, place = 1, 0, 4, 2
     box, goal = output.boxes[layer, image, query], targets.boxes[image, place]
     label = targets.labels[image, place]

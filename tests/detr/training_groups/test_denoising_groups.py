@@ -95,10 +95,9 @@ def test_an_image_does_not_notice_how_many_objects_its_neighbour_has(variant):
     for count in (1, 6):
         inputs = make_inputs(sizes=((48, 48), (48, 48)), counts=(2, count))
         inputs[0] = make_inputs(sizes=((48, 48),), counts=(2,))[0]
-        memory, targets, groups = begin_step(model, inputs)
-        memory.proposals = None
-        supervised = model.supervised(model.decode(memory, groups), groups, memory, targets)
-        ((output, group, _),) = [entry for entry in supervised if entry[1].name == "denoising"]
+        memory, _, groups = begin_step(model, inputs)
+        output = model.decode(memory, groups)["denoising"]
+        (group,) = [group for group in groups if group.name == "denoising"]
         first = ~group.inner_mask[0] & ~group.padding[0]
         outputs.append(output.logits[:, 0, first])
     assert torch.allclose(*outputs, atol=1e-5)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.engine.randomness import seed_step
 from detr_distill.errors import ConfigError
+from detr_distill.randomness import seed_step
 
 import pytest
 import torch

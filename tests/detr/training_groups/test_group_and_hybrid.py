@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detr_distill.checkpoint.export import detecting_weights
+from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.detr.supervision.assignment import solve_assignments
 from detr_distill.engine import build_config
 from detr_distill.errors import ConfigError
@@ -26,12 +27,12 @@ FAMILIES = {
     **STUDENTS,
     "detr": ["MODEL.DETR.DECODER.NAME", "DetrDecoder", "MODEL.DETR.LOSS.CLASSIFICATION", "softmax"],
 }
-QUERIES, FURTHER, REPEATS = 6, 12, 3
+QUERIES, EXTRA, REPEATS = 6, 12, 3
 every_family = pytest.mark.parametrize("family", FAMILIES)
 BOTH = {
     "MODEL__DETR__TRAINING_GROUPS": ["GroupQueries", "HybridQueries"],
     "MODEL__DETR__GROUP_QUERIES__NUM_GROUPS": 3,
-    "MODEL__DETR__HYBRID_QUERIES__NUM_QUERIES": FURTHER,
+    "MODEL__DETR__HYBRID_QUERIES__NUM_QUERIES": EXTRA,
     "MODEL__DETR__HYBRID_QUERIES__REPEATS": REPEATS,
 }
 
@@ -48,7 +49,7 @@ def family_cfg(family: str, **keys):
 def parts_of_step(model, inputs):
     """GroundTruth, memory, query groups and the outputs of one decoder pass over all of them."""
     images = model.preprocess(inputs)
-    targets, memory = model.targets(inputs, images), model.encode(model.backbone(images.tensor), images)
+    targets, memory = read_ground_truth(inputs, model.device), model.encode(model.backbone(images.tensor), images)
     groups = model.query_groups(memory, targets)
     return targets, memory, groups, model.decode(memory, groups)
 
@@ -64,7 +65,7 @@ def test_groups_keep_apart(family):
     with torch.no_grad():
         _, memory, groups, outputs = parts_of_step(model, inputs)
         assert list(outputs) == ["own", "group_1", "group_2", "hybrid"]
-        assert [group.content.shape[1] for group in groups] == [QUERIES, QUERIES, QUERIES, FURTHER]
+        assert [group.content.shape[1] for group in groups] == [QUERIES, QUERIES, QUERIES, EXTRA]
         for group in groups:
             alone = model.decode(memory, [group])[group.name]
             assert torch.allclose(alone.logits, outputs[group.name].logits, atol=1e-3), group.name
@@ -89,8 +90,8 @@ def test_each_loss_is_the_criterion_of_its_group_and_all_parameters_learn(family
             assert torch.allclose(losses[f"loss_{kind}{suffix}{layer}"], weight * value, rtol=1e-3), (group.name, name)
     sum(losses.values()).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    further = dict(model.training_groups.named_parameters())
-    assert further and all(p.grad.abs().sum() > 0 for p in further.values())
+    extra = dict(model.training_groups.named_parameters())
+    assert extra and all(p.grad.abs().sum() > 0 for p in extra.values())
 
 
 @every_family
@@ -121,9 +122,10 @@ def test_every_object_has_as_many_queries_as_copies():
 
 def two_stage_ranks(model, inputs):
     """(B, S) tokens from the best to the worst, and their boxes (B, S, 4)."""
-    _, memory, groups, _ = parts_of_step(model, inputs)
-    order = memory.proposals.logits[0, ..., 0].argsort(dim=1, descending=True, stable=True)
-    return groups, memory.proposals.boxes[0].gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
+    _, _, groups, _ = parts_of_step(model, inputs)
+    proposals = groups[0].proposals
+    order = proposals.logits[0, ..., 0].argsort(dim=1, descending=True, stable=True)
+    return groups, proposals.boxes[0].gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
 
 
 def test_hybrid_queries_are_the_next_best_proposals():
@@ -131,7 +133,7 @@ def test_hybrid_queries_are_the_next_best_proposals():
     groups, ranked = two_stage_ranks(model, inputs)
     boxes = {group.name: group.position.sigmoid() for group in groups}
     assert torch.allclose(boxes["own"], ranked[:, :QUERIES], atol=1e-6)
-    assert torch.allclose(boxes["hybrid"], ranked[:, QUERIES : QUERIES + FURTHER], atol=1e-6)
+    assert torch.allclose(boxes["hybrid"], ranked[:, QUERIES : QUERIES + EXTRA], atol=1e-6)
     assert not list(model.training_groups["HybridQueries"].parameters())
     keys = {**BOTH, "MODEL__DETR__HYBRID_QUERIES__NUM_QUERIES": 400}
     model.training_groups = build_model(family_cfg("deformable_student", **keys)).training_groups

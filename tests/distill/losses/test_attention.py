@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from detr_distill.distill.losses.attention import AttentionLoss
 from detr_distill.distill.losses.prediction import PredictionLoss
-from detr_distill.structures import Memory
 
 import torch
-from helpers.distill.one_image import BOX, SAME, match, output, random_maps, run
+from helpers.distill.one_image import BOX, SAME, match, memory, output, random_maps, run
 
 
 def attention_case(teacher_queries=3, teacher_heads=2, cells=(2, 3)):
@@ -16,14 +15,13 @@ def attention_case(teacher_queries=3, teacher_heads=2, cells=(2, 3)):
     teacher = output([[0.0, 0.0]] * teacher_queries, [BOX[0]] * teacher_queries)
     teacher.self_attention = (random_maps(1, teacher_heads, teacher_queries, teacher_queries, seed=2),)
     teacher.cross_attention = (random_maps(1, teacher_heads, teacher_queries, cells[0] * cells[1], seed=3),)
-    memory = Memory(torch.zeros(1, 6, 1), torch.zeros(1, 6, 1), None, [(2, 3)])
-    return student, teacher, {"memory": memory, "shapes": [cells]}
+    return student, teacher, {"student_memory": memory(2, 3), "teacher_memory": memory(*cells)}
 
 
 def test_attention_loss_orders_both_axes_by_the_pairs():
     student, teacher, setting = attention_case()
     order = [2, 0, 1]
-    found = run(AttentionLoss(kind="kl"), student, teacher, match([0, 1, 2], order), **setting)
+    found = run(AttentionLoss(divergence="kl"), student, teacher, match([0, 1, 2], order), **setting)
     goal = teacher.self_attention[0][0][:, order][:, :, order]
     expected = (goal * (goal / student.self_attention[0][0]).log()).sum(-1).mean()
     assert torch.allclose(found["self_attention"], expected, atol=1e-5)
@@ -38,13 +36,15 @@ def test_attention_of_a_permuted_copy_costs_nothing():
     copy = output([[0.0, 0.0]] * 3, [BOX[0]] * 3)
     copy.self_attention = (student.self_attention[0][:, :, order][..., order],)
     copy.cross_attention = (student.cross_attention[0][:, :, order],)
-    found = run(AttentionLoss(kind="mse"), student, copy, match([0, 1, 2], torch.argsort(order).tolist()), **setting)
+    found = run(
+        AttentionLoss(divergence="mse"), student, copy, match([0, 1, 2], torch.argsort(order).tolist()), **setting
+    )
     assert all(value.abs() < 1e-7 for value in found.values())
 
 
 def test_attention_with_fewer_pairs_is_a_distribution_again():
     student, teacher, setting = attention_case(teacher_queries=2)
-    found = run(AttentionLoss(kind="kl", weight_cross=0.0), student, teacher, match([0, 2], [1, 0]), **setting)
+    found = run(AttentionLoss(divergence="kl", cross_weight=0.0), student, teacher, match([0, 2], [1, 0]), **setting)
     pred = student.self_attention[0][0][:, [0, 2]][:, :, [0, 2]]
     goal = teacher.self_attention[0][0][:, [1, 0]][:, :, [1, 0]]
     pred = pred / pred.sum(-1, keepdim=True)
@@ -63,6 +63,6 @@ def test_attention_with_other_heads_and_other_memory_grid():
 
 
 def test_requires_only_what_has_a_weight():
-    assert AttentionLoss(weight_self=0.0).requires == {"cross_attention"}
+    assert AttentionLoss(self_weight=0.0).requires == {"cross_attention"}
     assert AttentionLoss().requires == {"self_attention", "cross_attention"}
-    assert PredictionLoss(classes=SAME, weight_class=1, weight_l1=1, weight_giou=1).requires == frozenset()
+    assert PredictionLoss(classes=SAME, class_weight=1, l1_weight=1, giou_weight=1).requires == frozenset()

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import ClassVar
 
 from detr_distill.distill.knowledge import Knowledge
-from detr_distill.distill.losses.feature import FeatureLoss, spatial_attention
+from detr_distill.distill.losses.feature import FeatureLoss
+from detr_distill.distill.losses.feature_parts import spatial_attention
 from detr_distill.distill.losses.focal_global import FocalGlobalLoss
-from detr_distill.distill.losses.map_pairs import FeaturePair, find_pairs, read_target
+from detr_distill.distill.losses.map_pairs import MapPair, find_pairs, read_teacher_map
 from detr_distill.distill.losses.masked_generation import MaskedGenerationLoss
-from detr_distill.distill.students.base import StudentOutput
+from detr_distill.distill.side import Side
+from detr_distill.distill.students.base import StudentOutput, student_of
 from detr_distill.errors import ConfigError
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import randomise, small_cfg
-from helpers.feature_maps import OWN, TARGET, levels, make_step, random_maps, run
+from helpers.feature_maps import OWN, TARGET, levels, make_step, map_pairs, random_maps, run
 from helpers.steps import ReadCounter
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 FITNET = {"norm": "none", "adapter_layers": 1, "adapter_kernel": 1, "mean": "levels"}
 AT = {"norm": "attention", "adapter_layers": 0, "mean": "sum"}
 DEFEAT = {"norm": "none", "adapter_layers": 0, "mean": "levels", "foreground": True, "background_weight": 4.0}
-CWD = {"kind": "kl", "softmax": "space", "temperature": 4.0, "norm": "none", "adapter_layers": 0, "mean": "sum"}
+CWD = {"divergence": "kl", "softmax": "space", "temperature": 4.0, "norm": "none", "adapter_layers": 0, "mean": "sum"}
 PKD = {"norm": "batch", "adapter_layers": 0, "mean": "sum"}
 
 
-def feature_loss(weight=1.0, channels=3, teacher_channels=3, **options) -> FeatureLoss:
-    return FeatureLoss(
-        weight=weight, in_features=["a", "b"], teacher_features=("x", "y"), channels=channels,
-        teacher_channels=teacher_channels, **options,
-    )  # fmt: skip
+def feature_loss(pairs=None, teacher_channels=3, **options) -> FeatureLoss:
+    return FeatureLoss(pairs=pairs or map_pairs(teacher_channels=teacher_channels), **options)
 
 
 def feature_value(own=OWN, target=TARGET, counts=(1, 0), **options) -> float:
@@ -74,8 +74,7 @@ def test_defeat_weighs_objects_and_background_apart():
 
 def test_cwd_by_hand_on_two_places():
     own, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[3.0, 1.0]]]]).log() * 4  # at temperature 4: 3/4 and 1/4
-    found = run(FeatureLoss(weight=1.0, in_features=["a"], channels=1, teacher_channels=1, **CWD), {"a": own},
-                {"a": target})  # fmt: skip
+    found = run(feature_loss(map_pairs("a", "a", 1, 1), **CWD), {"a": own}, {"a": target})
     expected = 16 * (0.75 * torch.tensor(1.5).log() + 0.25 * torch.tensor(0.5).log())
     assert found["loss_distill_feature"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert feature_value(**CWD) > 0
@@ -93,22 +92,19 @@ def test_pkd_is_one_minus_pearsons_correlation():
 
 
 FORMS = {
-    "fitnet": lambda pairs, c, ct: feature_loss(channels=c, teacher_channels=ct, **FITNET),
-    "at": lambda pairs, c, ct: feature_loss(channels=c, teacher_channels=ct, **AT),
-    "defeat": lambda pairs, c, ct: feature_loss(
-        channels=c, teacher_channels=ct, **{**DEFEAT, "adapter_layers": 1}
-    ),
-    "cwd": lambda pairs, c, ct: feature_loss(channels=c, teacher_channels=ct, **{**CWD, "adapter_layers": 1}),
-    "pkd": lambda pairs, c, ct: feature_loss(channels=c, teacher_channels=ct, **{**PKD, "adapter_layers": 1}),
-    "fgd": lambda pairs, c, ct: randomise(FocalGlobalLoss(weight=1.0, pairs=pairs)),
-    "mgd": lambda pairs, c, ct: MaskedGenerationLoss(weight=1.0, pairs=pairs),
-}  # fmt: skip
+    "fitnet": lambda pairs: feature_loss(pairs, **FITNET),
+    "at": lambda pairs: feature_loss(pairs, **AT),
+    "defeat": lambda pairs: feature_loss(pairs, **{**DEFEAT, "adapter_layers": 1}),
+    "cwd": lambda pairs: feature_loss(pairs, **{**CWD, "adapter_layers": 1}),
+    "pkd": lambda pairs: feature_loss(pairs, **{**PKD, "adapter_layers": 1}),
+    "fgd": lambda pairs: randomise(FocalGlobalLoss(pairs=pairs)),
+    "mgd": lambda pairs: MaskedGenerationLoss(weight=1.0, pairs=pairs),
+}
 
 
 def make(form: str, channels: int = 3, teacher_channels: int = 5) -> nn.Module:
     torch.manual_seed(0)
-    pairs = [FeaturePair(own, other, channels, teacher_channels) for own, other in (("a", "x"), ("b", "y"))]
-    return FORMS[form](pairs, channels, teacher_channels)
+    return FORMS[form](map_pairs(channels=channels, teacher_channels=teacher_channels))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -149,47 +145,77 @@ def test_no_form_waits_for_the_device(form):
     assert not counter.reads
 
 
+class PadCounter(TorchDispatchMode):
+    """Counts what is padded."""
+
+    def __init__(self):
+        super().__init__()
+        self.pads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.pads += func._schema.name == "aten::constant_pad_nd"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", ["defeat", "fgd"])
+@pytest.mark.parametrize(("counts", "pads"), [((1, 2), 0), ((0, 0), 4)])
+def test_boxes_are_prepared_once_a_step(form, counts, pads):
+    """Not once a level: in a batch without objects one object of padding, and one copy of the corners to the device."""
+    loss, student = make(form), StudentOutput(OWN, step=make_step(counts))
+    known = Knowledge(features=random_maps("xy", 1, 5))
+    with PadCounter() as counter:
+        loss(student, known, [])
+    assert counter.pads == pads
+    truth = make_step(counts, device="meta").ground_truth
+    corners = truth.at_least_one().corners_pixels
+    assert corners.is_meta and corners is truth.at_least_one().corners_pixels
+
+
 def test_a_map_of_another_grid_is_read_between_its_cells():
     """Two cells read as four: each centre's value, a quarter and three quarters of the way; no gradient."""
     maps = torch.tensor([[[[0.0, 4.0]]]], dtype=torch.float16, requires_grad=True)
-    target = read_target(Knowledge(features={"x": maps}), "x", (2, 4))
+    target = read_teacher_map(Knowledge(features={"x": maps}), "x", (2, 4))
     assert torch.equal(target, torch.tensor([[[[0.0, 1, 3, 4]] * 2]]).view(1, 1, 2, 4))
     assert target.dtype == torch.float32 and not target.requires_grad
-    halved = read_target(Knowledge(features={"x": torch.tensor([[[[0.0, 4, 1, 3]]]])}), "x", (1, 2))
+    halved = read_teacher_map(Knowledge(features={"x": torch.tensor([[[[0.0, 4, 1, 3]]]])}), "x", (1, 2))
     assert torch.equal(halved, torch.tensor([[[[2.0, 2.0]]]]))
 
 
-def pairs_of(**keys) -> list[FeaturePair]:
-    node = small_cfg().MODEL.DISTILL.FOCAL_GLOBAL_LOSS
-    for key, value in keys.items():
-        node[key] = value
-    student = build_model(small_cfg())
-    return find_pairs(node, "FOCAL_GLOBAL_LOSS", student, SimpleNamespace(feature_channels={"p3": 8, "p4": 9}))
+class Pyramid(Side):
+    """A side with two maps, and no encoder."""
+
+    feature_channels: ClassVar = {"p3": 8, "p4": 9}
+
+
+def pairs_of(in_features=(), teacher_features=()) -> tuple[MapPair, ...]:
+    student = student_of(build_model(small_cfg()))
+    return find_pairs(in_features, teacher_features, "MODEL.DISTILL.FOCAL_GLOBAL_LOSS", student, Pyramid())
 
 
 def test_maps_of_other_names_are_paired_in_order():
-    assert pairs_of(IN_FEATURES=["level0"], TEACHER_FEATURES=["p4"]) == [FeaturePair("level0", "p4", 16, 9)]
+    assert pairs_of(["level0"], ["p4"]) == (MapPair("level0", "p4", 16, 9),)
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("names", "message"),
     [
-        ({}, r"IN_FEATURES names \['p3', 'p4'\]; the student has \['level0'\]"),
-        ({"IN_FEATURES": ["level0"]}, r"IN_FEATURES names \['level0'\]; the teacher has"),
-        ({"IN_FEATURES": ["level0"], "TEACHER_FEATURES": ["p9"]}, r"TEACHER_FEATURES names \['p9'\]"),
-        ({"IN_FEATURES": ["level0"], "TEACHER_FEATURES": ["p3", "p4"]}, "as many maps"),
-        ({"TEACHER_FEATURES": ["p3"]}, "as many maps"),
+        ([], r"IN_FEATURES names \['p3', 'p4'\]; the student has \['level0', 'memory0'\]"),
+        ([["level0"]], r"IN_FEATURES names \['level0'\]; the teacher has \['p3', 'p4'\]"),
+        ([["level0"], ["p9"]], r"TEACHER_FEATURES names \['p9'\]"),
+        ([["level0"], ["p3", "p4"]], "as many maps"),
+        ([[], ["p3"]], "as many maps"),
+        ([["level0", "level0"], ["p3", "p4"]], "each map once"),
     ],
 )
-def test_unknown_maps_are_named(keys, message):
-    with pytest.raises(ConfigError, match=message):
-        pairs_of(**keys)
+def test_unknown_maps_are_named(names, message):
+    with pytest.raises(ConfigError, match=f"FOCAL_GLOBAL_LOSS.*{message}"):
+        pairs_of(*names)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: feature_loss(**{**AT, "kind": "kl"}), "NORM is 'attention'"),
+        (lambda: feature_loss(**{**AT, "divergence": "kl"}), "NORM is 'attention'"),
         (lambda: feature_loss(**{**FITNET, "background_weight": 1.0}), "BACKGROUND_WEIGHT is 1.0"),
     ],
 )

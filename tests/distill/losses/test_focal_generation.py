@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from detr_distill.distill.losses.focal_global import ContextBlock, FocalGlobalLoss, find_attention, inverse_areas
-from detr_distill.distill.losses.map_pairs import FeaturePair
 from detr_distill.distill.losses.masked_generation import MaskedGenerationLoss
 from detr_distill.errors import ConfigError
+from detr_distill.structures import GroundTruth
 
 import pytest
 import torch
 from helpers.builders import randomise
-from helpers.feature_maps import PAIRS, levels, random_maps, run
+from helpers.feature_maps import levels, map_pairs, random_maps, run
 from torch import nn
+
+NO_WEIGHT = dict.fromkeys(("object_weight", "background_weight", "attention_weight", "relation_weight"), 0.0)
 
 
 def focal(**options) -> FocalGlobalLoss:
-    return randomise(FocalGlobalLoss(weight=1.0, pairs=PAIRS, **options))
+    return randomise(FocalGlobalLoss(**{"pairs": map_pairs(), **options}))
 
 
 def test_attention_of_fgd_by_hand():
@@ -25,27 +27,34 @@ def test_attention_of_fgd_by_hand():
     assert torch.allclose(channels, 2 * torch.tensor([[4.0, 3.0]]).softmax(-1))
 
 
+def objects(*corners, padding=0) -> GroundTruth:
+    """Those of one image, by corners in pixels; ``padding`` more at its origin, which are none."""
+    count = len(corners)
+    corners = torch.tensor([[*corners, *[[0.0] * 4] * padding]])
+    valid = GroundTruth.count_valid([count], count + padding)
+    return GroundTruth(torch.zeros(valid.shape, dtype=torch.long), torch.zeros_like(corners), valid, [count], corners)
+
+
 def test_masks_of_fgd_by_hand():
-    boxes = torch.tensor([[[0.0, 0, 31, 31], [17, 17, 23, 23], [0, 0, 0, 0]]])
-    valid = torch.tensor([[True, True, False]])
-    found = inverse_areas(boxes, valid, (32, 32), (4, 4))[0]
+    truth = objects([0.0, 0, 31, 31], [17, 17, 23, 23], padding=1)
+    found = inverse_areas(truth, (32, 32), (4, 4))[0]
     expected = torch.full((4, 4), 1 / 16)
     expected[2:, 2:] = 1 / 4  # from the cell of its corner, 2, to the corner rounded up, 3
     assert torch.allclose(found, expected), "the smaller object counts; padding owns no cell"
-    small = inverse_areas(torch.tensor([[[9.0, 9, 10, 10]]]), valid[:, :1], (32, 32), (2, 2))
+    small = inverse_areas(objects([9.0, 9, 10, 10]), (32, 32), (2, 2))
     assert small[0, 0, 0] > 0, "an object smaller than a cell has one"
 
 
 def test_masks_of_fgd_on_a_map_of_another_shape():
     """32 high and 128 wide as 4 x 8 cells: a cell is 8 pixels high and 16 wide."""
-    found = inverse_areas(torch.tensor([[[33.0, 17, 63, 23]]]), torch.ones(1, 1, dtype=torch.bool), (32, 128), (4, 8))
+    found = inverse_areas(objects([33.0, 17, 63, 23]), (32, 128), (4, 8))
     expected = torch.zeros(4, 8)
     expected[2:4, 2:5] = 1 / 6  # from cell 2 in both directions; to 23 / 8 and 63 / 16, rounded up to 3 and 4
     assert torch.allclose(found[0], expected)
 
 
 def test_focal_terms_are_the_published_sums():
-    found = run(focal(weights=(1.0, 1.0, 1.0, 0.0)))
+    found = run(focal(object_weight=1.0, background_weight=1.0, attention_weight=1.0, relation_weight=0.0))
     expected = dict.fromkeys(("object", "background", "attention"), 0.0)
     for (own, target), size in zip(levels(), (4, 2), strict=True):
         (space, channels), (own_space, own_channels) = find_attention(target, 0.5), find_attention(own, 0.5)
@@ -76,8 +85,7 @@ def test_context_block_by_hand():
 
 def test_relation_trains_both_blocks():
     own, target = random_maps("a", 0, 8, [(4, 4)]), random_maps("x", 1, 8, [(4, 4)])
-    loss = FocalGlobalLoss(weight=1.0, pairs=[FeaturePair("a", "x", 8, 8)], weights=(0.0, 0.0, 0.0, 2.0))
-    randomise(loss)
+    loss = focal(pairs=map_pairs("a", "x", 8, 8), **{**NO_WEIGHT, "relation_weight": 2.0})
     difference = loss.relation_teacher[0](target["x"]) - loss.relation_student[0](own["a"])
     expected = difference.square().sum() / 2
     found = run(loss, own, target)["loss_distill_relation"]
@@ -88,7 +96,7 @@ def test_relation_trains_both_blocks():
 
 def test_generation_sees_the_shown_cells_alone():
     """With G the centre of its kernels and no hidden cell, the loss is the squared error of ReLU(student)."""
-    loss = MaskedGenerationLoss(weight=0.5, pairs=PAIRS, mask_ratio=0.0)
+    loss = MaskedGenerationLoss(weight=0.5, pairs=map_pairs(), mask_ratio=0.0)
     for layer in (layer for block in loss.generation for layer in block if isinstance(layer, nn.Conv2d)):
         nn.init.dirac_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -106,7 +114,7 @@ def test_generation_sees_the_shown_cells_alone():
 
 
 def test_masks_follow_the_seed():
-    loss = MaskedGenerationLoss(weight=1.0, pairs=PAIRS)
+    loss = MaskedGenerationLoss(weight=1.0, pairs=map_pairs())
 
     def value(seed: int) -> float:
         torch.manual_seed(seed)
@@ -118,7 +126,7 @@ def test_masks_follow_the_seed():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: focal(weights=(0.0,) * 4), "all four"),
+        (lambda: focal(**NO_WEIGHT), "all four"),
     ],
 )
 def test_bad_options_are_named(build, message):

@@ -18,7 +18,7 @@ from helpers.distill.one_image import BOX, SAME, logit, match, output, run
 def test_prediction_loss_by_hand():
     student = output([[logit(0.6), logit(0.3)], [logit(0.5), logit(0.5)]], BOX)
     teacher = output([[logit(0.1), logit(0.2)], [logit(0.8), logit(0.1)]], [[0.9, 0.9, 0.1, 0.1], [0.5, 0.6, 0.2, 0.2]])
-    loss = PredictionLoss(classes=SAME, weight_class=2.0, weight_l1=5.0, weight_giou=3.0, weight=0.5)
+    loss = PredictionLoss(classes=SAME, class_weight=2.0, l1_weight=5.0, giou_weight=3.0, weight=0.5)
     found = run(loss, student, teacher, match([0, 1], [1, 0]))
 
     def focal(p, t):
@@ -37,8 +37,8 @@ def test_prediction_loss_by_hand():
 def test_prediction_loss_without_threshold_and_with_pair_count():
     student = output([[0.0, 0.0], [0.0, 0.0]], BOX)
     teacher = output([[-9.0, -9.0], [-9.0, -9.0]], [BOX[1], BOX[0]])
-    options = {"box_score_threshold": 0.0, "normalizer": "pairs", "kind": "bce"}
-    loss = PredictionLoss(classes=SAME, weight_class=1.0, weight_l1=1.0, weight_giou=0.0, **options)
+    options = {"box_score_threshold": 0.0, "normalizer": "pairs", "divergence": "bce"}
+    loss = PredictionLoss(classes=SAME, class_weight=1.0, l1_weight=1.0, giou_weight=0.0, **options)
     found = run(loss, student, teacher, match([0, 1], [0, 1]))
     assert math.isclose(found["box"].item(), 0.4, rel_tol=1e-4)
     assert math.isclose(found["class"].item(), 2 * math.log(2), rel_tol=1e-3)
@@ -46,7 +46,7 @@ def test_prediction_loss_without_threshold_and_with_pair_count():
 
 def test_padded_pairs_and_unmatched_queries_get_no_target():
     teacher = output([[3.0, -3.0], [2.0, 1.0]], BOX)
-    loss = PredictionLoss(classes=SAME, weight_class=1.0, weight_l1=1.0, weight_giou=1.0)
+    loss = PredictionLoss(classes=SAME, class_weight=1.0, l1_weight=1.0, giou_weight=1.0)
     student = output([[0.1, 0.2], [0.3, 0.4]], [BOX[1], BOX[0]])
     sum(run(loss, student, teacher, match([1, 0], [0, 0], [1.0, 0.0])).values()).backward()
     gradient = student.logits.grad[0, 0]
@@ -60,28 +60,28 @@ def no_pairs():
     return Pairs(index, index, index.float())
 
 
-@pytest.mark.parametrize("kind", ["focal_bce", "bce", "kl"])
+@pytest.mark.parametrize("divergence", ["focal_bce", "bce", "kl"])
 @pytest.mark.parametrize("activations", [("sigmoid", "softmax"), ("softmax", "sigmoid"), ("softmax", "softmax")])
-def test_heads_of_either_kind_can_be_paired(kind, activations):
+def test_heads_of_either_kind_can_be_paired(divergence, activations):
     columns = {"sigmoid": 2, "softmax": 3}
     generator = torch.Generator().manual_seed(0)
     student, teacher = (
         output(torch.randn(2, columns[a], generator=generator).tolist(), BOX, activation=a) for a in activations
     )
-    loss = PredictionLoss(classes=SAME, weight_class=1.0, weight_l1=1.0, weight_giou=1.0, kind=kind)
+    loss = PredictionLoss(classes=SAME, class_weight=1.0, l1_weight=1.0, giou_weight=1.0, divergence=divergence)
     found = run(loss, student, teacher, match([0, 1], [1, 0]))["class"]
     found.backward()
     assert found > 0 and student.logits.grad.isfinite().all() and student.logits.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", ["focal_bce", "kl"])
+@pytest.mark.parametrize("divergence", ["focal_bce", "kl"])
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_equal_predictions_cost_nothing(kind, activation):
+def test_equal_predictions_cost_nothing(divergence, activation):
     student = output([[1.0, -2.0, 0.5], [0.3, 0.1, -1.0]], BOX, activation=activation)
     classes = SAME if activation == "softmax" else match_classes(None, None, 3, 3)
     loss = PredictionLoss(
-        classes=classes, weight_class=1.0, weight_l1=1.0, weight_giou=1.0, kind=kind,
-        temperature=3.0 if kind == "kl" else 1.0, box_score_threshold=0.0,
+        classes=classes, class_weight=1.0, l1_weight=1.0, giou_weight=1.0, divergence=divergence,
+        temperature=3.0 if divergence == "kl" else 1.0, box_score_threshold=0.0,
     )  # fmt: skip
     found = run(loss, student, student, match([0, 1], [0, 1]))
     assert all(abs(value.item()) < 1e-5 for value in found.values())
@@ -90,14 +90,14 @@ def test_equal_predictions_cost_nothing(kind, activation):
 EXTREME = [[-20.0, -18.0, -25.0], [3.0, 20.0, -16.0]]
 
 
-@pytest.mark.parametrize("kind", ["kl", "softmax_kl"])
+@pytest.mark.parametrize("divergence", ["kl", "softmax_kl"])
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_equal_logits_of_any_size_cost_nothing(kind, activation):
+def test_equal_logits_of_any_size_cost_nothing(divergence, activation):
     """Logits are never read back from probabilities that have lost them."""
     student = output(EXTREME, BOX, activation=activation)
     classes = match_classes(None, None, *(2 * [3 if activation == "sigmoid" else 2]))
     loss = PredictionLoss(
-        classes=classes, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind=kind, temperature=10.0,
+        classes=classes, class_weight=1.0, l1_weight=0.0, giou_weight=0.0, divergence=divergence, temperature=10.0,
         normalizer="pairs",
     )  # fmt: skip
     found = run(loss, student, student, match([0, 1], [0, 1]))["class"]
@@ -109,7 +109,7 @@ def test_softmax_heads_meet_in_their_logits():
     """KD-DETR: the softmax of the shared classes' logits over the temperature, "no object" left out."""
     teacher, student = [[-6.0, -4.0, 9.0]], [[-9.0, -6.0, 9.0]]
     loss = PredictionLoss(
-        classes=SAME, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind="softmax_kl", temperature=10.0,
+        classes=SAME, class_weight=1.0, l1_weight=0.0, giou_weight=0.0, divergence="softmax_kl", temperature=10.0,
         normalizer="pairs",
     )  # fmt: skip
     outputs = (output(logits, BOX[:1], activation="softmax") for logits in (student, teacher))
@@ -130,7 +130,7 @@ def test_scores_of_a_softmax_by_themselves():
 def test_classes_are_compared_by_name():
     classes = match_classes(["cat", "dog"], ["tree", "dog", "cat"], 2, 3)
     student, teacher = output([[1.0, -1.0]], BOX[:1]), output([[9.0, -1.0, 1.0]], BOX[:1])
-    loss = PredictionLoss(classes=classes, weight_class=1.0, weight_l1=1.0, weight_giou=1.0)
+    loss = PredictionLoss(classes=classes, class_weight=1.0, l1_weight=1.0, giou_weight=1.0)
     assert run(loss, student, teacher, match([0], [0]))["class"].abs() < 1e-6
     assert classes.teacher_labels(torch.tensor([0, 1])).tolist() == [2, 1]
     partial = match_classes(["cat", "bird"], ["cat"], 2, 1)
@@ -147,17 +147,18 @@ def test_softmax_kl_compares_the_shared_classes_alone():
     """Lists a, b, c and c, x, a, y: equal in a and c, whatever the others say."""
     classes = match_classes(["a", "b", "c"], ["c", "x", "a", "y"], 3, 4)
     student, teacher = output([[1.0, 9.0, -2.0]], BOX[:1]), output([[-2.0, 7.0, 1.0, -8.0]], BOX[:1])
-    loss = PredictionLoss(classes=classes, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind="softmax_kl")
+    loss = PredictionLoss(classes=classes, class_weight=1.0, l1_weight=0.0, giou_weight=0.0, divergence="softmax_kl")
     assert run(loss, student, teacher, match([0], [0]))["class"].abs() < 1e-6
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_soft_cross_entropy_has_the_gradient_of_kl(temperature):
     gradients, values = [], []
-    for kind in ("bce", "kl"):
+    for divergence in ("bce", "kl"):
         student = output([[1.0, -2.0], [0.3, 0.1]], BOX)
         loss = PredictionLoss(
-            classes=SAME, weight_class=1.0, weight_l1=0.0, weight_giou=0.0, kind=kind, temperature=temperature,
+            classes=SAME, class_weight=1.0, l1_weight=0.0, giou_weight=0.0, divergence=divergence,
+            temperature=temperature,
         )  # fmt: skip
         found = run(loss, student, output([[2.0, 0.5], [-1.0, 3.0]], BOX), match([0, 1], [1, 0]))["class"]
         found.backward()
@@ -166,4 +167,4 @@ def test_soft_cross_entropy_has_the_gradient_of_kl(temperature):
     assert torch.allclose(*gradients, atol=1e-6) and gradients[0].abs().max() > 0.01
     assert values[0] > values[1] + 0.1
     with pytest.raises(ConfigError, match="TEMPERATURE is 4.0, and DIVERGENCE 'focal_bce'"):
-        PredictionLoss(classes=SAME, weight_class=1.0, weight_l1=1.0, weight_giou=1.0, temperature=4.0)
+        PredictionLoss(classes=SAME, class_weight=1.0, l1_weight=1.0, giou_weight=1.0, temperature=4.0)

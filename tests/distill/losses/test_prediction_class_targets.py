@@ -36,12 +36,12 @@ def pairs(query, target, weight):
 
 
 def prediction_losses(student, teacher, assignment, match_pairs, teacher_layer=(0,), group="own", **options):
-    settings = {"kind": "bce", "box_score_threshold": 0.0, "normalizer": "pairs", "class_targets": "positives"}
-    weights = {"weight_class": 1.0, "weight_l1": 5.0, "weight_giou": 2.0}
+    settings = {"divergence": "bce", "box_score_threshold": 0.0, "normalizer": "pairs", "class_targets": "positives"}
+    weights = {"class_weight": 1.0, "l1_weight": 5.0, "giou_weight": 2.0}
     loss = PredictionLoss(classes=CLASSES, **weights, **{**settings, **options})
     assert loss.needs_assignment == ({**settings, **options}["class_targets"] == "positives")
     match = Match("adaptive", "own", teacher_layer, match_pairs, group)
-    knowledge = Knowledge(output=teacher, assignment=assignment, further={"general": teacher})
+    knowledge = Knowledge(output=teacher, assignment=assignment, extra={"general": teacher})
     found = loss(StudentOutput({}, {"own": student}), knowledge, [match])
     return {name.removeprefix("loss_distill_").replace("_adaptive", ""): value for name, value in found.items()}
 
@@ -99,7 +99,9 @@ def test_teacher_scores_of_the_positives_divide_the_class_term():
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_divergence_with_a_temperature_by_hand(temperature):
     student, teacher, assignment, match_pairs = three_queries()
-    found = prediction_losses(student, teacher, assignment, match_pairs, kind="kl", temperature=temperature)["class"]
+    found = prediction_losses(student, teacher, assignment, match_pairs, divergence="kl", temperature=temperature)[
+        "class"
+    ]
     soft = [[1 / (1 + math.exp(-logit(p) / temperature)) for p in row] for row in ([0.2, 0.7], [0.8, 0.1])]
     expected = sum(entropy(p, t) - entropy(t, t) for p, t in zip(*soft, strict=True))
     assert math.isclose(found.item(), temperature**2 * expected, rel_tol=1e-4)

@@ -7,7 +7,7 @@ import math
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.query_relation import QueryRelationLoss, pairwise_distances
 from detr_distill.distill.match import Match
-from detr_distill.distill.students.base import StudentOutput
+from detr_distill.distill.students.base import StudentOutput, student_of
 from detr_distill.errors import ConfigError
 from detr_distill.structures import DecoderOutput, Pairs
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import small_cfg
+from helpers.convolutional import dense_cfg
 
 
 def output(hidden):
@@ -74,14 +75,14 @@ def test_distances_are_the_euclidean_ones():
     assert torch.allclose(found * (1 - torch.eye(40)), exact, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["distance", "contrastive"])
-def test_pairs_say_which_query_is_which(kind):
+@pytest.mark.parametrize("divergence", ["distance", "contrastive"])
+def test_pairs_say_which_query_is_which(divergence):
     states, order = random_states(5, 8), torch.tensor([3, 0, 4, 1, 2])
     student, teacher = output(states), output(states[order])
-    matched = value(student, teacher, match([0, 1, 2, 3, 4], torch.argsort(order).tolist()), kind=kind)
-    crossed = value(student, teacher, match([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]), kind=kind)
+    matched = value(student, teacher, match([0, 1, 2, 3, 4], torch.argsort(order).tolist()), divergence=divergence)
+    crossed = value(student, teacher, match([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]), divergence=divergence)
     assert matched < 0.1 * crossed
-    assert kind == "contrastive" or matched < 1e-5
+    assert divergence == "contrastive" or matched < 1e-5
 
 
 def test_neither_width_nor_scale_counts():
@@ -92,22 +93,24 @@ def test_neither_width_nor_scale_counts():
     assert value(output(states), output(wide), pairs, normalize=False) > 1
 
 
-@pytest.mark.parametrize("kind", ["distance", "contrastive"])
-def test_padding_and_unmatched_queries_are_left_out(kind):
+@pytest.mark.parametrize("divergence", ["distance", "contrastive"])
+def test_padding_and_unmatched_queries_are_left_out(divergence):
     student, teacher = output(random_states(6, 4)), output(random_states(5, 4, seed=1))
-    found = value(student, teacher, match([4, 1, 2], [0, 3, 1]), kind=kind)
-    padded = value(student, teacher, match([4, 1, 2, 0, 0], [0, 3, 1, 0, 0], [1.0, 1.0, 1.0, 0.0, 0.0]), kind=kind)
+    found = value(student, teacher, match([4, 1, 2], [0, 3, 1]), divergence=divergence)
+    padded = value(
+        student, teacher, match([4, 1, 2, 0, 0], [0, 3, 1, 0, 0], [1.0, 1.0, 1.0, 0.0, 0.0]), divergence=divergence
+    )
     assert torch.allclose(found, padded, rtol=1e-5)
     padded.backward()
     moved = student.hidden.grad[0, 0].abs().amax(-1) > 0
     assert moved.tolist() == [False, True, True, False, True, False]
 
 
-@pytest.mark.parametrize("kind", ["distance", "contrastive"])
+@pytest.mark.parametrize("divergence", ["distance", "contrastive"])
 @pytest.mark.parametrize("pairs", [match([], []), match([2], [1]), match([0, 0], [0, 0], [0.0, 0.0])])
-def test_no_pairs_cost_nothing(kind, pairs):
+def test_no_pairs_cost_nothing(divergence, pairs):
     student, teacher = output(random_states(3, 4)), output(random_states(2, 4, seed=1))
-    found = value(student, teacher, pairs, kind=kind)
+    found = value(student, teacher, pairs, divergence=divergence)
     found.backward()
     assert found.abs() < 1e-6 and student.hidden.grad.abs().max() < 1e-6
 
@@ -124,7 +127,7 @@ def test_the_gradient_is_finite_where_queries_are_equal(states, normalize):
 def test_contrastive_by_hand():
     """Cosines 1, 0 of the first query and 0.6, 0.8 of the second with the teacher's two."""
     student, teacher = output([[2.0, 0.0], [3.0, 4.0]]), output([[5.0, 0.0], [0.0, 1.0]])
-    found = value(student, teacher, match([0, 1], [0, 1]), kind="contrastive", temperature=0.5, weight=0.2)
+    found = value(student, teacher, match([0, 1], [0, 1]), divergence="contrastive", temperature=0.5, weight=0.2)
 
     def entropy(own, other):
         return -own / 0.5 + math.log(math.exp(own / 0.5) + math.exp(other / 0.5))
@@ -134,8 +137,8 @@ def test_contrastive_by_hand():
 
 def test_only_contrastive_widths_are_projected():
     assert not list(QueryRelationLoss(widths=(4, 8)).parameters())
-    assert not list(QueryRelationLoss(widths=(4, 4), kind="contrastive").parameters())
-    loss = QueryRelationLoss(widths=(4, 8), kind="contrastive")
+    assert not list(QueryRelationLoss(widths=(4, 4), divergence="contrastive").parameters())
+    loss = QueryRelationLoss(widths=(4, 8), divergence="contrastive")
     student, teacher = output(random_states(3, 4)), output(random_states(3, 8, seed=1))
     value(student, teacher, match([0, 1, 2], [2, 1, 0]), loss=loss).backward()
     assert all(p.grad.abs().max() > 0 for p in loss.parameters()) and student.hidden.grad.abs().max() > 0
@@ -177,14 +180,16 @@ def test_bad_keys_are_named(equal_teacher, key, bad, message):
 
 
 def test_a_detector_without_queries_is_refused():
-    cfg = small_cfg()
-    with pytest.raises(ConfigError, match="QueryRelationLoss compares the hidden states"):
-        QueryRelationLoss(cfg, torch.nn.Identity(), torch.nn.Identity())
+    queries, maps = student_of(build_model(small_cfg())), student_of(build_model(dense_cfg("RetinaNet")))
+    for student, teacher, who in ((maps, queries, "student"), (queries, maps, "teacher")):
+        message = f"QueryRelationLoss asks for hidden states, which the {who}'s RetinaNet does not have.*DetrDetector"
+        with pytest.raises(ConfigError, match=message):
+            QueryRelationLoss(small_cfg(), student, teacher)
 
 
-@pytest.mark.parametrize("kind", ["distance", "contrastive"])
-def test_in_a_step_with_a_wider_teacher(build_distiller, wide_teacher, inputs, kind):
-    keys = {"LOSSES": ["QueryRelationLoss"], "QUERY_RELATION_LOSS__DIVERGENCE": kind}
+@pytest.mark.parametrize("divergence", ["distance", "contrastive"])
+def test_in_a_step_with_a_wider_teacher(build_distiller, wide_teacher, inputs, divergence):
+    keys = {"LOSSES": ["QueryRelationLoss"], "QUERY_RELATION_LOSS__DIVERGENCE": divergence}
     model = build_distiller(wide_teacher, **{f"MODEL__DISTILL__{key}": value for key, value in keys.items()})
     losses = {name: loss for name, loss in model(inputs).items() if "relation" in name}
     assert set(losses) == {f"loss_distill_query_relation_{m}{n}" for m in ("adaptive", "fixed") for n in ("", "_0")}

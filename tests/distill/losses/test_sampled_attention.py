@@ -10,7 +10,7 @@ from detr_distill.structures import DecoderOutput, Pairs, SampledPoints
 
 import pytest
 import torch
-from helpers.distill.sampled_points import build_loss, random_points
+from helpers.distill.sampled_points import build_loss, measure_of, random_points
 
 
 def output(points, scores=None):
@@ -44,7 +44,7 @@ def test_loss_is_the_mean_of_the_pairs(distance):
     for query, target in ((2, 3), (0, 1)):
         goal = teacher.locations[0, target].flatten(0, 2), teacher.weights[0, target].flatten() / 3
         pred = student.locations[0, query].flatten(0, 2), student.weights[0, query].flatten() / 2
-        expected += loss.distance(*goal, *pred) / 2
+        expected += measure_of(loss)(*goal, *pred) / 2
     assert torch.allclose(found, 0.5 * expected, atol=1e-6)
 
 
@@ -66,10 +66,11 @@ def test_heads_are_compared_one_by_one_or_together():
     pairs = ([0, 1, 2], [0, 1, 2], [1.0, 1.0, 1.0])
     assert run(build_loss(heads="mean"), student, exchanged, *pairs).abs() < 1e-6
     each = build_loss(heads="each")
+    measure = measure_of(each)
     found = run(each, student, exchanged, *pairs)
     expected = [
-        each.distance(student.locations[0, q, 1 - h].flatten(0, 1), student.weights[0, q, 1 - h].flatten(),
-                      student.locations[0, q, h].flatten(0, 1), student.weights[0, q, h].flatten())
+        measure(student.locations[0, q, 1 - h].flatten(0, 1), student.weights[0, q, 1 - h].flatten(),
+                student.locations[0, q, h].flatten(0, 1), student.weights[0, q, h].flatten())
         for q in range(3) for h in range(2)
     ]  # fmt: skip
     assert found > 0.01 and torch.allclose(found, torch.stack(expected).mean(), atol=1e-6)
@@ -85,9 +86,9 @@ def test_no_pair_costs_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distance": "kl"}, "DISTANCE is 'kl'. Known: energy, js"),
-        ({"pair_weight": "all"}, "PAIR_WEIGHT is 'all'. Known: equal, teacher_score"),
-        ({"heads": "all"}, "HEADS is 'all'. Known: mean, each"),
+        ({"distance": "kl"}, "DISTANCE is 'kl'. Known: 'energy', 'js'"),
+        ({"pair_weight": "all"}, "PAIR_WEIGHT is 'all'. Known: 'equal', 'teacher_score'"),
+        ({"heads": "all"}, "HEADS is 'all'. Known: 'mean', 'each'"),
     ],
 )
 def test_bad_keys_are_named(options, message):

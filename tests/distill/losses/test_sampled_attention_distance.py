@@ -8,7 +8,7 @@ from detr_distill.distill.losses.sampled_points import NEAR, energy_coefficient,
 
 import pytest
 import torch
-from helpers.distill.sampled_points import build_loss, random_points
+from helpers.distill.sampled_points import build_loss, measure_of, random_points
 
 
 def energy_by_pairs(goal_places, goal_weights, places, weights):
@@ -47,7 +47,7 @@ def test_energy_of_two_places_by_hand():
 @pytest.mark.parametrize("distance", ["energy", "js"])
 def test_distance_sees_distributions_not_points(distance):
     """Their order, a point in two parts, points without weight: nothing of it counts."""
-    measure = build_loss(distance=distance).distance
+    measure = measure_of(build_loss(distance=distance))
     goal, (places, weights) = random_points(4, 6), random_points(4, 5, seed=1)
     expected = measure(*goal, places, weights)
     order = torch.tensor([3, 0, 4, 1, 2])
@@ -61,7 +61,7 @@ def test_distance_sees_distributions_not_points(distance):
 
 @pytest.mark.parametrize("distance", ["energy", "js"])
 def test_gradient_is_right_and_finite_where_both_are_equal(distance):
-    measure = build_loss(distance=distance, grid_size=5).distance
+    measure = measure_of(build_loss(distance=distance, grid_size=5))
     goal, (places, weights) = random_points(2, 4), random_points(2, 3, seed=1)
     assert torch.autograd.gradcheck(
         lambda p, w: measure(*goal, p, w), (places.requires_grad_(), weights.requires_grad_())

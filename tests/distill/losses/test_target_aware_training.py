@@ -96,9 +96,9 @@ def test_classes_are_found_by_name(tmp_path, named_sets):
     model(inputs)
     known, losses = seen[0]
     pairs = known.assignment.slice_layers(slice(-1, None))
-    quality = query_quality(known.output, known.targets, pairs, 1.0)
+    quality = query_quality(known.output, known.ground_truth, pairs, 1.0)
     scores = known.output.probabilities()[-1, 0, pairs.query[0, 0, 0]]
-    assert known.targets.labels.tolist() == [[6], [-1]]
+    assert known.ground_truth.labels.tolist() == [[6], [-1]]
     assert quality.tolist() == [[pytest.approx(scores[6].item())], [0]] and losses[NAME] > 0
     inputs[0]["instances"].gt_classes[:] = 2
     assert model(inputs)[NAME] == 0
@@ -171,7 +171,7 @@ def test_the_masks_own_loss_is_no_distillation(tmp_path):
     for share in (0.0, 0.9):
         model = distiller(tmp_path, CONDITIONAL, CONDITIONAL, **ALONE, **keys, DISTILL__BALANCE__TARGET_SHARE=share)
         torch.manual_seed(0)
-        losses.append(model(make_inputs()))
+        losses.append(model(make_inputs(), iteration=0))
     plain, steered = losses
     assert torch.equal(plain[MASK_NAME], steered[MASK_NAME]) and not torch.equal(plain[NAME], steered[NAME])
     detection = sum(value for name, value in steered.items() if name not in (NAME, MASK_NAME))

@@ -19,7 +19,7 @@ DINO = {
 SETTINGS = {
     "detr": {"DECODER__NAME": "DetrDecoder", "LOSS__CLASSIFICATION": "softmax"},
     "conditional_detr": {},
-    "dab_detr": {**DAB, "QUERIES__NAME": "AnchorQueries"},
+    "dab_detr": {**DAB, "QUERIES__NAME": "AnchorBoxQueries"},
     "dn_detr": {**DAB, **DN},
     "deformable_detr": {**LEVELS, "DECODER__NAME": "DeformableDecoder", "QUERIES__NAME": "LearnedContentQueries"},
     "two_stage": {

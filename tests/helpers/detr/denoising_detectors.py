@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.structures import GroundTruth, Memory, QueryGroup
 
 import pytest
@@ -45,7 +46,7 @@ def build(variant: str, **keys):
 def begin_step(model, inputs) -> tuple[Memory, GroundTruth, list[QueryGroup]]:
     """Memory, ground truth and all query groups of a training step."""
     images = model.preprocess(inputs)
-    memory, targets = model.encode(model.backbone(images.tensor), images), model.targets(inputs, images)
+    memory, targets = model.encode(model.backbone(images.tensor), images), read_ground_truth(inputs, model.device)
     return memory, targets, model.query_groups(memory, targets)
 
 

@@ -8,7 +8,7 @@ from detr_distill.distill.classes import match_classes
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.match import Match
 from detr_distill.distill.students.base import StudentOutput
-from detr_distill.structures import DecoderOutput, Pairs
+from detr_distill.structures import DecoderOutput, Memory, Pairs
 
 import torch
 
@@ -29,8 +29,15 @@ def match(query, target, weight=None):
     return Match("adaptive", "own", (0,), Pairs(*index, weight))
 
 
-def run(loss, student, teacher, pairs, memory=None, shapes=()):
-    losses = loss(StudentOutput({}, {"own": student}, memory), Knowledge(output=teacher, memory_shapes=shapes), [pairs])
+def memory(*shape):
+    """One level of (height, width)."""
+    tokens = torch.zeros(1, math.prod(shape), 1)
+    return Memory(tokens, torch.zeros_like(tokens), None, [shape])
+
+
+def run(loss, student, teacher, pairs, student_memory=None, teacher_memory=None):
+    known = Knowledge(output=teacher, memory=teacher_memory)
+    losses = loss(StudentOutput({}, {"own": student}, student_memory), known, [pairs])
     return {name.removeprefix("loss_distill_").removesuffix("_adaptive"): value for name, value in losses.items()}
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.losses.sampled_attention import SampledAttentionLoss
+from detr_distill.distill.losses.sampled_points import energy_coefficient, grid_distance
 
 import torch
 
 
 def build_loss(**options):
     return SampledAttentionLoss(classes=match_classes(None, None, 2, 2), **options)
+
+
+def measure_of(loss):
+    """The distance between two sets of weighted points that a loss's settings say."""
+    if loss.distance == "energy":
+        return partial(energy_coefficient, directions=loss.directions)
+    return partial(grid_distance, size=loss.grid_size)
 
 
 def random_points(*shape, seed=0, dtype=torch.float64):

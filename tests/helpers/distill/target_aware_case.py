@@ -51,20 +51,21 @@ def memory(tokens, shapes=GRID, mask=None):
     return Memory(tokens, torch.zeros_like(tokens), mask, shapes)
 
 
-def knowledge(tokens=None, shapes=GRID, mask=None, targets=None, **changes):
+def knowledge(tokens=None, shapes=GRID, mask=None, ground_truth=None, **changes):
     tokens = torch.tensor([CELLS]) if tokens is None else tokens
-    values = {"output": teacher_output(), "assignment": assigned(), "targets": targets or labelled(), **changes}
-    return Knowledge(memory=memory(tokens, shapes, mask), **values)
+    values = {"output": teacher_output(), "assignment": assigned(), **changes}
+    return Knowledge(memory=memory(tokens, shapes, mask), ground_truth=ground_truth or labelled(), **values)
 
 
-def student_of(tokens, shapes=GRID, mask=None):
+def student_output(tokens, shapes=GRID, mask=None):
     maps = {f"level{index}": torch.zeros(1, 1, *shape) for index, shape in enumerate(shapes)}
     return StudentOutput(maps, memory=memory(tokens, shapes, mask))
 
 
-def plain_loss(projection=lambda tokens: tokens, width=4, **options):
-    """A loss whose adapter changes nothing."""
-    loss = TargetAwareLoss(weight=1.0, channels=width, teacher_channels=4, projection=projection, **options)
+def plain_loss(read=lambda tokens: tokens, width=4, **options):
+    """A loss whose adapter changes nothing, and whose masks read the memory as it is; without ``read`` they learn."""
+    projection = "teacher" if read else "learned"
+    loss = TargetAwareLoss(channels=width, teacher_channels=4, read=read, projection=projection, **options)
     with torch.no_grad():
         loss.adapter.weight.copy_(torch.eye(4, width))
         loss.adapter.bias.zero_()

@@ -1,4 +1,4 @@
-"""The families of detectors that can be imported. A record here is all that a further one needs."""
+"""The families of detectors that can be imported. A record here is all that another one needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAB_DETR = Family(
     name="dab_detr",
     decoder="DabDecoder",
     encoder="DabEncoder",
-    queries="AnchorQueries",
+    queries="AnchorBoxQueries",
     supervision=FOCAL_OF_WEIGHT_1,
     rules=(*ONE_LEVEL, *CONDITIONAL, *POSITION_HEAD),
     forms={

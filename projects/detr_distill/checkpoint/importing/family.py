@@ -117,7 +117,7 @@ class Family:
         forms: of each source that has it; keys are ``TRANSFORMERS``, ``DETREX`` and ``OFFICIAL``.
         has_levels: it reads several feature levels, and numbers its heads.
         describe: adds what only some of its networks have.
-        label_owner: plug-in that has an embedding of the class labels; empty: none. unknown_label: further rows of
+        label_owner: plug-in that has an embedding of the class labels; empty: none. unknown_label: extra rows of
             that embedding are contents of the detector's own queries.
         detections_per_image: of its evaluation.
     """

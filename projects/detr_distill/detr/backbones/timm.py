@@ -8,6 +8,7 @@ import logging
 import sys
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -64,7 +65,8 @@ class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
     name: str = key(
         "resnet50",
         "`TimmBackbone` (`MODEL.BACKBONE.NAME`; `pip install timm`): timm's name of the network, with or without the "
-        "tag of its weights. `MODEL.BACKBONE.FREEZE_AT` freezes its parts: 1 the stem, 2 the first stage too, and so on",
+        "tag of its weights. `MODEL.BACKBONE.FREEZE_AT` freezes its parts: 1 the stem, 2 the first stage too, and so "
+        "on",
     )
     out_features: tuple[str, ...] = key(("stage4",), "the stages to return; `stage1` has stride 4, `stage4` stride 32")
     output_stride: int = key(
@@ -147,7 +149,8 @@ def _create(name: str, in_channels: int, output_stride: int, drop_path: float) -
             f"{KEY}.NAME {name} does not take all of {KEY}.OUTPUT_STRIDE {output_stride} and {KEY}.DROP_PATH "
             f"{drop_path} ({error}). Set the one that it lacks to 32 or 0.0."
         ) from error
-    if not isinstance(network, MapNetwork):
+    gives_maps = isinstance(network, MapNetwork)
+    if not gives_maps:
         raise ConfigError(f"{KEY}.NAME {name} gives no feature maps in timm {timm.__version__}. Choose another.")
     if network.pretrained_cfg.get("fixed_input_size") and family not in ANY_SIZE:
         raise ConfigError(f"{KEY}.NAME {name} takes images of one size; detectors need any. Choose another.")
@@ -203,7 +206,7 @@ def _check_normalisation(cfg: CfgNode) -> None:
         return
     wanted = [[round(255 * x, 3) for x in values] for values in (settings.mean, settings.std)]
     found = [[round(x, 3) for x in values] for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)]
-    if cfg.INPUT.FORMAT != "RGB" or any(abs(a - b) > 0.5 for a, b in zip(sum(wanted, []), sum(found, []), strict=True)):
+    if cfg.INPUT.FORMAT != "RGB" or not np.allclose(wanted, found, rtol=0, atol=0.5):
         logger.warning(
             "%s's weights saw images with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN %s, MODEL.PIXEL_STD %s; here these keys "
             "are %s, %s, %s.",

@@ -42,8 +42,7 @@ class TorchvisionBackbone(StagedBackbone, node="MODEL.TORCHVISION"):
     """
 
     name: str = key(
-        "resnet50",
-        "`TorchvisionBackbone`: torchvision's name of a ResNet, ResNeXt or Wide ResNet; freezing as above",
+        "resnet50", "`TorchvisionBackbone`: torchvision's name of a ResNet, ResNeXt or Wide ResNet; freezing as above"
     )
     out_features: tuple[str, ...] = key(("stage4",), "the stages to return; `stage<n>` is `layer<n>`")
     output_stride: int = key(32, "16 (DC5) or 8, not for ResNet 18 and 34", OUTPUT_STRIDES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from ..layers.row_column import (
     AxisEmbedding,
     CellAttention,
     CellEmbedding,
+    Embeddings,
     PlaneEmbedding,
     RowColumnAttention,
 )
@@ -42,8 +44,8 @@ class AnchorDecoderLayer(LocatedDecoderLayer):
         self,
         content: Tensor,
         position: Tensor,
-        points: tuple[Tensor, ...],
-        cells: tuple[Tensor, ...],
+        points: Embeddings,
+        cells: Embeddings,
         layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
@@ -55,15 +57,17 @@ class AnchorDecoderLayer(LocatedDecoderLayer):
         """
         content, self_maps = self.attend_to_queries(content, position, layout, capture)
         attended, cross_map = self.cross_attention.over_cells(
-            content, points, memory.tokens, cells, memory, CROSS_ATTENTION in capture
+            content, points, memory, cells, CROSS_ATTENTION in capture
         )
         return self.finish(content, attended), self_maps, cross_map
 
 
 @DECODER_REGISTRY.register()
 class AnchorDecoder(Decoder):
-    """Positions of queries and cells pass the same perceptrons: one of both coordinates together, in self-attention and
-    in standard cross-attention, and one of each coordinate alone, in row-column attention [P].
+    """Positions of queries and cells pass the same perceptrons.
+
+    One is of both coordinates together, in self-attention and in standard cross-attention; one of each coordinate
+    alone, in row-column attention [P].
 
     The queries' ``position`` (B, Q, 2) is a point as logits, see :class:`AnchorPointQueries`. Layers share the heads,
     with no norm before them; boxes start at the points with a width and height of sigmoid(-2) = 0.12 [C].
@@ -124,4 +128,5 @@ class AnchorDecoder(Decoder):
             content, self_maps, cross_map = layer(content, located, points, cells, layout, memory, capture)
             record.add(content, self_maps, cross_map)
         hidden = torch.stack(record.hidden)
-        return record.outputs(hidden, *self.heads(hidden, start), self.activation, layout)
+        logits, boxes = self.heads(hidden, F.pad(start, (0, 2)))
+        return record.outputs(hidden, logits, boxes, self.activation, layout)

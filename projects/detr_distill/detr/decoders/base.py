@@ -178,7 +178,7 @@ class DecoderRecord:
         sizes = list(layout.sizes)
         # Split, not sliced: the gradient of parts is joined once instead of written into zeros part by part.
         parts = zip(*(values.split(sizes, dim=2) for values in (logits, boxes, hidden)), strict=True)
-        outputs = [DecoderOutput(*part, activation) for part in parts]
+        outputs = [DecoderOutput(logits, boxes, hidden, activation) for logits, boxes, hidden in parts]
         cross_maps = [maps.split(sizes, dim=2) for maps in self.cross_maps]
         for group, output in enumerate(outputs):
             if SELF_ATTENTION in self.capture:

@@ -94,7 +94,10 @@ class ConditionalDecoder(Decoder):
             content, self_maps, cross_map = layer(content, position, sine, layout, memory, capture)
             record.add(self.norm(content), self_maps, cross_map)
         hidden = torch.stack(record.hidden)
-        return record.outputs(hidden, *self.heads(hidden, inverse_sigmoid(reference)), self.activation, layout)
+        offsets = self.heads.box_head(hidden).float()
+        centre = offsets[..., :2] + inverse_sigmoid(reference)
+        boxes = torch.cat([centre, offsets[..., 2:]], dim=-1).sigmoid()
+        return record.outputs(hidden, self.heads.class_head(hidden), boxes, self.activation, layout)
 
 
 def conditional_layers(decoder: Decoder) -> ModuleList[ConditionalDecoderLayer]:

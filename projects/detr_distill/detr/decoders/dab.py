@@ -73,7 +73,8 @@ class DabDecoder(Decoder):
             record.add(self.norm(content), self_maps, cross_map)
             anchors.append((self.heads.box_head(content).float() + inverse_sigmoid(anchor)).sigmoid())
         hidden, start = torch.stack(record.hidden), inverse_sigmoid(torch.stack(anchors[:-1]))
-        return record.outputs(hidden, *self.heads(hidden, start), self.activation, layout)
+        logits, boxes = self.heads(hidden, start)
+        return record.outputs(hidden, logits, boxes, self.activation, layout)
 
     def _size_ratio(self, content: Tensor, anchor: Tensor) -> Tensor:
         """(B, Q, C): predicted over actual height for the row half, width for the column half."""

@@ -74,12 +74,7 @@ class SamplingDecoder(Decoder):
     layers: ModuleList[DeformableDecoderLayer]
 
     num_levels: int = NUM_LEVELS
-    num_points: int = key(
-        4,
-        "deformable decoders: points that a head samples on a level",
-        COUNT,
-        path="MODEL.DETR.DECODER.NUM_POINTS",
-    )
+    num_points: int = key(4, "deformable: points of a head on a level", COUNT, path="MODEL.DETR.DECODER.NUM_POINTS")
 
     @configurable
     def __init__(self, **settings: Any):

@@ -65,4 +65,5 @@ class DetrDecoder(Decoder):
             content, self_maps, cross_map = layer(content, position, layout, memory, capture)
             record.add(self.norm(content), self_maps, cross_map)
         hidden = torch.stack(record.hidden)
-        return record.outputs(hidden, *self.heads(hidden), self.activation, layout)
+        logits, boxes = self.heads(hidden)
+        return record.outputs(hidden, logits, boxes, self.activation, layout)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.feed_forward import PerceptronHead
@@ -42,12 +41,11 @@ class DetectionHeads(nn.Module):
         """Class logits (L, B, Q, K) and boxes (L, B, Q, 4), float32, from hidden states (L, B, Q, C).
 
         Args:
-            start: logits that boxes are counted from, float32: of points (..., 2) or boxes (..., 4); None: boxes are
-                absolute.
+            start: logits (..., 4) that boxes are counted from, float32; None: boxes are absolute.
         """
         boxes = self.box_head(hidden).float()
         if start is not None:
-            boxes = boxes + (start if start.shape[-1] == 4 else F.pad(start, (0, 2)))
+            boxes = boxes + start
         return self.class_head(hidden), boxes.sigmoid()
 
 

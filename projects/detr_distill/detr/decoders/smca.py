@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
@@ -121,4 +122,5 @@ class SmcaDecoder(Decoder):
             content, self_maps, cross_map = layer(content, position, estimate, centre, axes, layout, memory, capture)
             record.add(self.norm(content), self_maps, cross_map)
         hidden = torch.stack(record.hidden)
-        return record.outputs(hidden, *self.heads(hidden, start), self.activation, layout)
+        logits, boxes = self.heads(hidden, F.pad(start, (0, 2)))
+        return record.outputs(hidden, logits, boxes, self.activation, layout)

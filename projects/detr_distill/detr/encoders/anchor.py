@@ -5,6 +5,7 @@ Letters: B images, C width, S memory tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from detectron2.config import configurable
@@ -14,7 +15,7 @@ from ...registry import ENCODER_REGISTRY
 from ...structures import Memory
 from ..keys import ANCHOR_ATTENTION, POSITION_TEMPERATURE
 from ..layers.module_list import ModuleList
-from ..layers.row_column import ATTENTIONS, EMBEDDINGS, CellAttention
+from ..layers.row_column import ATTENTIONS, EMBEDDINGS, CellAttention, Embeddings
 from .base import Encoder, EncoderLayer
 
 
@@ -23,10 +24,10 @@ class AnchorEncoderLayer(EncoderLayer):
 
     attention: CellAttention
 
-    def forward(self, tokens: Tensor, points: tuple[Tensor, ...], cells: tuple[Tensor, ...], memory: Memory) -> Tensor:
-        """(B, S, C) to (B, S, C); points and cells as in :meth:`RowColumnAttention.over_cells`."""
-        attended, _ = self.attention.over_cells(tokens, points, tokens, cells, memory)
-        return self.finish(tokens, attended)
+    def forward(self, memory: Memory, points: Embeddings, cells: Embeddings) -> Tensor:
+        """The tokens of ``memory``, (B, S, C); points and cells as in :meth:`RowColumnAttention.over_cells`."""
+        attended, _ = self.attention.over_cells(memory.tokens, points, memory, cells)
+        return self.finish(memory.tokens, attended)
 
 
 @ENCODER_REGISTRY.register()
@@ -64,7 +65,6 @@ class AnchorEncoder(Encoder):
             return memory.tokens
         cells = self.embedding.cells(memory)
         points = self.embedding.every_cell(cells)
-        tokens = memory.tokens
         for layer in self.layers:
-            tokens = layer(tokens, points, cells, memory)
-        return tokens
+            memory = dataclasses.replace(memory, tokens=layer(memory, points, cells))
+        return memory.tokens

@@ -44,12 +44,7 @@ class DeformableEncoder(Encoder):
     layers: ModuleList[DeformableEncoderLayer]
 
     num_levels: int = NUM_LEVELS
-    num_points: int = key(
-        4,
-        "`DeformableEncoder`: points that a head samples on a level",
-        COUNT,
-        path="MODEL.DETR.ENCODER.NUM_POINTS",
-    )
+    num_points: int = key(4, "deformable: points of a head on a level", COUNT, path="MODEL.DETR.ENCODER.NUM_POINTS")
 
     @configurable
     def __init__(self, **settings: Any):

@@ -13,11 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...config.ranges import Words
 from ...errors import ConfigError
 
 # Of `MODEL.DETR.DEFORMABLE_KERNEL`.
-KERNELS = Words("auto", "pytorch", "triton")
+KERNELS = ("auto", "pytorch", "triton")
 _chosen = "auto"
 logger = logging.getLogger(__name__)
 
@@ -26,14 +25,13 @@ def choose_deformable_kernel(kernel: str) -> None:
     """Sets the form that runs from now on.
 
     Args:
-        kernel: "auto": Triton on CUDA where it works, else PyTorch. "triton": Triton on CUDA. "pytorch". Another device
-            than CUDA, float64, and graphs that are traced, compiled or exported take PyTorch in any case.
+        kernel: of ``KERNELS``; "auto": Triton on CUDA where it works, else PyTorch. Another device than CUDA, float64,
+            and graphs that are traced, compiled or exported take PyTorch in any case.
 
     Raises:
-        ConfigError: another word, or "triton" where it cannot be imported.
+        ConfigError: "triton" where it cannot be imported.
     """
     global _chosen
-    KERNELS.check("MODEL.DETR.DEFORMABLE_KERNEL", kernel)
     if kernel == "triton":
         try:
             import triton  # noqa: F401

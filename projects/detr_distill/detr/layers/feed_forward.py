@@ -5,6 +5,8 @@ Letters: B images, N tokens or queries, E width.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ class PerceptronHead(nn.Module):
     def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int):
         super().__init__()
         widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
-        self.layers = ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def clear_last(self) -> None:
         """Starts the last layer, and so the output, at zero."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     Entry = TypeVar("Entry", bound=nn.Module)
 
     class ModuleList(nn.ModuleList, Generic[Entry]):
+        """What a type checker sees in place of torch's."""
+
         def __init__(self, modules: Iterable[Entry] = ()) -> None: ...
         def __iter__(self) -> Iterator[Entry]: ...
         @overload

@@ -20,6 +20,9 @@ from .feed_forward import PerceptronHead, drop
 from .initialisation import deal_pairs
 from .position import point_positions, sine_embedding
 
+# Of both coordinates together, or of x and of y.
+Embeddings = tuple[Tensor, ...]
+
 
 class PointEmbedding(nn.Module):
     """Points through a sine embedding and a perceptron of two layers [P].
@@ -37,16 +40,16 @@ class PointEmbedding(nn.Module):
 class AxisEmbedding(PointEmbedding):
     """x and y of a point, each by itself, by the same perceptron [P]."""
 
-    def points(self, points: Tensor) -> tuple[Tensor, ...]:
+    def points(self, points: Tensor) -> Embeddings:
         """(B, Q, 2) to the embeddings of x and of y, (B, Q, C) each."""
         return self._embed(points[..., 0]), self._embed(points[..., 1])
 
-    def cells(self, memory: Memory) -> tuple[Tensor, ...]:
+    def cells(self, memory: Memory) -> Embeddings:
         """The embeddings of the columns (B, X, C) and of the rows (B, Y, C)."""
         ((x, y),) = axis_positions(memory)
         return self._embed(x), self._embed(y)
 
-    def every_cell(self, cells: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def every_cell(self, cells: Embeddings) -> Embeddings:
         """What :meth:`cells` gives, for each cell as a query: (B, S, C) each."""
         x, y = cells
         shape = (y.shape[1], x.shape[1])
@@ -68,18 +71,18 @@ class AxisEmbedding(PointEmbedding):
 class PlaneEmbedding(PointEmbedding):
     """Both coordinates of a point together, row first [P]; methods as in :class:`AxisEmbedding`, one embedding each."""
 
-    def points(self, points: Tensor) -> tuple[Tensor, ...]:
+    def points(self, points: Tensor) -> Embeddings:
         """(B, Q, 2) to (B, Q, C)."""
         return (self.perceptron(point_positions(points, self.width, self.temperature)),)
 
-    def cells(self, memory: Memory) -> tuple[Tensor, ...]:
+    def cells(self, memory: Memory) -> Embeddings:
         """The embedding of every cell (B, S, C)."""
         ((x, y),) = axis_positions(memory)
         shape = (-1, y.shape[1], x.shape[1])
         points = torch.stack([x.unsqueeze(1).expand(shape), y.unsqueeze(2).expand(shape)], dim=-1)
         return self.points(points.flatten(1, 2))
 
-    def every_cell(self, cells: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def every_cell(self, cells: Embeddings) -> Embeddings:
         """What :meth:`cells` gives."""
         return cells
 
@@ -122,25 +125,18 @@ class RowColumnAttention(nn.Module):
         return nn.Sequential(self.value_projection, self.output_projection)
 
     def over_cells(
-        self,
-        query: Tensor,
-        points: tuple[Tensor, ...],
-        tokens: Tensor,
-        cells: tuple[Tensor, ...],
-        memory: Memory,
-        capture: bool = False,
+        self, query: Tensor, points: Embeddings, memory: Memory, cells: Embeddings, capture: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Attends from queries to the cells of one level.
 
         Args:
-            query: (B, Q, C). points: embeddings of the queries' x and y, (B, Q, C) each. tokens: (B, S, C).
-            cells: embeddings of columns (B, X, C) and rows (B, Y, C). memory: shape and mask; its tokens are not read.
-            capture: return the map.
+            query: (B, Q, C). points: embeddings of the queries' x and y, (B, Q, C) each. memory: of one level.
+            cells: embeddings of columns (B, X, C) and rows (B, Y, C). capture: return the map.
 
         Returns:
             (B, Q, C), and the map before dropout (B, H, Q, S) in float32 or None.
         """
-        (visible,) = visible_levels(memory, torch.bool)
+        tokens, (visible,) = memory.tokens, visible_levels(memory, torch.bool)
         grid, weight = tokens.unflatten(1, memory.shapes[0]), visible.unsqueeze(-1).to(tokens.dtype)
         columns, rows = ((grid * weight).sum(axis) / weight.sum(axis).clamp(min=1) for axis in (1, 2))
         hidden_x, hidden_y = (~axis for axis in visible_axes(visible))
@@ -174,15 +170,10 @@ class PlaneAttention(MultiHeadAttention):
     """Standard attention with the interface of :class:`RowColumnAttention`; one embedding of both coordinates."""
 
     def over_cells(
-        self,
-        query: Tensor,
-        points: tuple[Tensor, ...],
-        tokens: Tensor,
-        cells: tuple[Tensor, ...],
-        memory: Memory,
-        capture: bool = False,
+        self, query: Tensor, points: Embeddings, memory: Memory, cells: Embeddings, capture: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """As :meth:`RowColumnAttention.over_cells`."""
+        tokens = memory.tokens
         return self(query + points[0], tokens + cells[0], tokens, mask=memory.key_mask, capture=capture)
 
 

@@ -17,7 +17,7 @@ SMALLEST_LOG = -1e4
 
 
 class SpatialModulation(nn.Module):
-    """The logarithm of each head's Gaussian around a query's centre, for every cell (x, y):
+    """The logarithm of each head's Gaussian around a query's centre, for every cell (x, y).
 
         log G(x, y) = -(a^2 (x - cx - ox)^2 + b^2 (y - cy - oy)^2) / smoothness
 

@@ -5,6 +5,7 @@ Letters: B images, C width, L levels.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from detectron2.config import configurable
@@ -38,7 +39,7 @@ class AdaMixerNeck(Neck):
         check_features(self.in_features, shapes, len(shapes), "one or more")
         check_width(self.width, "AdaMixerNeck")
         strides = [shapes[name].stride for name in self.in_features]
-        if any(2 * fine != coarse for fine, coarse in zip(strides[:-1], strides[1:], strict=True)):
+        if any(2 * fine != coarse for fine, coarse in itertools.pairwise(strides)):
             raise ConfigError(
                 f"MODEL.DETR.IN_FEATURES is {list(self.in_features)}, of strides {strides}; AdaMixer wants each level "
                 "at twice the stride of the one before. Name neighbouring features, fine to coarse."

@@ -24,7 +24,7 @@ from .base import NORM_GROUPS, Neck, check_features, check_width, join_levels, p
 class MultiLevelNeck(Neck):
     """Several feature maps, each through a convolution and group normalisation, with a learned vector a level.
 
-    A backbone feature has a 1x1 convolution; each further level halves the one before with a 3x3 convolution of stride
+    A backbone feature has a 1x1 convolution; each extra level halves the one before with a 3x3 convolution of stride
     2, the first of them from the backbone's last feature. Positions are those of cell centres. Source: Deformable
     DETR (2010.04159) [P]; centres [C], which DINO's code does without.
 

@@ -1,7 +1,6 @@
 """``MODEL.DETR.QUERIES.NAME``: where the decoder's own queries come from."""
 
-import warnings
-
+from ...moved import renamed
 from .adamixer import AdaMixerQueries
 from .anchor_boxes import AnchorBoxQueries
 from .anchor_points import AnchorPointQueries
@@ -23,8 +22,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> type:
-    if name == "AnchorQueries":
-        warnings.warn("AnchorQueries is now called AnchorBoxQueries.", FutureWarning, stacklevel=2)
-        return AnchorBoxQueries
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = renamed(__name__, {"AnchorQueries": "AnchorBoxQueries"})

@@ -16,7 +16,7 @@ from ...registry import QUERIES_REGISTRY
 from ...structures import Memory, QueryGroup
 from ..keys import HIDDEN_DIM, NUM_QUERIES
 
-# Widths of positions that are places; an embedding is as wide as the content.
+# Widths of positions that are points or boxes; an embedding is as wide as the content.
 PLACE_WIDTHS = {"box_logits": 4, "point_logits": 2}
 
 
@@ -72,7 +72,7 @@ class Queries(Plugin):
 
     @classmethod
     def extra(cls, cfg: CfgNode, count: int) -> Queries:
-        """Further queries of the detector's kind for a training group: a second instance of the class with ``count``."""
+        """A module for ``count`` queries beside the detector's own, of their kind: a second instance of the class."""
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.DETR.NUM_QUERIES = count

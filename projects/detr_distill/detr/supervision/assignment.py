@@ -51,7 +51,7 @@ def solve_assignments(costs: list[Cost]) -> list[Pairs]:
         For each cost the pairs of least total cost, min(Q, count) an image, sorted by query.
 
     Raises:
-        NonFiniteError: a cost is NaN or infinite; names the matching, the layer and the image's place in the batch.
+        NonFiniteError: a cost is NaN or infinite; names the matching, the layer and the image's position in the batch.
     """
     if not costs:
         return []

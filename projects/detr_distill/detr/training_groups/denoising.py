@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
@@ -75,7 +74,7 @@ class DenoisingQueries(LabelledQueries, node="MODEL.DETR.DENOISING"):
 
     def forward(self, memory: Memory, own: QueryGroup, ground_truth: GroundTruth) -> list[QueryGroup]:
         """The group ``denoising``; ``memory`` is not read."""
-        objects = at_least_one(ground_truth).repeat(self.num_groups)
+        objects = ground_truth.at_least_one().repeat(self.num_groups)
         boxes = shift_boxes(objects.boxes, torch.rand_like(objects.boxes), self.box_noise)
         content = self.label_embedding(draw_labels(objects.labels, self.label_noise, self.label_embedding))
         content = torch.cat([content, torch.ones_like(content[..., :1])], dim=-1)
@@ -113,7 +112,7 @@ class ContrastiveDenoisingQueries(LabelledQueries, node="MODEL.DETR.CONTRASTIVE_
     def forward(self, memory: Memory, own: QueryGroup, ground_truth: GroundTruth) -> list[QueryGroup]:
         """The group ``denoising``, positive queries, then negative ones; ``memory`` is not read."""
         num_groups = max(1, self.num_pairs // max(1, *ground_truth.counts))
-        objects = at_least_one(ground_truth).repeat(num_groups)
+        objects = ground_truth.at_least_one().repeat(num_groups)
         boxes, labels = objects.boxes.repeat(1, 2, 1), objects.labels.repeat(1, 2)
         least = (torch.arange(boxes.shape[1], device=boxes.device) >= objects.labels.shape[1]).float()
         signs = 2 * torch.randint_like(boxes, 2) - 1
@@ -129,7 +128,7 @@ def denoising_group(
 
     Args:
         own: the detector's own queries. content: (B, Q, C). boxes: (B, Q, 4). The first M queries are to find
-            ``objects``, one each; any further M are to find nothing.
+            ``objects``, one each; any extra M are to find nothing.
         objects: (B, M), repeated ``num_groups`` times by :meth:`GroundTruth.repeat`.
     """
     images, count = objects.labels.shape
@@ -147,11 +146,3 @@ def denoising_group(
         pairs=Pairs(rows, rows, objects.valid[None].float(), query_in_order=repeats == 1, target_in_order=True),
         padding=~objects.valid.repeat(1, repeats),
     )
-
-
-def at_least_one(targets: GroundTruth) -> GroundTruth:
-    """The same objects, with a padded one where the whole batch has none: the step then has the same losses."""
-    if targets.labels.shape[1]:
-        return targets
-    labels, valid = F.pad(targets.labels, (0, 1)), F.pad(targets.valid, (0, 1))
-    return GroundTruth(labels, F.pad(targets.boxes, (0, 0, 0, 1)), valid, targets.counts)

@@ -38,7 +38,7 @@ class GroupQueries(TrainingGroup):
     """
 
     num_groups: int = key(11, "`GroupQueries`: groups in all, the detector's own included", Range(2))
-    loss_weight: float = key(1.0, "weight of each further group's loss; 0 adds no group", NOT_NEGATIVE)
+    loss_weight: float = key(1.0, "weight of each extra group's loss; 0 adds no group", NOT_NEGATIVE)
     combine: str = key(
         "mean",
         'the losses of all groups are averaged, the detector\'s own included, or added up (`"sum"`)',

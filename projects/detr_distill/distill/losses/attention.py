@@ -5,7 +5,7 @@ Letters: Ls student layers, B images, H heads, M pairs, Q queries, S memory toke
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -38,7 +38,7 @@ class AttentionLoss(PairLoss):
     A map of weight 0 is left out and not captured.
     """
 
-    remedies = {
+    remedies: ClassVar[dict[str, str]] = {
         SELF_ATTENTION: "set MODEL.DISTILL.ATTENTION_LOSS.SELF_WEIGHT 0.0",
         CROSS_ATTENTION: "set MODEL.DISTILL.ATTENTION_LOSS.CROSS_WEIGHT 0.0 (where both decoders sample points, "
         "SampledAttentionLoss compares those)",

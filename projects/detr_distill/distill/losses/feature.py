@@ -48,15 +48,15 @@ class FeatureLoss(MapLoss):
     )
     softmax: str = key(
         "channels",
-        'what `js`, `js_distance` and `kl` make a distribution of: the channels at each place, or `"space"`, the '
-        "places of each channel",
+        'what `js`, `js_distance` and `kl` make a distribution of: the channels at each position, or `"space"`, the '
+        "positions of each channel",
         Words(*AXES),
     )
     temperature: float = key(1.0, "of that softmax", POSITIVE)
     norm: str = key(
         "instance",
         'of both maps, without parameters; `"group"` (one group), `"batch"` (each channel over the batch and all '
-        'places), `"attention"` (one channel: where the map is strong) or `"none"`',
+        'positions), `"attention"` (one channel: where the map is strong) or `"none"`',
         Words(*NORMS),
     )
     adapter_layers: int = key(3, "convolutions on the student's maps, 0 to 3", Range(0, most=3))
@@ -97,7 +97,7 @@ class FeatureLoss(MapLoss):
             (weights and not any(weights), "LEVEL_WEIGHTS are all 0. Give one above 0, or WEIGHT 0."),
             (
                 self.foreground and over_space,
-                "FOREGROUND is True with SOFTMAX 'space', which compares channels and no places. Set SOFTMAX "
+                "FOREGROUND is True with SOFTMAX 'space', which compares channels and no positions. Set SOFTMAX "
                 "'channels' or FOREGROUND False.",
             ),
             (

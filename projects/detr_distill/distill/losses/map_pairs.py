@@ -47,7 +47,7 @@ def find_pairs(
     if len(names) != len(teacher_names) or (teacher_features and not in_features):
         raise ConfigError(
             f"{node}.TEACHER_FEATURES is {teacher_names} and IN_FEATURES {list(in_features)}. Name as many maps in "
-            "both, those that are compared at the same place."
+            "both, those that are compared at the same position."
         )
     if len(set(names)) < len(names):
         raise ConfigError(f"{node}.IN_FEATURES is {names}. Name each map once.")

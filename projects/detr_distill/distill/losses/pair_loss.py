@@ -9,17 +9,19 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ...config.keys import key
 from ...config.ranges import Words
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
+from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..match import Match
 from ..matchers.base import QueryMatcher
-from ..students.base import StudentOutput
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
 from .base import DistillLoss
 
 
@@ -71,6 +73,23 @@ class PairLoss(DistillLoss):
     def uses(self, matcher: QueryMatcher) -> bool:
         """Whether the matcher's pairs are compared."""
         return not self.groups or matcher.name in self.groups
+
+
+class ScoredPairLoss(PairLoss):
+    """Compares matched queries that count by what the teacher says of their classes.
+
+    Args:
+        classes: those that both sides know.
+    """
+
+    @configurable
+    def __init__(self, *, classes: ClassMap, **settings: Any):
+        super().__init__(**settings)
+        self.classes = classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        return {**super().from_config(cfg, student, teacher), "classes": teacher.classes}
 
 
 def matcher_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
 from ...structures import DecoderOutput
 from .. import divergence
-from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..match import Match
 from ..matchers.base import QueryMatcher
@@ -27,20 +26,17 @@ from ..matchers.layer_pairs import take_layers
 from ..side import ASSIGNMENT
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
-from .pair_loss import PairLoss
+from .pair_loss import ScoredPairLoss
 
 
 @LOSS_REGISTRY.register()
-class PredictionLoss(PairLoss):
+class PredictionLoss(ScoredPairLoss):
     """``weight * (class_weight * D(class) + l1_weight * L1 + giou_weight * (1 - GIoU))`` on matched pairs.
 
     Source: D3ETR (2211.09768) distils predictions [P]; the kind of each term, the weights 1 / 5 / 2 and what the sum
     is divided by are reconstructions [R], chosen by measurement (docs/benchmarks.md). Unmatched queries get no target.
     DETRDistill (2211.10156) gives class scores of the teacher's positives alone, those of its queries that its own
     matching pairs with an object, and boxes of all [P].
-
-    Args:
-        classes: shared classes.
     """
 
     class_weight: float = key(1.0, "weight of the class term", NOT_NEGATIVE, earlier="weight_class")
@@ -78,14 +74,13 @@ class PredictionLoss(PairLoss):
     )
 
     @configurable
-    def __init__(self, *, classes: ClassMap, **settings: Any):
-        super().__init__(**settings)
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
         if self.divergence == "focal_bce" and self.temperature != 1:
             raise ConfigError(
                 f"{self.node}.TEMPERATURE is {self.temperature}, and DIVERGENCE 'focal_bce' compares the scores as "
                 "they are. Set DIVERGENCE 'bce', 'kl' or 'softmax_kl', or TEMPERATURE 1.0."
             )
-        self.classes = classes
         self.needs_assignment = self.class_targets == "positives"
 
     @classmethod
@@ -96,7 +91,7 @@ class PredictionLoss(PairLoss):
                 f"{cls.node}.CLASS_TARGETS is 'positives', the queries to which a DetrDetector's own matching gives an "
                 f"object, and {type(teacher).__name__} has none. Set it to 'all'."
             )
-        return {**settings, "classes": teacher.classes}
+        return settings
 
     @classmethod
     def is_active(cls, node: CfgNode) -> bool:

@@ -5,7 +5,7 @@ Letters: Ls student layers, B images, M pairs, C width of the hidden states.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ class QueryRelationLoss(PairLoss):
     """
 
     needs = frozenset({HIDDEN})
+    remedies: ClassVar[dict[str, str]] = {HIDDEN: "choose a DetrDetector"}
 
     weight: float = key(1.0, "of the loss on the distances between queries; 0 builds nothing", NOT_NEGATIVE)
     divergence: str = key(

@@ -7,39 +7,34 @@ G nodes along a side of a grid.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from torch import Tensor
 
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, Range, Words
 from ...registry import LOSS_REGISTRY
 from ...structures import SAMPLED_ATTENTION, SampledPoints
-from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..match import Match
-from ..students.base import Student, StudentOutput
-from ..teachers.base import Teacher
-from .pair_loss import PairLoss, mean_over_pairs
+from ..students.base import StudentOutput
+from .pair_loss import ScoredPairLoss, mean_over_pairs
 from .sampled_points import energy_coefficient, grid_distance
 
 
 @LOSS_REGISTRY.register()
-class SampledAttentionLoss(PairLoss):
+class SampledAttentionLoss(ScoredPairLoss):
     """``weight * D(sampled attention)``, mean over pairs: the cross-attention loss between deformable decoders.
 
     D3ETR (2211.09768) distils dense cross-attention maps; deformable attention (2010.04159) has weighted points in
     their place, and no source says how to compare them [R]. A query's points, of all levels, are a distribution over
     the image, whose comparison knows no order of points and takes any number of heads, levels and points on each side.
-
-    Args:
-        classes: shared classes.
     """
 
     requires = frozenset({SAMPLED_ATTENTION})
-    remedies = {SAMPLED_ATTENTION: "replace it by AttentionLoss, which compares dense maps"}
+    remedies: ClassVar[dict[str, str]] = {SAMPLED_ATTENTION: "replace it by AttentionLoss, which compares dense maps"}
 
     weight: float = key(
         1.0,
@@ -65,18 +60,13 @@ class SampledAttentionLoss(PairLoss):
     )
 
     @configurable
-    def __init__(self, *, classes: ClassMap, **settings: Any):
-        super().__init__(**settings)
-        self.classes = classes
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
         self._compare = (
             partial(energy_coefficient, directions=self.directions)
             if self.distance == "energy"
             else partial(grid_distance, size=self.grid_size)
         )
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
-        return {**super().from_config(cfg, student, teacher), "classes": teacher.classes}
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The term ``sampled_attention``, (Ls,)."""
@@ -102,7 +92,7 @@ class SampledAttentionLoss(PairLoss):
 
 
 def _as_distribution(points: SampledPoints, by_head: bool) -> tuple[Tensor, Tensor]:
-    """Places (B, M, H, R, 2) and weights (B, M, H, R), adding up to 1; H is 1, all heads, unless ``by_head``."""
+    """Positions (B, M, H, R, 2) and weights (B, M, H, R), adding up to 1; H is 1, all heads, unless ``by_head``."""
     if by_head:
         return points.locations.flatten(3, 4), points.weights.flatten(3)
     heads = points.weights.shape[2]

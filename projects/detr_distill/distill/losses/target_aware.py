@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -48,6 +48,7 @@ class TargetAwareLoss(DistillLoss):
 
     needs_of_teacher = frozenset({MEMORY, HIDDEN, ASSIGNMENT})
     needs_assignment = True
+    remedies: ClassVar[dict[str, str]] = {MEMORY: "take a DetrDetector as the teacher"}
 
     weight: float = key(1.0, "of the loss on the cells that the teacher's queries read; 0 builds nothing", NOT_NEGATIVE)
     exponent: float = key(0.5, "a query's quality is class score ^ this * IoU ^ (1 - this)", SHARE)
@@ -66,7 +67,8 @@ class TargetAwareLoss(DistillLoss):
         self, *, channels: int, teacher_channels: int, read: Callable[[Tensor], Tensor] | None = None, **settings: Any
     ):
         super().__init__(**settings)
-        self._read = read
+        # In a closure, so that the teacher's layers stay out of the loss's parameters.
+        self._read = None if read is None else lambda tokens: read(tokens)
         self.adapter = nn.Linear(channels, teacher_channels)
         if self.projection == "learned":
             self.mask_projection = nn.Linear(teacher_channels, teacher_channels)
@@ -89,8 +91,7 @@ class TargetAwareLoss(DistillLoss):
             **settings,
             "channels": _common_width(student.feature_channels, "student"),
             "teacher_channels": _common_width(teacher.feature_channels, "teacher"),
-            # In a closure, so that the teacher's layers stay out of the loss's parameters.
-            "read": None if projection is None else lambda tokens: projection(tokens),
+            "read": projection,
         }
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...config.keys import key
@@ -18,39 +18,29 @@ from ...detr.supervision.assignment import Cost
 from ...detr.supervision.matcher import box_cost
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
-from ...structures import PREDICTIONS, DecoderOutput, Pairs
-from ..classes import ClassMap
+from ...structures import DecoderOutput, Pairs
 from ..knowledge import Knowledge
 from ..match import Match
 from ..side import ONE_TO_ONE
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
-from .base import QueryMatcher, shared_classes
+from .base import PredictionMatcher
 from .layer_pairs import pair_layers, take_layers
 
 
 @MATCHER_REGISTRY.register()
-class AdaptiveMatcher(QueryMatcher):
+class AdaptiveMatcher(PredictionMatcher):
     """Bipartite matching between the teacher's and the student's predictions, for each decoder layer.
 
     Source: D3ETR (2211.09768) [P]. Cost [R]: soft binary cross-entropy summed over classes, L1 and GIoU with weights
     1, 5, 2 (the weights of DETRDistill's code). With Qs != Qt the surplus stays unmatched.
-
-    Args:
-        classes: shared classes.
     """
 
     name = "adaptive"
-    requires = frozenset({PREDICTIONS})
 
     cost_class: float = key(1.0, "weight of the soft cross-entropy in the matching", NOT_NEGATIVE)
     cost_l1: float = key(5.0, "weight of the L1 term", NOT_NEGATIVE)
     cost_giou: float = key(2.0, "weight of the generalised-IoU term", NOT_NEGATIVE)
-
-    @configurable
-    def __init__(self, *, classes: ClassMap, **settings: Any):
-        super().__init__(**settings)
-        self.classes = classes
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
@@ -59,7 +49,7 @@ class AdaptiveMatcher(QueryMatcher):
                 f"MODEL.DISTILL.MATCHERS: AdaptiveMatcher pairs each query with one, and {student.name} has many "
                 "predictions an object. Use OverlapMatcher."
             )
-        return {**cls.read_keys(cfg), "classes": shared_classes(teacher, cls.__name__)}
+        return super().from_config(cfg, student, teacher)
 
     @torch.no_grad()
     def cost(self, student: StudentOutput, knowledge: Knowledge) -> Cost:

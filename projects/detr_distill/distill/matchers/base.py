@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from torch import nn
 
 from ...config.keys import key
@@ -20,7 +20,7 @@ from ...detr.supervision.assignment import Cost
 from ...errors import ConfigError
 from ...plugin import Plugin
 from ...registry import MATCHER_REGISTRY
-from ...structures import DecoderOutput, Pairs, QueryGroup
+from ...structures import PREDICTIONS, DecoderOutput, Pairs, QueryGroup
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..match import Match
@@ -87,14 +87,28 @@ class QueryMatcher(Plugin):
         return None
 
 
-def shared_classes(teacher: Teacher, matcher: str) -> ClassMap:
-    """The classes by which a teacher's predictions are compared; ConfigError for one that makes none."""
-    if teacher.classes is None:
-        raise ConfigError(
-            f"MODEL.DISTILL.MATCHERS: {matcher} pairs predictions, and MODEL.DISTILL.TEACHER.NAME "
-            f"{type(teacher).__name__} makes none. Set MATCHERS to (), or name a teacher that detects."
-        )
-    return teacher.classes
+class PredictionMatcher(QueryMatcher):
+    """Pairs what both sides predict.
+
+    Args:
+        classes: by which the predictions are compared.
+    """
+
+    requires = frozenset({PREDICTIONS})
+
+    @configurable
+    def __init__(self, *, classes: ClassMap, **settings: Any):
+        super().__init__(**settings)
+        self.classes = classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        if teacher.classes is None:
+            raise ConfigError(
+                f"MODEL.DISTILL.MATCHERS: {cls.__name__} pairs predictions, and MODEL.DISTILL.TEACHER.NAME "
+                f"{type(teacher).__name__} makes none. Set MATCHERS to (), or name a teacher that detects."
+            )
+        return {**super().from_config(cfg, student, teacher), "classes": teacher.classes}
 
 
 def query_maps(teacher: Side, student: Side, matcher: str) -> dict[str, nn.Module]:

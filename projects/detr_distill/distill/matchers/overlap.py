@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...config.keys import key
@@ -16,31 +16,26 @@ from ...config.ranges import COUNT, SHARE, Range
 from ...detr.boxes import pairwise_iou
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
-from ...structures import PREDICTIONS, Pairs
-from ..classes import ClassMap
+from ...structures import Pairs
 from ..knowledge import Knowledge
 from ..match import Match
 from ..side import ONE_TO_ONE
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
-from .base import QueryMatcher, shared_classes
+from .base import PredictionMatcher
 from .layer_pairs import pair_layers
 
 
 @MATCHER_REGISTRY.register()
-class OverlapMatcher(QueryMatcher):
+class OverlapMatcher(PredictionMatcher):
     """Each confident detection of the teacher teaches the student's predictions that overlap it the most.
 
     A dense detector suppresses duplicates afterwards, so several predictions may follow one detection; each follows
     that one alone which it overlaps the most. The teacher's last layer counts. The form is ours [R]: KD-DETR
     (2211.08071) teaches a Faster R-CNN by a DINO [P] in another.
-
-    Args:
-        classes: shared classes.
     """
 
     name = "overlap"
-    requires = frozenset({PREDICTIONS})
 
     teacher_queries: int = key(
         50, "of the teacher's best detections of an image, those that teach a convolutional student", COUNT
@@ -49,11 +44,6 @@ class OverlapMatcher(QueryMatcher):
     student_predictions: int = key(9, "the student's predictions that learn from each, those of the highest IoU", COUNT)
     min_iou: float = key(0.5, "IoU from which they do", SHARE)
 
-    @configurable
-    def __init__(self, *, classes: ClassMap, **settings: Any):
-        super().__init__(**settings)
-        self.classes = classes
-
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
         if ONE_TO_ONE in student.gives:
@@ -61,7 +51,7 @@ class OverlapMatcher(QueryMatcher):
                 "MODEL.DISTILL.MATCHERS: OverlapMatcher is for students with many predictions an object, and this one "
                 f"is a {student.name}. Use AdaptiveMatcher."
             )
-        return {**cls.read_keys(cfg), "classes": shared_classes(teacher, cls.__name__)}
+        return super().from_config(cfg, student, teacher)
 
     @torch.no_grad()
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
@@ -75,16 +65,16 @@ class OverlapMatcher(QueryMatcher):
             score, chosen = score.topk(min(self.teacher_queries, score.shape[1]), dim=1)
             goals = output.boxes[-1].float().gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4))
             iou = pairwise_iou(goals, own.boxes[-1].float()) * (score > self.score_threshold).unsqueeze(-1)
-        places, weight = self._closest(iou)
-        index = chosen.unsqueeze(-1).expand_as(places)
-        places, index, weight = (values.flatten(1).unsqueeze(0) for values in (places, index, weight))
+        positions, weight = self._closest(iou)
+        index = chosen.unsqueeze(-1).expand_as(positions)
+        positions, index, weight = (values.flatten(1).unsqueeze(0) for values in (positions, index, weight))
         layers = pair_layers(1, output.num_layers, self.teacher_layer)
-        return Match(self.name, "own", layers, Pairs(places, index, weight))
+        return Match(self.name, "own", layers, Pairs(positions, index, weight))
 
     def _closest(self, iou: Tensor) -> tuple[Tensor, Tensor]:
         """From the IoU (B, N, R) to predictions of each detection (B, N, M), and 1 for those that learn from it."""
         detections = iou.shape[1]
-        overlap, places = iou.topk(min(self.student_predictions, iou.shape[2]), dim=2)
-        closest = iou.argmax(1, keepdim=True).expand(-1, detections, -1).gather(2, places)
+        overlap, positions = iou.topk(min(self.student_predictions, iou.shape[2]), dim=2)
+        closest = iou.argmax(1, keepdim=True).expand(-1, detections, -1).gather(2, positions)
         is_closest = closest == torch.arange(detections, device=iou.device)[:, None]
-        return places, (is_closest & (overlap >= self.min_iou) & (overlap > 0)).float()
+        return positions, (is_closest & (overlap >= self.min_iou) & (overlap > 0)).float()

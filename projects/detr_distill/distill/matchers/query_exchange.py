@@ -34,7 +34,7 @@ def position_map(teacher: Queries, student: Queries) -> nn.Module:
 
     Positions of one kind go in as they are, as in D3ETR (2211.09768) [P], or by a learned linear map where widths
     differ; points and boxes are turned into each other. Any other two kinds are joined by a learned linear map, of
-    the logits where it starts at places: it is learned faster than one of their sine embedding.
+    the logits where it starts at points or boxes: it is learned faster than one of their sine embedding.
 
     Args:
         teacher, student: their queries.

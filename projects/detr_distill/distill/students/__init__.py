@@ -18,7 +18,7 @@ __all__ = [
     "feature_channels",
     "run_student",
     "start_student",
-    "take_images",
     "student_for",
     "student_of",
+    "take_images",
 ]

@@ -20,6 +20,10 @@ from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..side import MAPS, Side
 
+Maps = dict[str, Tensor]  # (B, C, height, width) by name
+Groups = list[QueryGroup]
+Capture = frozenset[str]
+
 
 @dataclass
 class StudentStep:
@@ -112,12 +116,7 @@ class Student(Side, ABC):
 
     @abstractmethod
     def finish(
-        self,
-        step: StudentStep,
-        groups: list[QueryGroup],
-        capture: frozenset[str],
-        matchings: Matchings,
-        features: dict[str, Tensor] | None = None,
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
     ) -> StudentOutput:
         """The second half, to predictions and detection losses.
 

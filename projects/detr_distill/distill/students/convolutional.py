@@ -10,22 +10,21 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
-from torch import Tensor
 
 from ...convolutional.detections import as_output, detect_dense, detect_regions
 from ...convolutional.predictions import dense_output, listening, region_output
 from ...detr.supervision.matchings import Matchings
-from ...structures import PREDICTIONS, QueryGroup
+from ...structures import PREDICTIONS
 from ..classes import ClassMap
 from ..knowledge import Knowledge
-from .base import Student, StudentOutput, StudentStep, student_for
+from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
 
 Context = tuple[ImageList, list[Instances]]
 
 
 @contextlib.contextmanager
 def event_storage(iteration: int | None) -> Iterator[None]:
-    """Within, there is an event storage for detectron2's heads: the trainer's, or one of no further use."""
+    """Within, there is an event storage for detectron2's heads: the trainer's, or one that is thrown away."""
     try:
         get_event_storage()
     except AssertionError:
@@ -102,12 +101,7 @@ class DenseStudent(ConvolutionalStudent):
         return self.detector.num_classes
 
     def finish(
-        self,
-        step: StudentStep,
-        groups: list[QueryGroup],
-        capture: frozenset[str],
-        matchings: Matchings,
-        features: dict[str, Tensor] | None = None,
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
     ) -> StudentOutput:
         """See the base class."""
         images, instances = step.context
@@ -134,12 +128,7 @@ class RegionStudent(ConvolutionalStudent):
         return self.detector.roi_heads.num_classes
 
     def finish(
-        self,
-        step: StudentStep,
-        groups: list[QueryGroup],
-        capture: frozenset[str],
-        matchings: Matchings,
-        features: dict[str, Tensor] | None = None,
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
     ) -> StudentOutput:
         """See the base class."""
         images, instances = step.context

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...detr import DetrDetector
 from ...detr.detector import Finished, Started
@@ -19,7 +19,7 @@ from ...structures.levels import from_maps, to_maps
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..side import ASSIGNMENT, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
-from .base import Student, StudentOutput, StudentStep, student_for
+from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
 
 
 @student_for(DetrDetector)
@@ -71,12 +71,7 @@ class DetrStudent(Student):
         return StudentStep(batched_inputs, to_maps(started.memory), (height, width), started)
 
     def finish(
-        self,
-        step: StudentStep,
-        groups: list[QueryGroup],
-        capture: frozenset[str],
-        matchings: Matchings,
-        features: dict[str, Tensor] | None = None,
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
     ) -> StudentOutput:
         """See the base class."""
         assert step.ground_truth is not None

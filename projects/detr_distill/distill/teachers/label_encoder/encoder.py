@@ -40,12 +40,10 @@ class LabelEncoder(Teacher):
     """Labels and appearances become maps like the student's, on which the student's own head detects.
 
     The labels are embedded (:class:`PointEncoder`), each object's appearance is read from the student's maps, attention
-    relates the two within an image, and what comes out is written back to the objects' places and refined. One set of
-    weights serves all levels. Source: LGD (2109.11496) [C]; SSSD (2303.05015) keeps it. No gradient of the distillation
-    loss enters it: it learns from the detection loss of the student's head on its maps.
-
-    Args:
-        channels: C. descriptor: of the labels.
+    relates the two within an image, and what comes out is written back to the objects' positions and refined. One
+    set of weights serves all levels. Source: LGD (2109.11496) [C]; SSSD (2303.05015) keeps it. No gradient of the
+    distillation loss enters it: it learns from the detection loss of the student's head on its maps. Args:
+    channels: C. descriptor: of the labels.
     """
 
     in_features: tuple[str, ...] = key(

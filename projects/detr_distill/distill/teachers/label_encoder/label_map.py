@@ -5,6 +5,7 @@ Letters: B images, N objects an image, K classes, C channels.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -164,8 +165,4 @@ def _make_stage(channels: int, out_channels: int, blocks: int) -> nn.Sequential:
 
 def _are_pyramid(strides: list[int]) -> bool:
     """Powers of two from 4 on, each twice the one before, one of them at most 32."""
-    return (
-        bool(strides)
-        and strides[0] in (4, 8, 16, 32)
-        and all(b == 2 * a for a, b in zip(strides[:-1], strides[1:], strict=True))
-    )
+    return bool(strides) and strides[0] in (4, 8, 16, 32) and all(b == 2 * a for a, b in itertools.pairwise(strides))

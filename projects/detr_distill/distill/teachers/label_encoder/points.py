@@ -5,6 +5,8 @@ Letters: B images, N rows an image, D numbers a row.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class TransformNetwork(nn.Module):
         super().__init__()
         self.width = width
         widths = (width, 64, 128, 1024, 512, 256)
-        self.layers = nn.Sequential(*(NormalisedLinear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)))
+        self.layers = nn.Sequential(*(NormalisedLinear(a, b) for a, b in itertools.pairwise(widths)))
         self.matrix = nn.Linear(256, width * width)
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""The structure of a shipped configuration's training step: what is left when nothing is done more often than needed.
+
+A step of 101 layers finds no mistake that one of 50 does not. So configurations that differ in depth, number of layers,
+lengths or schedules alone share one step, of the smaller form; all of them are built as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detr_distill.engine import build_config
+
+from detectron2.config import CfgNode
+from helpers.builders import ROOT
+from helpers.make_golden import NO_DOWNLOAD
+
+CONFIGS = [file for file in sorted((ROOT / "configs").rglob("*.yaml")) if not file.name.startswith("Base-")]
+# ResNets of these depths have basic blocks, the others bottlenecks.
+BASIC_BLOCKS = (18, 34)
+QUERIES = 48
+# SMCA's third layer is the first that sees all levels.
+ENCODER_LAYERS, DECODER_LAYERS = 3, 2
+SWIN = "swin_tiny_patch4_window7_224"
+
+
+def short_name(file: Path) -> str:
+    return str(file.relative_to(ROOT / "configs").with_suffix(""))
+
+
+def fewer_of_all(cfg: CfgNode) -> list:
+    """Overrides of a detector's configuration: fewer of what is alike."""
+    model, detr = cfg.MODEL, cfg.MODEL.DETR
+    values = {
+        "RESNETS.DEPTH": 18 if model.RESNETS.DEPTH in BASIC_BLOCKS else 50,
+        "TIMM.NAME": SWIN if "swin" in model.TIMM.NAME else model.TIMM.NAME,
+        "DETR.ENCODER.NUM_LAYERS": min(detr.ENCODER.NUM_LAYERS, ENCODER_LAYERS),
+        "DETR.DECODER.NUM_LAYERS": min(detr.DECODER.NUM_LAYERS, DECODER_LAYERS),
+        "DETR.NUM_QUERIES": QUERIES,
+        "DETR.GROUP_QUERIES.NUM_GROUPS": 2,
+        "DETR.HYBRID_QUERIES.NUM_QUERIES": QUERIES + 12,
+        "RPN.POST_NMS_TOPK_TRAIN": 200,
+        "ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
+        # What to start from, and when what changes.
+        "WEIGHTS": "",
+        "DISTILL.SCHEDULE.STUDENT_FROM": 0.0,
+        "DISTILL.SCHEDULE.STOP_AT": 0.0,
+        "DISTILL.SCHEDULE.STEPS": (),
+        "DISTILL.SCHEDULE.FACTORS": (),
+    }
+    return [item for key, value in values.items() for item in (f"MODEL.{key}", value)]
+
+
+def structure_of(file: Path) -> tuple[CfgNode, str]:
+    """The configuration of the step on the CPU, and a text that is equal for configurations that share it."""
+    cfg = build_config(str(file), ["MODEL.DEVICE", "cpu", *NO_DOWNLOAD])
+    cfg.merge_from_list(fewer_of_all(cfg))
+    node, structure = cfg.MODEL.DISTILL.TEACHER, cfg.MODEL.clone()
+    if not node.CONFIG_FILE:
+        return cfg, structure.dump()
+    teacher = build_config(str(ROOT / node.CONFIG_FILE), node.OPTS)
+    node.OPTS = [*node.OPTS, *fewer_of_all(teacher)]
+    teacher.merge_from_list(fewer_of_all(teacher))
+    structure.DISTILL.TEACHER.CONFIG_FILE = structure.DISTILL.TEACHER.WEIGHTS = ""
+    structure.DISTILL.TEACHER.OPTS = []
+    return cfg, f"{structure.dump()}\n{teacher.MODEL.dump()}"
