@@ -107,9 +107,7 @@ def test_every_key_is_documented_with_its_default():
     # The examples of extending.md declare keys, too.
     examples = set(dict(declared_keys())) - set(dict(declared_keys("detr_distill.")))
     added = {
-        key: value
-        for key, value in ours.items()
-        if (key not in theirs or theirs[key] != value) and key not in examples
+        key: value for key, value in ours.items() if (key not in theirs or theirs[key] != value) and key not in examples
     }
     documented = documented_defaults()
     assert set(documented) == set(added)

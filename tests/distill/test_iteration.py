@@ -1,4 +1,4 @@
-"""Which iteration a step is: told in a loop of one's own, asked of detectron2's trainer, and named where it is missing."""
+"""Which iteration a step is: told in a loop of one's own, asked of detectron2's trainer, missing otherwise."""
 
 from __future__ import annotations
 

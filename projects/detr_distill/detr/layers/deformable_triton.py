@@ -79,6 +79,7 @@ def forward_kernel(
     query_block: tl.constexpr,
     channel_block: tl.constexpr,
 ):
+    """Sums, for its queries of a head, the values that their points read, by bilinear interpolation."""
     channel = tl.arange(0, channel_block)[None, :]
     filled = channel < channels
     row, live, first = _own_rows(queries, tokens, heads, query_block)
@@ -118,6 +119,7 @@ def backward_kernel(
     query_block: tl.constexpr,
     channel_block: tl.constexpr,
 ):
+    """Adds up the gradients of the values, and writes those of the points and their weights."""
     channel = tl.arange(0, channel_block)[None, :]
     filled = channel < channels
     row, live, first = _own_rows(queries, tokens, heads, query_block)
