@@ -9,6 +9,7 @@ from detr_distill.convolutional.predictions import listening, one_layer, region_
 from detr_distill.detr.boxes import pairwise_iou, to_corners
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.knowledge import Knowledge
+from detr_distill.distill.match import Match
 from detr_distill.distill.matchers.overlap import OverlapMatcher
 from detr_distill.distill.students import StudentOutput, student_of
 from detr_distill.errors import ConfigError
@@ -159,20 +160,26 @@ def test_an_image_without_detections_teaches_nothing():
     assert matched(match) == [(0, 0, 0), (0, 1, 0)]
 
 
+def pair_up(predictions: list[float], detections: list[float], **options) -> Match:
+    """Pairs boxes of one size, a fifth of the image, whose centres lie at these places of a row."""
+    student, teacher = (
+        one_layer(torch.full((1, len(places), 2), 2.0), torch.tensor([[[x, 0.5, 0.2, 0.2] for x in places]]), "sigmoid")
+        for places in (predictions, detections)
+    )
+    return overlap_matcher(**options)(StudentOutput({}, {"own": student}), Knowledge(output=teacher), None)
+
+
 def test_a_prediction_follows_the_closest_detection_alone():
-    iou = torch.tensor([[[0.9, 0.6], [0.8, 0.7]]])
-    places, weight = overlap_matcher(min_iou=0.5)._closest(iou)
-    assert places.tolist() == [[[0, 1], [0, 1]]]
-    assert weight.tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
+    """Each of two predictions overlaps both detections by more than is asked for."""
+    assert matched(pair_up([0.21, 0.24], [0.20, 0.25], min_iou=0.5)) == [(0, 0, 0), (0, 1, 1)]
+    assert matched(pair_up([0.21, 0.22], [0.20, 0.25], min_iou=0.5)) == [(0, 0, 0), (0, 1, 0)]
 
 
 def test_a_prediction_that_overlaps_too_little_follows_nothing():
     """Without any overlap not even where the lowest that is asked for is 0."""
-    places, weight = overlap_matcher(min_iou=0.0)._closest(torch.tensor([[[0.9, 0.0], [0.2, 0.0]]]))
-    assert places[0, 0].tolist() == [0, 1]
-    assert weight.tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
-    _, weight = overlap_matcher(min_iou=0.5)._closest(torch.tensor([[[0.9, 0.4]]]))
-    assert weight.tolist() == [[[1.0, 0.0]]]
+    assert matched(pair_up([0.21, 0.8], [0.20, 0.25], min_iou=0.0)) == [(0, 0, 0)]
+    assert matched(pair_up([0.21, 0.26], [0.20], min_iou=0.5)) == [(0, 0, 0), (0, 1, 0)]
+    assert matched(pair_up([0.21, 0.28], [0.20], min_iou=0.5)) == [(0, 0, 0)], "three sevenths are too little"
 
 
 def test_dense_predictions_are_those_of_inference(distiller):

@@ -55,7 +55,7 @@ def focal_binary_cross_entropy(teacher: Tensor, student_logits: Tensor) -> Tenso
     """Soft binary cross-entropy with each class scaled by ``|p - t|^2``, summed over classes.
 
     The scale keeps thousands of agreeing background scores from outweighing the few objects. Source: the quality focal
-    loss (2006.04388) [P] with the teacher's score as its soft teacher [R].
+    loss (2006.04388) [P] with the teacher's score as its soft label [R].
     """
     student_logits, teacher = student_logits.float(), teacher.float()
     scale = (student_logits.sigmoid() - teacher).square()

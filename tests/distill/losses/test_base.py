@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.config import keys
 from detr_distill.config.build import default_config
-from detr_distill.config.keys import key
+from detr_distill.config.keys import declared_keys, key
 from detr_distill.config.ranges import NOT_NEGATIVE, Words
 from detr_distill.config.reference import write_reference
 from detr_distill.distill.losses import AttentionLoss, FeatureLoss, PredictionLoss, QueryRelationLoss
@@ -17,6 +16,7 @@ from detr_distill.registry import LOSS_REGISTRY
 import pytest
 from helpers.distill.one_image import SAME
 from helpers.feature_maps import map_pairs
+from helpers.registrations import forgotten_afterwards
 from torch import nn
 
 DISTANCE = "MODEL.DISTILL.HINT_LOSS.DISTANCE"
@@ -24,10 +24,10 @@ HINT = {"MODEL__DISTILL__LOSSES": ["HintLoss"], "MODEL__DISTILL__MATCHERS": []}
 
 
 @pytest.fixture(autouse=True)
-def _forget_plugins(monkeypatch):
+def _forget_plugins():
     """What a test registers, and its keys, are unknown again after it."""
-    monkeypatch.setattr(LOSS_REGISTRY, "_obj_map", dict(LOSS_REGISTRY._obj_map))
-    monkeypatch.setattr(keys, "_DECLARED", dict(keys._DECLARED))
+    with forgotten_afterwards():
+        yield
 
 
 class Whole(DistillLoss):
@@ -159,7 +159,8 @@ def test_a_loss_brings_its_keys_along():
     assert "HINT_LOSS" not in default_config().MODEL.DISTILL and "HINT_LOSS" not in write_reference()
     plugin = register_hint()
     assert default_config().MODEL.DISTILL.HINT_LOSS == {"WEIGHT": 1.0, "DISTANCE": 0.5}
-    assert f"| `{DISTANCE}` | `0.5` | 0 or more | up to which a hint costs nothing |" in write_reference().splitlines()
+    assert dict(declared_keys())[DISTANCE].meaning == "up to which a hint costs nothing"
+    assert DISTANCE not in write_reference()  # docs/configs.md is of this package alone
     assert plugin().distance == 0.5 and plugin(distance=2.0, weight=3.0).weight == 3.0
     with pytest.raises(ConfigError, match=rf"{DISTANCE} is -1\.0\. Give 0 or more"):
         plugin(distance=-1.0)

@@ -109,11 +109,18 @@ def test_it_changes_after_every_optimizer_step_and_only_then(make_cfg):
     cfg = make_cfg("accumulated", SOLVER__ACCUMULATE=3, SOLVER__MAX_ITER=2)
     torch.manual_seed(0)
     trainer = DistillTrainer(cfg)
-    teacher, calls = trainer.model.teacher, []
-    blend = teacher._blend
-    teacher._blend = lambda share: (calls.append(share), blend(share))
+    teacher, seen = trainer.model.teacher, []
+    name, own = next(iter(trainer.model.student.named_parameters()))
+    average = teacher.average.get_parameter(name)
+    # Before and after each step of the optimizer; hooks run in the order in which they were registered.
+    for register in (trainer.optimizer.register_step_pre_hook, trainer.optimizer.register_step_post_hook):
+        register(lambda *_: seen.append(average.detach().clone()))
+    trainer.optimizer.register_step_post_hook(lambda *_: seen.append(own.detach().clone()))
     trainer.train()
-    assert calls == [1 - 1 / 10, 1 - 2 / 11]
+    start, first, student, before, second, later = seen
+    assert torch.allclose(first, start.lerp(student, 1 - 1 / 10)) and not torch.equal(first, start)
+    assert torch.equal(before, first), "micro-batches leave it alone"
+    assert torch.allclose(second, first.lerp(later, 1 - 2 / 11)) and not torch.equal(second, first)
     optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert not any(id(parameter) in optimized for parameter in teacher.parameters())
 

@@ -62,8 +62,8 @@ NAMES = sorted(families())
 ADAMIXER, CONDITIONAL, DAB, DEFORMABLE, TWO_STAGE, DETR = (
     next(name for name in NAMES if name.startswith(start))
     for start in (
-        "AdaMixerDecoder/", "ConditionalDecoder/", "DabDecoder/AnchorB", "DeformableDecoder/", "DeformableBoxDecoder/",
-        "DetrDecoder/",
+        "AdaMixerDecoder/", "ConditionalDecoder/", "DabDecoder/AnchorBox",
+        "DeformableDecoder/", "DeformableBoxDecoder/", "DetrDecoder/",
     )
 )  # fmt: skip
 

@@ -57,11 +57,11 @@ class AdaptiveMatcher(PredictionMatcher):
         assert output is not None
         layers = pair_layers(own.num_layers, output.num_layers, self.teacher_layer)
         with torch.autocast(own.logits.device.type, enabled=False):
-            target = take_layers(self.classes.select_teacher(output.probabilities()), layers)
+            scores = take_layers(self.classes.select_teacher(output.probabilities()), layers)
             positive, negative = _log_probabilities(own)
             positive, negative = self.classes.select_student(positive), self.classes.select_student(negative)
             # -(t log p + (1 - t) log(1 - p)) summed over classes, for every pair at once.
-            entropy = (positive - negative) @ target.transpose(-2, -1) + negative.sum(-1, keepdim=True)
+            entropy = (positive - negative) @ scores.transpose(-2, -1) + negative.sum(-1, keepdim=True)
             boxes = take_layers(output.boxes.float(), layers)
             values = box_cost(own.boxes.float(), boxes, self.cost_l1, self.cost_giou) - self.cost_class * entropy
         images, columns = values.shape[1], values.shape[-1]

@@ -73,13 +73,14 @@ def test_detached_appearance_sends_no_gradient_to_the_student():
 
 
 def test_a_kept_label_is_added_to_what_attention_tells():
-    plain, keeping = small_encoder(), small_encoder(keep_label=True)
-    appearance, embedding = torch.randn(1, 2, 3, 8), torch.randn(2, 3, 8)
-    step = random_step()
-    labels = plain.descriptor(step.ground_truth, step.image_size)
-    labels = dataclasses.replace(labels, valid=torch.ones(2, 3, dtype=torch.bool))
-    added = keeping._relate(appearance, embedding, labels) - plain._relate(appearance, embedding, labels)
-    assert torch.allclose(added, embedding.unsqueeze(0), atol=1e-5)
+    related, embeddings = [], []
+    for encoder in (small_encoder(), small_encoder(keep_label=True)):
+        encoder.object_projection.register_forward_pre_hook(lambda _, inputs: related.extend(inputs))
+        encoder.label_projection.register_forward_hook(lambda _module, _inputs, output: embeddings.append(output))
+        encoder(random_step(), frozenset())
+    plain, keeping = related
+    assert torch.equal(*embeddings)
+    assert torch.allclose(keeping - plain, embeddings[0].unsqueeze(0), atol=1e-5)
 
 
 def test_images_take_turns_at_the_head():
@@ -96,7 +97,8 @@ def test_images_take_turns_at_the_head():
 def test_every_image_has_its_turn(images, share):
     encoder, read, parts = small_encoder(head_share=share), set(), set()
     for iteration in range(8):
-        part = range(images)[encoder._head_images(images, iteration)]
+        step = dataclasses.replace(random_step((1,) * images, cells=(1, 1)), iteration=iteration)
+        part = range(images)[encoder(step, frozenset()).second_run.images]
         read.update(part)
         parts.add(len(part))
     assert read == set(range(images)) and parts == {max(1, round(share * images))}
