@@ -90,24 +90,41 @@ visualization.console demo.console
 """
 MOVED = {words[0]: tuple(words[1:]) for line in _TABLE.splitlines() if (words := line.split())}
 
+# Module: earlier names of what it has, and present ones.
+_RENAMED: dict[str, dict[str, str]] = {}
+
 
 class MovedModule(types.ModuleType):
     """Hands every name on to the module that has it now, assignments too."""
 
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.__replaced__: dict[str, object] = {}
+
     def __getattr__(self, name: str) -> object:
-        return vars(self._owner(name))[name]
+        module = self._owner(name)
+        # A name that was changed besides is found by the module itself, see renamed().
+        return vars(module)[name] if name in vars(module) else vars(module)["__getattr__"](name)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("__"):
             super().__setattr__(name, value)
         else:
-            setattr(self._owner(name), name, value)
+            owner = self._owner(name)
+            self.__replaced__.setdefault(name, vars(owner).get(name))
+            setattr(owner, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Gives back what was there before it was set here: so do unittest.mock and monkeypatch end a replacement."""
+        if name not in self.__replaced__:
+            raise AttributeError(f"{self.__name__} was not given {name}.")
+        setattr(self._owner(name), name, self.__replaced__[name])
 
     def _owner(self, name: str) -> types.ModuleType:
         modules = MOVED[self.__name__.removeprefix(f"{PACKAGE}.")]
         for name_now in modules:
             module = importlib.import_module(f"{PACKAGE}.{name_now}")
-            if name in vars(module):
+            if name in vars(module) or name in _RENAMED.get(module.__name__, ()):
                 return module
         raise AttributeError(f"{self.__name__} is now {' and '.join(modules)}, and none of these has {name}.")
 
@@ -141,6 +158,7 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], object]:
     Args:
         module: its ``__name__``. names: earlier name: present one.
     """
+    _RENAMED[module] = names
 
     def find(name: str) -> object:
         if name not in names:

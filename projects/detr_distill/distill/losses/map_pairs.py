@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import ConfigError
+from ...moved import renamed
 from ..knowledge import Knowledge
 from ..side import Side
+
+__getattr__ = renamed(__name__, {"FeaturePair": "MapPair"})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from ...moved import renamed
+
+__getattr__ = renamed(__name__, {"layer_map": "pair_layers"})
+
 
 def pair_layers(student_layers: int, teacher_layers: int, rule: str) -> tuple[int, ...]:
     """For each student layer, the index of its teacher layer.
