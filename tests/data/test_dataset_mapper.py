@@ -73,7 +73,7 @@ def test_masks_follow_the_image(transform):
     assert np.allclose(transform.inverse().apply_box(expected[None].copy())[0], BOX)
 
 
-def test_fast_boxes_equal_detectron2s_functions(cfg):
+def test_fast_boxes_equal_detectron2s_functions(record):
     rng = np.random.default_rng(0)
     objects = []
     for number in range(40):
@@ -82,10 +82,9 @@ def test_fast_boxes_equal_detectron2s_functions(cfg):
         width, height = rng.uniform(1, 60, 2)
         box = [x, y, width, height] if mode == BoxMode.XYWH_ABS else [x, y, x + width, y + height]
         objects.append({"bbox": box, "bbox_mode": mode, "category_id": number})
-    from detr_distill.data.mapper import _instances
-
-    transforms = T.TransformList([Flip(160), Resize(120, 160, 240, 300), T.CropTransform(40, 30, 130, 110)])
-    fast = _instances(objects, transforms, (110, 130))
+    steps = [Flip(WIDTH), Resize(HEIGHT, WIDTH, 240, 300), T.CropTransform(40, 30, 130, 110)]
+    fast = DetrDatasetMapper(is_train=True, augmentations=steps)({**record, "annotations": objects})["instances"]
+    transforms = T.TransformList(steps)
     moved = [detection_utils.transform_instance_annotations(copy.deepcopy(o), transforms, (110, 130)) for o in objects]
     slow = detection_utils.filter_empty_instances(detection_utils.annotations_to_instances(moved, (110, 130)))
     assert 0 < len(slow) < 40

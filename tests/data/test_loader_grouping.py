@@ -5,6 +5,8 @@ from __future__ import annotations
 from detr_distill.data import build_train_loader
 from detr_distill.data.stream import batches_of
 
+import cv2
+import numpy as np
 from detectron2.data import DatasetCatalog
 from helpers.data.streams import take
 
@@ -20,7 +22,9 @@ def test_aspect_ratio_grouping():
 
 
 def test_grouping_follows_the_configuration(cfg, tmp_path):
-    sizes = {f"{n}.jpg": (20, 10) if n % 2 else (10, 20) for n in range(8)}
+    sizes = {str(tmp_path / f"{n}.png"): (20, 10) if n % 2 else (10, 20) for n in range(8)}
+    for file, (width, height) in sizes.items():
+        cv2.imwrite(file, np.zeros((height, width, 3), np.uint8))
     name = "wide_and_high"
     if name not in DatasetCatalog:
         DatasetCatalog.register(
@@ -30,8 +34,7 @@ def test_grouping_follows_the_configuration(cfg, tmp_path):
     kinds = {}
     for grouping in (True, False):
         cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
-        loader = build_train_loader(cfg)
-        loader._mapper = lambda record: record
-        kinds[grouping] = [len({sizes[element["file_name"]] for element in batch}) for batch in take(loader, 20)]
+        batches = take(build_train_loader(cfg), 20)
+        kinds[grouping] = [len({sizes[element["file_name"]] for element in batch}) for batch in batches]
     assert set(kinds[True]) == {1}
     assert 2 in kinds[False]

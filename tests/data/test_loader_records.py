@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detr_distill.data import DataError, build_test_loader, build_train_loader
+from detr_distill.data.records import load_records
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -31,7 +32,8 @@ def test_bad_boxes_of_a_dataset_that_others_registered(cfg):
     with pytest.raises(DataError, match=r"DATASETS\.TRAIN made_elsewhere: 1 of 1 boxes(.|\n)*a\.jpg"):
         build_train_loader(cfg)
     cfg.DATASETS.BAD_BOXES = "fix"
-    assert build_train_loader(cfg)._records[0]["annotations"][0]["bbox"] == [1, 1, 49, 5]
+    build_train_loader(cfg)
+    assert load_records(cfg)[0]["annotations"][0]["bbox"] == [1, 1, 49, 5]
 
 
 def test_the_test_loader_gives_every_image_once_in_order(cfg, digits_folders):

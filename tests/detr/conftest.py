@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.layers import deformable_kernel
 from detr_distill.detr.layers.deformable_kernel import choose_deformable_kernel
 
 import pytest
@@ -33,7 +32,6 @@ def distiller(tmp_path):
 
 @pytest.fixture
 def kernel():
-    """Chooses a form for a test; the choice before it comes back."""
-    before = deformable_kernel._chosen
+    """Chooses a form for a test; afterwards it is the default's choice again."""
     yield choose_deformable_kernel
-    choose_deformable_kernel(before)
+    choose_deformable_kernel("auto")

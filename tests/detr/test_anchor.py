@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from detr_distill.detr.layers.attention import split_heads
+from detr_distill.detr.layers.feed_forward import Dropout
 from detr_distill.detr.layers.row_column import AxisEmbedding, PlaneEmbedding, RowColumnAttention
 from detr_distill.detr.queries.anchor_points import grid_points
 from detr_distill.errors import ConfigError
@@ -205,6 +206,13 @@ def test_an_encoder_without_layers_has_no_parameters():
     assert not list(model.encoder.parameters())
     sum(model(make_inputs()).values()).backward()
     assert all(value.grad is not None for value in model.parameters())
+
+
+def test_all_dropout_is_the_projects():
+    """torch's own draws a number an entry, which takes longer than the layer on a CPU."""
+    model = build(MODEL__DETR__DROPOUT=0.1)
+    kinds = {type(module) for module in model.modules() if isinstance(module, nn.Dropout)}
+    assert kinds == {Dropout} and len(model.encoder.layers) == 1
 
 
 def test_an_exported_model_shares_no_tensors():

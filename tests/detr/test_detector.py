@@ -9,7 +9,7 @@ from detr_distill.detr.layers.attention import attend
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.detr.supervision.matchings import Matchings
 from detr_distill.errors import ConfigError
-from detr_distill.structures import CAPTURES, GroundTruth, ImageBatch, Pairs, QueryGroup
+from detr_distill.structures import CAPTURES, GroundTruth, ImageBatch, Memory, Pairs, QueryGroup
 
 import pytest
 import torch
@@ -147,6 +147,18 @@ def test_losses_have_every_layer_and_reach_every_parameter(decoder, inputs):
     assert set(losses) == {f"loss_{n}{s}" for n in ("class", "box", "giou") for s in ("", "_0")}
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_read_projection_is_what_the_only_token_gives(decoder, inputs):
+    model = build(decoder).eval()
+    memory = encode(model, inputs)
+    alone = Memory(memory.tokens[:, :1], memory.position[:, :1], None, [(1, 1)])
+    seen = []
+    model.decoder.layers[-1].cross_attention.register_forward_hook(lambda module, args, out: seen.append(out[0]))
+    model.decode(alone, [model.queries(alone)])
+    expected = model.decoder.read_projection()(alone.tokens)
+    assert expected.abs().max() > 0 and torch.allclose(seen[0], expected.expand_as(seen[0]), atol=1e-5)
 
 
 class RepeatedObjects(torch.nn.Module):

@@ -8,8 +8,8 @@ from detr_distill.detr.queries.anchor_points import AnchorPointQueries
 from detr_distill.engine.run_folder import differences
 
 import pytest
-from builders import small_cfg
 from detectron2.modeling import build_model
+from helpers.builders import small_cfg
 
 EARLIER = {"MODEL__DETR__DECODER__NAME": "DabDecoder", "MODEL__DETR__QUERIES__NAME": "AnchorQueries"}
 NOW = {**EARLIER, "MODEL__DETR__QUERIES__NAME": "AnchorBoxQueries"}

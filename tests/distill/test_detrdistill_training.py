@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from detr_distill.detr.boxes import to_corners
-from detr_distill.detr.preprocess import normalised_targets
+from detr_distill.detr.preprocess import read_ground_truth
 
 import torch
 from helpers.builders import ROOT, make_inputs
-from helpers.steps import ReadCounter
+from helpers.host_reads import host_reads
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou
 
@@ -56,14 +56,12 @@ def test_a_step_solves_the_teachers_own_matching(build_distiller, wide_teacher, 
     assert seen[0].assignment is None, "solved only where a loss asks for it"
 
 
-def test_a_step_reads_the_device_once(build_distiller, wide_teacher, monkeypatch):
+def test_a_step_reads_the_device_once(build_distiller, wide_teacher):
     model, inputs = build_distiller(wide_teacher, **DETRDISTILL), make_inputs()
-    reads, to_host = [], torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (reads.append("cpu"), to_host(self))[1])
-    with ReadCounter() as counter:
+    with host_reads() as reads:
         losses = model(inputs)
         sum(losses.values()).backward()
-    assert reads + counter.reads == ["cpu"]
+    assert reads == ["cpu"]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -120,8 +118,7 @@ def test_the_teachers_labels_are_the_ones_used_on_every_layer(build_distiller, w
     outputs, passes, decode = [], [], model.student.decode
     model.student.decode = lambda *arguments: outputs.append(decode(*arguments)) or outputs[-1]
     model.student.decoder.register_forward_hook(lambda *_arguments: passes.append(1))
-    sizes = [tuple(entry["image"].shape[-2:]) for entry in inputs]
-    targets = normalised_targets([entry["instances"] for entry in inputs], sizes, torch.device("cpu"))
+    targets = read_ground_truth(inputs, "cpu")
     plain = model(inputs)
     results = []
     for seed in range(2):

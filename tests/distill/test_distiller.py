@@ -11,7 +11,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, small_cfg
-from helpers.steps import ReadCounter, train_steps
+from helpers.host_reads import host_reads
+from helpers.steps import train_steps
 
 MATCHERS = [["AdaptiveMatcher"], ["FixedMatcher"], ["AdaptiveMatcher", "FixedMatcher"]]
 
@@ -90,24 +91,13 @@ def test_teacher_present_but_weightless_leaves_the_student_alone(build_distiller
 
 
 @pytest.mark.parametrize("matchers", MATCHERS)
-def test_whole_step_reads_the_device_once(build_distiller, wide_teacher, matchers, monkeypatch):
+def test_whole_step_reads_the_device_once(build_distiller, wide_teacher, matchers):
     model = build_distiller(wide_teacher, MODEL__DISTILL__MATCHERS=matchers)
     inputs = make_inputs()
-    counter = ReadCounter()
-    for name in ("cpu", "numpy", "tolist"):
-        original = getattr(torch.Tensor, name)
-
-        def counted(self, *args, _name=name, _original=original, **kwargs):
-            # .numpy() of what .cpu() brought is no second read of a device.
-            if _name != "numpy" or not counter.reads:
-                counter.reads.append(_name)
-            return _original(self, *args, **kwargs)
-
-        monkeypatch.setattr(torch.Tensor, name, counted)
-    with counter:
+    with host_reads() as reads:
         losses = model(inputs)
         sum(losses.values()).backward()
-    assert counter.reads == ["cpu"]
+    assert reads == ["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -169,11 +159,11 @@ def test_teacher_weights_are_checked(save_teacher, tmp_path):
         (
             "MODEL__DISTILL__STUDENT_ARCHITECTURE",
             "PanopticFPN",
-            "overrides .* GeneralizedRCNN.*select_images",
+            "overrides .* GeneralizedRCNN.*student_for",
         ),
         ("MODEL__DISTILL__STUDENT_ARCHITECTURE", "NoSuchDetector", "Known: .*DetrDetector"),
-        ("MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE", "l7", "focal_bce, bce, kl"),
-        ("MODEL__DISTILL__ATTENTION_LOSS__DIVERGENCE", "l7", "kl, mse"),
+        ("MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE", "l7", "'focal_bce', 'bce', 'kl'"),
+        ("MODEL__DISTILL__ATTENTION_LOSS__DIVERGENCE", "l7", "'kl', 'mse'"),
         ("MODEL__DISTILL__FIXED_MATCHER__TEACHER_ASSIGNMENT", "some", "'last', 'all', 'none'"),
     ],
 )
@@ -200,17 +190,15 @@ def test_what_no_loss_uses_is_not_built(build_distiller, equal_teacher, inputs):
     assert not alone.matchers and type(alone.teacher).__name__ == "NoTeacher"
 
 
-def test_a_taught_student_may_have_training_groups(build_distiller, wide_teacher, monkeypatch):
+def test_a_taught_student_may_have_training_groups(build_distiller, wide_teacher):
     """Beside the teacher's: their losses are the student's own, and what it learns from the teacher does not change."""
     keys = {"MODEL__DETR__TRAINING_GROUPS": ["GroupQueries", "HybridQueries"]}
     sizes = {"MODEL__DETR__GROUP_QUERIES__NUM_GROUPS": 3, "MODEL__DETR__HYBRID_QUERIES__NUM_QUERIES": 12}
     model, inputs = build_distiller(wide_teacher, **keys, **sizes), make_inputs()
-    reads, to_host = [], torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (reads.append("cpu"), to_host(self))[1])
-    with ReadCounter() as counter:
+    with host_reads() as reads:
         losses = model(inputs)
         sum(losses.values()).backward()
-    assert reads + counter.reads == ["cpu"], "one read of the device a step"
+    assert reads == ["cpu"], "one read of the device a step"
     assert {f"loss_class_{group}_0" for group in ("fixed", "group_1", "group_2", "hybrid")} <= set(losses)
     assert all(p.grad is not None for p in model.parameters())
     model.student.training_groups = torch.nn.ModuleDict()

@@ -9,9 +9,9 @@ from detr_distill.convolutional.predictions import listening, one_layer, region_
 from detr_distill.detr.boxes import pairwise_iou, to_corners
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.knowledge import Knowledge
+from detr_distill.distill.match import Match
 from detr_distill.distill.matchers.overlap import OverlapMatcher
-from detr_distill.distill.students.base import StudentOutput, run_student, start_student
-from detr_distill.distill.students.classes import count_classes
+from detr_distill.distill.students import StudentOutput, student_of
 from detr_distill.errors import ConfigError
 from detr_distill.structures import PREDICTIONS
 
@@ -22,6 +22,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from helpers.builders import make_inputs, randomise
 from helpers.convolutional import CASES
+from helpers.distill.student_steps import whole_step
 
 DETRS = ("conditional", "deformable")
 ALL = frozenset({PREDICTIONS})
@@ -74,7 +75,7 @@ def test_every_pair_takes_a_step(distiller, teacher, student):
     assert all(parameter.grad is None for parameter in model.teacher.detector.parameters())
     backbone = [parameter for parameter in model.student.backbone.parameters() if parameter.requires_grad]
     assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in backbone)
-    assert count_classes(model.student) == count_classes(model.teacher.detector) == 5
+    assert student_of(model.student).num_classes == student_of(model.teacher.detector).num_classes == 5
 
 
 @pytest.mark.parametrize(
@@ -109,10 +110,10 @@ def test_detections_in_the_form_of_a_decoder_by_hand():
 def test_padded_detections_teach_nothing(distiller):
     """An image with fewer detections than its neighbour has as many pairs as it has detections."""
     model = distiller("retinanet", "conditional")
-    teacher = model.teacher(start_student(model.student, make_inputs()), ALL)
+    step, student = whole_step(model.student, make_inputs(), ALL)
+    teacher = model.teacher(step, ALL)
     assert teacher.counts is not None and len(teacher.counts) == 2
     teacher.counts = [3, 1]
-    student = run_student(model.student, start_student(model.student, make_inputs()), [], ALL)
     cost = model.matchers["AdaptiveMatcher"].cost(student, teacher)
     assert cost.counts == [3, 1] and cost.values.shape[-1] == teacher.output.logits.shape[2]
 
@@ -159,20 +160,26 @@ def test_an_image_without_detections_teaches_nothing():
     assert matched(match) == [(0, 0, 0), (0, 1, 0)]
 
 
+def pair_up(predictions: list[float], detections: list[float], **options) -> Match:
+    """Pairs boxes of one size, a fifth of the image, whose centres lie at these places of a row."""
+    student, teacher = (
+        one_layer(torch.full((1, len(places), 2), 2.0), torch.tensor([[[x, 0.5, 0.2, 0.2] for x in places]]), "sigmoid")
+        for places in (predictions, detections)
+    )
+    return overlap_matcher(**options)(StudentOutput({}, {"own": student}), Knowledge(output=teacher), None)
+
+
 def test_a_prediction_follows_the_closest_detection_alone():
-    iou = torch.tensor([[[0.9, 0.6], [0.8, 0.7]]])
-    places, weight = overlap_matcher(min_iou=0.5)._closest(iou)
-    assert places.tolist() == [[[0, 1], [0, 1]]]
-    assert weight.tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
+    """Each of two predictions overlaps both detections by more than is asked for."""
+    assert matched(pair_up([0.21, 0.24], [0.20, 0.25], min_iou=0.5)) == [(0, 0, 0), (0, 1, 1)]
+    assert matched(pair_up([0.21, 0.22], [0.20, 0.25], min_iou=0.5)) == [(0, 0, 0), (0, 1, 0)]
 
 
 def test_a_prediction_that_overlaps_too_little_follows_nothing():
     """Without any overlap not even where the lowest that is asked for is 0."""
-    places, weight = overlap_matcher(min_iou=0.0)._closest(torch.tensor([[[0.9, 0.0], [0.2, 0.0]]]))
-    assert places[0, 0].tolist() == [0, 1]
-    assert weight.tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
-    _, weight = overlap_matcher(min_iou=0.5)._closest(torch.tensor([[[0.9, 0.4]]]))
-    assert weight.tolist() == [[[1.0, 0.0]]]
+    assert matched(pair_up([0.21, 0.8], [0.20, 0.25], min_iou=0.0)) == [(0, 0, 0)]
+    assert matched(pair_up([0.21, 0.26], [0.20], min_iou=0.5)) == [(0, 0, 0), (0, 1, 0)]
+    assert matched(pair_up([0.21, 0.28], [0.20], min_iou=0.5)) == [(0, 0, 0)], "three sevenths are too little"
 
 
 def test_dense_predictions_are_those_of_inference(distiller):
@@ -181,7 +188,7 @@ def test_dense_predictions_are_those_of_inference(distiller):
     student.test_score_thresh = 0.0
     inputs = make_inputs(sizes=((40, 96), (64, 48)))
     with torch.no_grad(), EventStorage(0):
-        output = run_student(student, start_student(student, inputs), [], ALL).outputs["own"]
+        output = whole_step(student, inputs, ALL)[1].outputs["own"]
         student.eval()
         detections = student(inputs)
     for image, entry in enumerate(inputs):

@@ -9,7 +9,7 @@ from detr_distill.distill.classes import match_classes
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.prediction import PredictionLoss
 from detr_distill.distill.match import Match
-from detr_distill.distill.students.base import StudentOutput, start_student
+from detr_distill.distill.students import StudentOutput, StudentStep
 from detr_distill.errors import ConfigError
 from detr_distill.randomness import seed_step
 from detr_distill.structures import DecoderOutput, QueryGroup, pairs_in_order
@@ -50,7 +50,7 @@ def test_random_queries_follow_the_seed_of_the_step(build_distiller, wide_teache
     model = build_distiller(wide_teacher, KD_DETR)
     matcher, own = (
         model.matchers["GeneralMatcher"],
-        model.teacher(start_student(model.student, make_inputs()), frozenset()).queries,
+        model.teacher(StudentStep(make_inputs()), frozenset()).queries,
     )
     draws = []
     for iteration in (5, 6, 5):
@@ -106,13 +106,13 @@ def _compare(pair_weight, **keys):
     boxes = goal_boxes + torch.tensor([[[[0.1, 0, 0, 0], [0.3, 0, 0, 0]]]])
     hidden = torch.zeros(1, 1, 2, 0)
     loss = PredictionLoss(
-        classes=match_classes(None, None, 2, 2), weight_class=1.0, weight_l1=5.0, weight_giou=2.0,
+        classes=match_classes(None, None, 2, 2), class_weight=1.0, l1_weight=5.0, giou_weight=2.0,
         box_score_threshold=0.0, pair_weight=pair_weight, **keys,
     )  # fmt: skip
     teacher = DecoderOutput(goal, goal_boxes, hidden, "sigmoid")
     student = StudentOutput({}, {"own": DecoderOutput(torch.zeros(1, 1, 2, 2), boxes, hidden, "sigmoid")})
     match = Match("general", "own", (0,), pairs_in_order(goal, 1, 1, 2), teacher_group="general")
-    return loss.terms(student, Knowledge(further={"general": teacher}), match)
+    return loss.terms(student, Knowledge(extra={"general": teacher}), match)
 
 
 def test_pairs_count_by_the_teachers_score_by_hand():
@@ -130,7 +130,7 @@ def test_class_term_by_hand():
         first, second = math.log(score / (1 - score)) / 10, math.log(other / (1 - other)) / 10
         p = math.exp(first) / (math.exp(first) + math.exp(second))
         expected += score * 100 * (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
-    found = _compare("teacher_score", kind="softmax_kl", temperature=10.0)["class"].item()
+    found = _compare("teacher_score", divergence="softmax_kl", temperature=10.0)["class"].item()
     assert math.isclose(found, expected, rel_tol=1e-4)
     assert divergence.softmax_kl(torch.zeros(3), torch.zeros(3), 10.0) == 0
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from detr_distill.config.keys import check_keys
 from detr_distill.distill.balance import ShareBalance
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.feature import FeatureLoss
+from detr_distill.distill.losses.map_pairs import MapPair
 from detr_distill.distill.schedule import Schedule, scale_gradient, scale_student
 from detr_distill.distill.students.base import StudentOutput
 from detr_distill.errors import ConfigError
-from detr_distill.iteration import current_iteration, resolve_iteration
+from detr_distill.iteration import resolve_iteration, trainer_iteration
 from detr_distill.structures import DecoderOutput, Memory
 
 import pytest
@@ -24,6 +26,7 @@ def schedule(**keys) -> Schedule:
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"
     for key, value in keys.items():
         cfg.MODEL.DISTILL.SCHEDULE[key] = value
+    check_keys(cfg, "MODEL.DISTILL")
     return Schedule.from_config(cfg)
 
 
@@ -58,9 +61,9 @@ def test_an_iteration_is_a_number_or_a_fraction_below_one():
 
 
 def test_iterations_come_from_the_training_under_way():
-    assert current_iteration() == 0
+    assert trainer_iteration() is None
     with EventStorage(17):
-        assert current_iteration() == 17
+        assert trainer_iteration() == 17
 
 
 def test_scaled_gradient_is_the_value_forward():
@@ -86,7 +89,7 @@ def test_adapters_train_while_the_student_waits():
     generator = torch.Generator().manual_seed(0)
     own, target = torch.randn(2, 2, 3, 2, 2, generator=generator)
     own.requires_grad_()
-    loss = FeatureLoss(weight=1.0, in_features=["a"], channels=3, teacher_channels=3, adapter_layers=1)
+    loss = FeatureLoss(weight=1.0, pairs=(MapPair("a", "a", 3, 3),), adapter_layers=1)
     student = scale_student(StudentOutput({"a": own}), 0.0)
     loss(student, Knowledge(features={"a": target}), [])["loss_distill_feature"].backward()
     assert not own.grad.any() and all(p.grad.abs().sum() > 0 for p in loss.parameters())

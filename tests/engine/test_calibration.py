@@ -7,10 +7,12 @@ from pathlib import Path
 
 from detr_distill.config.build import build_config
 from detr_distill.engine.calibration import KEY, calibrate, measure_share
+from detr_distill.engine.randomness import seed_step
 from detr_distill.engine.trainer import DistillTrainer
 from detr_distill.errors import ConfigError
 
 import pytest
+import torch
 import yaml
 from detectron2.utils.events import get_event_storage
 from helpers.builders import ROOT
@@ -54,8 +56,10 @@ def test_a_trial_is_the_start_of_the_run(monkeypatch):
             super().run_step()
             storage = get_event_storage()
             losses = {name: value for name, (value, _) in storage.latest().items() if name.startswith("loss_")}
-            iterations = {self.iter, self._trainer.iter, storage.iter}
-            steps.append({"iterations": iterations, "rate": rate, "losses": losses})
+            drawn_from, seed = torch.initial_seed(), self.state_dict()["seed"]
+            seed_step(seed, 0, len(steps), part=1)
+            assert drawn_from == torch.initial_seed(), "the random numbers are those of the run's step"
+            steps.append({"iterations": {self.iter, storage.iter}, "rate": rate, "losses": losses})
 
     monkeypatch.setattr("detr_distill.engine.calibration.DistillTrainer", WatchedTrainer)
     told = []

@@ -1,6 +1,7 @@
 """Box evaluation: the fast implementation agrees, nothing predicted is AP 0, the best checkpoint is kept."""
 
 import json
+from pathlib import Path
 
 from detr_distill.config.build import build_config
 from detr_distill.engine.device import choose_device
@@ -91,7 +92,7 @@ def predict(evaluator, boxes_of_image):
 def test_perfect_and_absent_predictions(dataset_name, tmp_path, fast):
     evaluator = BoxEvaluator(dataset_name, output_dir=str(tmp_path), fast=fast)
     truth = {image: ([], []) for image in range(1, 13)}
-    for annotation in evaluator._coco_api.dataset["annotations"]:
+    for annotation in json.loads(Path(MetadataCatalog.get(dataset_name).json_file).read_text())["annotations"]:
         x, y, width, height = annotation["bbox"]
         truth[annotation["image_id"]][0].append([x, y, x + width, y + height])
         truth[annotation["image_id"]][1].append(CATEGORIES.index(annotation["category_id"]))

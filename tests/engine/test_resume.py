@@ -69,7 +69,7 @@ def test_a_run_without_a_seed_keeps_the_one_that_it_drew(tmp_path):
     first = toy_trainer(toy_config(tmp_path, SEED=-1))
     interrupt_at(first, 4)
     second = toy_trainer(toy_config(tmp_path, SEED=-1), resume=True)
-    assert second.data_loader.seed == first.data_loader.seed == second._trainer.seed
+    assert second.data_loader.seed == first.data_loader.seed == second.state_dict()["seed"]
 
 
 def test_nothing_to_resume_starts_afresh_and_says_so(tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""Steps of a detector for the tests: its memory, a few of training, and how often one reads the device."""
+"""Steps of a detector for the tests: its memory, and a few of training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 from detr_distill.structures import DecoderOutput, Memory
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def encode(model, inputs) -> Memory:
@@ -49,28 +48,3 @@ def train_steps(model, inputs, steps=3):
         optimizer.step()
         history.append({k: v.item() for k, v in losses.items() if "distill" not in k})
     return history, torch.get_rng_state()
-
-
-def count_reads(monkeypatch) -> tuple[ReadCounter, list[int]]:
-    """A counter of reads to run a step in, and a list that gets an entry for each ``Tensor.cpu``."""
-    copies: list[int] = []
-    original = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self, *a, **k: copies.append(1) or original(self, *a, **k))
-    return ReadCounter(), copies
-
-
-class ReadCounter(TorchDispatchMode):
-    """Counts operations whose result must be known on the host."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
-
-    def __init__(self):
-        super().__init__()
-        self.reads = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name.removeprefix("aten::")
-        boolean_index = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if name in self.NAMES or boolean_index:
-            self.reads.append(name)
-        return func(*args, **(kwargs or {}))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import detr_distill  # noqa: F401
 from detr_distill.distill.matchers.adaptive import AdaptiveMatcher
+from detr_distill.distill.students import student_of
 from detr_distill.visualization import Objects, Sample, View, load_samples, pictures, views_of, write_gallery
 from detr_distill.visualization.collect import collect_pairs, detect
 from detr_distill.visualization.draw import label_box, show_image, spread_labels
@@ -53,7 +54,7 @@ def samples(distiller, tmp_path_factory):
 def parts(distiller):
     cfg, model = distiller
     student, teacher = views_of(cfg, model)
-    return student, teacher, AdaptiveMatcher(cfg, model.student, model.teacher)
+    return student, teacher, AdaptiveMatcher(cfg, student_of(model.student), model.teacher)
 
 
 def test_a_gallery_has_three_pictures_that_are_not_blank(samples, parts, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def detector_name(cfg: CfgNode) -> str:
     return cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE if name == "DistillDetector" else name
 
 
-def count_classes(cfg: CfgNode) -> tuple[str, int]:
+def num_classes_key(cfg: CfgNode) -> tuple[str, int]:
     """The key that holds the number of classes of the detector, or of the student, and its value.
 
     A detector of a kind that is not among ``CLASS_NODES`` is taken to keep it where R-CNNs do.

@@ -69,6 +69,7 @@ def declare(owner: str, keys: Mapping[str, Key]) -> None:
     Raises:
         ConfigError: a default outside of its own range, or a name that something else has declared.
     """
+    new = {}
     for name, declared in keys.items():
         known = _DECLARED.get(name)
         if known is not None and known.key is not declared and known.owner != owner:
@@ -81,7 +82,8 @@ def declare(owner: str, keys: Mapping[str, Key]) -> None:
         except ConfigError as error:
             raise ConfigError(f"{owner} declares a default that it does not allow: {error}") from error
         if known is None or known.owner == owner:
-            _DECLARED[name] = Declaration(declared, owner)
+            new[name] = Declaration(declared, owner)
+    _DECLARED.update(new)
 
 
 def declared_keys(owner: str = "") -> Iterator[tuple[str, Key]]:

@@ -80,6 +80,10 @@ class ReadThrough(Side):
         return self.reader.gives
 
     @property
+    def name(self) -> str:
+        return self.reader.name
+
+    @property
     def part(self) -> str:
         return self.reader.part
 

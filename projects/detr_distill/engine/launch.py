@@ -14,9 +14,9 @@ from detectron2.engine import default_argument_parser, launch
 
 from ..checkpoint import SafeCheckpointer
 from ..config.build import build_config
-from ..config.defaults import CLASS_NODES, count_classes, detector_name
+from ..config.defaults import CLASS_NODES, detector_name, num_classes_key
 from ..config.plugins import import_plugins
-from ..data import check_num_classes, class_names, register_datasets
+from ..data import check_num_classes, class_names, register_datasets, training_class_names
 from ..errors import DataError
 from .device import choose_device
 from .process import set_up_logs, set_up_process
@@ -99,25 +99,24 @@ def prepare_datasets(cfg: CfgNode) -> None:
     """Registers the datasets and checks the detector's number of classes against them."""
     register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
     if detector_name(cfg) in CLASS_NODES:
-        key, count = count_classes(cfg)
+        key, count = num_classes_key(cfg)
         check_num_classes(tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])), count, key)
     check_same_classes(cfg)
 
 
 def check_same_classes(cfg: CfgNode) -> None:
     """Raises DataError when a test set's class list is not the training set's: its AP would be of other classes."""
-    if not cfg.DATASETS.TRAIN:
-        return
-    expected = class_names(cfg.DATASETS.TRAIN[0])
+    expected = training_class_names(cfg)
     for name in cfg.DATASETS.TEST:
         found = class_names(name)
         if expected is None or found is None or list(found) == list(expected):
             continue
         pairs = zip(expected, found, strict=False)
-        place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
+        first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
+        trained = ", ".join(cfg.DATASETS.TRAIN)
         raise DataError(
-            f"DATASETS.TEST {name} and DATASETS.TRAIN {cfg.DATASETS.TRAIN[0]} have different class lists from class "
-            f"{place} on: {list(found)[place : place + 3]} and {list(expected)[place : place + 3]}. "
+            f"DATASETS.TEST {name} and DATASETS.TRAIN {trained} have different class lists from class {first} on: "
+            f"{list(found)[first : first + 3]} and {list(expected)[first : first + 3]}. "
             "Give both annotation files the same categories in the same order of ids."
         )
 

@@ -75,9 +75,9 @@ def test_box_references_scale_the_offsets():
     """The last point of a head lies on the box's border: point P of P, half the size away."""
     attention = DeformableAttention(width=8, num_heads=4, num_levels=1, num_points=4)
     memory = Memory(torch.zeros(1, 1, 8), torch.zeros(1), None, [(10, 20)], level_sizes=torch.tensor([[20.0, 10.0]]))
-    offsets = attention.sampling_offsets.bias.view(1, 1, 4, 1, 4, 2)
+    query = torch.zeros(1, 1, 8)
     box = torch.tensor([0.5, 0.5, 0.2, 0.4]).expand(1, 1, 1, 4)
-    last = attention._locations(offsets, box, memory)[0, 0, :, 0, -1]
+    last = attention.choose_points(query, box, memory).locations[0, 0, :, 0, -1]
     assert torch.allclose(last, torch.tensor([[0.6, 0.5], [0.5, 0.7], [0.4, 0.5], [0.5, 0.3]]), atol=1e-6)
-    first = attention._locations(offsets, box[..., :2], memory)[0, 0, :, 0, 0]
+    first = attention.choose_points(query, box[..., :2], memory).locations[0, 0, :, 0, 0]
     assert torch.allclose(first, torch.tensor([[0.55, 0.5], [0.5, 0.6], [0.45, 0.5], [0.5, 0.4]]), atol=1e-6)

@@ -35,7 +35,7 @@ def test_choice_of_the_form(kernel, monkeypatch):
         ("pytorch", True, None),
     ):
         kernel(word)
-        monkeypatch.setattr(deformable_kernel, "_triton_works", lambda device, works=works: works)
+        monkeypatch.setattr(deformable_kernel, "triton_works", lambda device, works=works: works)
         assert find_triton_form(on_gpu(), on_gpu()) is expected
     kernel("triton")
     assert find_triton_form(on_gpu(dtype=torch.bfloat16), on_gpu()) is attend_with_triton
@@ -50,7 +50,7 @@ def test_choice_of_the_form(kernel, monkeypatch):
 
 def test_deterministic_gradients_are_left_to_pytorch(kernel, monkeypatch):
     attend_with_triton = pytest.importorskip("detr_distill.detr.deformable_triton").attend_with_triton
-    monkeypatch.setattr(deformable_kernel, "_triton_works", lambda device: True)
+    monkeypatch.setattr(deformable_kernel, "triton_works", lambda device: True)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert find_triton_form(on_gpu(), on_gpu()) is None
     kernel("triton")
@@ -68,10 +68,10 @@ def test_triton_may_be_missing(kernel, monkeypatch, caplog):
     with pytest.raises(ConfigError, match='DEFORMABLE_KERNEL is "triton", which cannot be imported.*Install triton'):
         kernel("triton")
     kernel("auto")
-    deformable_kernel._triton_works.cache_clear()
+    deformable_kernel.triton_works.cache_clear()
     assert find_triton_form(on_gpu(), on_gpu()) is find_triton_form(on_gpu(), on_gpu()) is None
     assert len(caplog.records) == 1 and "PyTorch's operators" in caplog.text
-    deformable_kernel._triton_works.cache_clear()
+    deformable_kernel.triton_works.cache_clear()
     importers = {
         file.name for file in (ROOT / "projects/detr_distill").rglob("*.py") if "\nimport triton" in file.read_text()
     }
@@ -79,8 +79,10 @@ def test_triton_may_be_missing(kernel, monkeypatch, caplog):
 
 
 def test_the_choice_is_made_when_a_detector_is_built(kernel, tmp_path):
-    build_model(small_cfg(MODEL__DETR__DEFORMABLE_KERNEL="pytorch"))
-    assert deformable_kernel._chosen == "pytorch"
+    pytest.importorskip("triton")
+    for word in ("triton", "pytorch"):
+        build_model(small_cfg(MODEL__DETR__DEFORMABLE_KERNEL=word))
+        assert (find_triton_form(on_gpu(), on_gpu()) is None) == (word == "pytorch")
     with pytest.raises(ConfigError, match="DEFORMABLE_KERNEL is 'cuda'. Known: 'auto', 'pytorch', 'triton'"):
         build_model(small_cfg(MODEL__DETR__DEFORMABLE_KERNEL="cuda"))
     (tmp_path / "teacher.yaml").write_text(small_cfg().dump())

@@ -61,7 +61,7 @@ def test_kernels_compile_for_hopper(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     sizes = {"heads": 8, "channels": 32, "levels": 4, "points": 4, "query_block": 16, "channel_block": 32}
     other = {"sizes": ("fp32",) * 8, "queries": "i32", "tokens": "i32", **dict.fromkeys(sizes, "constexpr")}
-    for kernel, vectorised in ((module._forward_kernel, "ld.global.v4"), (module._backward_kernel, "add.v4.f32")):
+    for kernel, vectorised in ((module.forward_kernel, "ld.global.v4"), (module.backward_kernel, "add.v4.f32")):
         names = kernel.arg_names
         aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if name not in other}
         constants = {(names.index(name),): value for name, value in sizes.items()}

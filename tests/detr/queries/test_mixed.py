@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detr_distill.detr.detector import Finished
 from detr_distill.detr.supervision.matchings import Matchings
+from detr_distill.structures import Memory, QueryGroup
 
 import pytest
 import torch
@@ -13,12 +14,21 @@ from helpers.detr.denoising_detectors import DINO, DN, begin_step, build
 from torch import Tensor
 
 
+def choose(model, memory: Memory) -> tuple[QueryGroup, Tensor, Tensor]:
+    """The queries, and what the class head saw and said of every token."""
+    seen: list[Tensor] = []
+    with model.queries.heads.class_head.register_forward_hook(lambda _, inputs, logits: seen.extend((*inputs, logits))):
+        own = model.queries(memory)
+    tokens, logits = seen
+    return own, tokens, logits
+
+
 def test_queries_are_the_best_tokens_of_any_class():
     model = build("dino").eval()
     images = model.preprocess(make_inputs())
     memory = model.encode(model.backbone(images.tensor), images)
-    tokens, logits, boxes = model.queries._detect(memory)
-    own = model.queries(memory)
+    own, tokens, logits = choose(model, memory)
+    boxes = own.candidates.boxes
     scores = logits.max(-1).values
     assert not torch.equal(scores.argmax(1), logits[..., 0].argmax(1)), "the best class is not always the first"
     for image in range(2):
@@ -41,10 +51,10 @@ def test_with_no_object_tokens_are_ranked_by_their_classes(queries):
         model.queries.heads.class_head.weight[-1] *= 4
     images = model.preprocess(make_inputs())
     memory = model.encode(model.backbone(images.tensor), images)
-    _, logits, boxes = model.queries._detect(memory)
+    own, _, logits = choose(model, memory)
+    boxes = own.candidates.boxes
     probabilities = logits.softmax(-1)[..., :-1]
     scores = probabilities.amax(-1) if queries == "MixedQueries" else probabilities[..., 0]
-    own = model.queries(memory)
     for image in range(2):
         best = scores[image].sort(descending=True).indices[:7]
         assert torch.allclose(own.position[image], boxes[image, best], atol=1e-4)

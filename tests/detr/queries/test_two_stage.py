@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from detr_distill.detr.queries.two_stage import _cell_boxes
 from detr_distill.structures import Memory
 
 import torch
@@ -40,14 +39,16 @@ def test_first_boxes_are_squares_at_the_cells():
 
 def test_tokens_at_the_border_propose_nothing():
     """Half a cell of 64 is 0.008 of the image, less than 0.01; half a cell of 40 is more."""
+    model = build("two_stage").eval()
     for columns, border in ((64, 1), (40, 0)):
-        tokens = torch.zeros(1, 2 * columns, 4)
+        tokens = torch.zeros(1, 2 * columns, 32)
         sizes, ratios = torch.tensor([[columns, 2.0]]), torch.ones(1, 1, 2)
         memory = Memory(tokens, tokens, None, [(2, columns)], level_sizes=sizes, valid_ratios=ratios)
-        boxes, usable = _cell_boxes(memory)
+        boxes = model.queries(memory).proposals.boxes[0, 0]
         expected = torch.ones(2, columns, dtype=torch.bool)
         expected[:, :border] = expected[:, columns - border :] = False
-        assert torch.equal(usable.view(2, columns), expected) and torch.equal(boxes.isfinite().all(-1), usable[..., 0])
+        assert torch.equal((boxes < 1).all(-1).view(2, columns), expected)
+        assert (boxes[~expected.flatten()] == 1).all()
 
 
 def test_encoder_loss_knows_objects_but_no_classes(inputs):

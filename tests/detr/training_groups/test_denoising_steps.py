@@ -10,16 +10,16 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, small_cfg
 from helpers.detr.denoising_detectors import DN, VARIANTS, begin_step, build, every_variant
-from helpers.steps import ReadCounter
+from helpers.host_reads import host_reads
 from torch import Tensor
 
 
 @every_variant
 def test_queries_are_made_without_reading_the_device(variant, inputs):
     model = build(variant).train()
-    with ReadCounter() as counter:
+    with host_reads() as reads:
         begin_step(model, inputs)
-    assert counter.reads == []
+    assert reads == []
 
 
 @every_variant

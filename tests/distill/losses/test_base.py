@@ -1,27 +1,22 @@
-"""What every loss keeps: its interface, its keys, earlier names of its settings, and that it knows no matcher."""
+"""What every loss keeps: its interface, its keys, and earlier names of its settings."""
 
 from __future__ import annotations
 
-import ast
-import re
-from pathlib import Path
-
-from detr_distill.config import keys
 from detr_distill.config.build import default_config
 from detr_distill.config.keys import key
 from detr_distill.config.ranges import NOT_NEGATIVE, Words
 from detr_distill.config.reference import write_reference
-from detr_distill.distill import losses
 from detr_distill.distill.losses import AttentionLoss, FeatureLoss, PredictionLoss, QueryRelationLoss
 from detr_distill.distill.losses.base import DistillLoss
 from detr_distill.distill.losses.map_loss import LevelLoss
 from detr_distill.distill.losses.pair_loss import PairLoss
 from detr_distill.errors import ConfigError
-from detr_distill.registry import LOSS_REGISTRY, MATCHER_REGISTRY
+from detr_distill.registry import LOSS_REGISTRY
 
 import pytest
 from helpers.distill.one_image import SAME
 from helpers.feature_maps import map_pairs
+from helpers.registrations import forgotten_afterwards
 from torch import nn
 
 DISTANCE = "MODEL.DISTILL.HINT_LOSS.DISTANCE"
@@ -29,10 +24,10 @@ HINT = {"MODEL__DISTILL__LOSSES": ["HintLoss"], "MODEL__DISTILL__MATCHERS": []}
 
 
 @pytest.fixture(autouse=True)
-def _forget_plugins(monkeypatch):
+def _forget_plugins():
     """What a test registers, and its keys, are unknown again after it."""
-    monkeypatch.setattr(LOSS_REGISTRY, "_obj_map", dict(LOSS_REGISTRY._obj_map))
-    monkeypatch.setattr(keys, "_DECLARED", dict(keys._DECLARED))
+    with forgotten_afterwards():
+        yield
 
 
 class Whole(DistillLoss):
@@ -212,43 +207,3 @@ def test_unknown_settings_are_named_beside_the_known():
         AttentionLoss(wieght=1.0)
     assert str(error.value).endswith(f"Known: {', '.join(AttentionLoss.keys)}.")
     assert {"weight", "groups", "layers", "divergence", "self_weight", "cross_weight"} == set(AttentionLoss.keys)
-
-
-class NamesInCode(ast.NodeVisitor):
-    """Words of a module's strings, and its identifiers; neither docstrings nor the meanings of keys."""
-
-    def __init__(self):
-        self.words, self.identifiers = set(), set()
-
-    def visit_Expr(self, node):
-        if not isinstance(node.value, ast.Constant):
-            self.generic_visit(node)
-
-    def visit_Call(self, node):
-        if isinstance(node.func, ast.Name) and node.func.id == "key":
-            node.args = node.args[:1] + node.args[2:]
-        self.generic_visit(node)
-
-    def visit_Constant(self, node):
-        self.words.update(re.findall(r"\w+", str(node.value)))
-
-    def visit_Name(self, node):
-        self.identifiers.add(node.id)
-
-    def visit_Attribute(self, node):
-        self.identifiers.add(node.attr)
-        self.generic_visit(node)
-
-    def visit_alias(self, node):
-        self.identifiers.update((node.name, node.asname))
-
-
-@pytest.mark.parametrize("file", sorted(Path(losses.__file__).parent.glob("*.py")), ids=lambda file: file.stem)
-def test_no_loss_names_a_matcher(file):
-    """It asks matchers for what they give, so that it serves those of a user too."""
-    short = {matcher.name for _, matcher in MATCHER_REGISTRY}
-    classes = {name for name, _ in MATCHER_REGISTRY}
-    assert short >= {"general", "adaptive", "fixed", "overlap"} and "GeneralMatcher" in classes
-    found = NamesInCode()
-    found.visit(ast.parse(file.read_text()))
-    assert not found.words & (short | classes) and not found.identifiers & classes

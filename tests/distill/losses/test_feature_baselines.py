@@ -19,9 +19,10 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import randomise, small_cfg
 from helpers.feature_maps import OWN, TARGET, levels, make_step, map_pairs, random_maps, run
-from helpers.steps import ReadCounter
+from helpers.host_reads import host_reads
+from helpers.torch_calls import torch_calls
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn import functional as F
 
 FITNET = {"norm": "none", "adapter_layers": 1, "adapter_kernel": 1, "mean": "levels"}
 AT = {"norm": "attention", "adapter_layers": 0, "mean": "sum"}
@@ -139,22 +140,10 @@ def test_losses_are_float32_under_autocast(form):
 def test_no_form_waits_for_the_device(form):
     loss, target, step = make(form), random_maps("xy", 1, 5), make_step((1, 2))
     own = {name: value.clone().requires_grad_() for name, value in OWN.items()}
-    with ReadCounter() as counter:
+    with host_reads() as reads:
         found = loss(StudentOutput(own, step=step), Knowledge(features=target), [])
         sum(found.values()).backward()
-    assert not counter.reads
-
-
-class PadCounter(TorchDispatchMode):
-    """Counts what is padded."""
-
-    def __init__(self):
-        super().__init__()
-        self.pads = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.pads += func._schema.name == "aten::constant_pad_nd"
-        return func(*args, **(kwargs or {}))
+    assert not reads
 
 
 @pytest.mark.parametrize("form", ["defeat", "fgd"])
@@ -163,9 +152,9 @@ def test_boxes_are_prepared_once_a_step(form, counts, pads):
     """Not once a level: in a batch without objects one object of padding, and one copy of the corners to the device."""
     loss, student = make(form), StudentOutput(OWN, step=make_step(counts))
     known = Knowledge(features=random_maps("xy", 1, 5))
-    with PadCounter() as counter:
+    with torch_calls() as calls:
         loss(student, known, [])
-    assert counter.pads == pads
+    assert sum(function is F.pad for function, _ in calls) == pads
     truth = make_step(counts, device="meta").ground_truth
     corners = truth.at_least_one().corners_pixels
     assert corners.is_meta and corners is truth.at_least_one().corners_pixels

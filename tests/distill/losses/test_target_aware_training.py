@@ -13,7 +13,7 @@ from helpers.builders import make_inputs
 from helpers.convolutional import dense_cfg
 from helpers.distill.families import ADAMIXER, CONDITIONAL, DEFORMABLE, LARGER, distiller
 from helpers.distill.target_aware_case import MASK_NAME, NAME
-from helpers.steps import ReadCounter
+from helpers.host_reads import host_reads
 
 ALONE = {"DISTILL__LOSSES": ["TargetAwareLoss"], "DISTILL__MATCHERS": []}
 READ = {**ALONE, "DISTILL__TARGET_AWARE_LOSS__PROJECTION": "teacher"}
@@ -114,14 +114,12 @@ def test_mixed_precision(tmp_path):
 
 
 @pytest.mark.parametrize(("family", "keys"), [(DEFORMABLE, READ), (ADAMIXER, ALONE)])
-def test_one_device_read_a_step(family, keys, tmp_path, monkeypatch):
+def test_one_device_read_a_step(family, keys, tmp_path):
     """The teacher's matching is solved with the student's."""
     model, inputs = distiller(tmp_path, family, family, LARGER, **keys), make_inputs()
-    reads, to_host = [], torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (reads.append("cpu"), to_host(self))[1])
-    with ReadCounter() as counter:
+    with host_reads() as reads:
         sum(model(inputs).values()).backward()
-    assert reads + counter.reads == ["cpu"]
+    assert reads == ["cpu"]
 
 
 @pytest.mark.parametrize(

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.detr.supervision.assignment import Cost, solve_assignments
+from detr_distill.detr.supervision.matchings import Matchings
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.matchers.layer_pairs import pair_layers, take_layers
-from detr_distill.distill.students.base import StudentStep, run_student, start_student
+from detr_distill.distill.students import StudentStep
 from detr_distill.errors import ConfigError
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, small_cfg
+from helpers.distill.student_steps import start_step
+from helpers.torch_calls import torch_calls
 from scipy.optimize import linear_sum_assignment
-from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class RecordedMatchings(Matchings):
+    """A ledger that keeps its handles, by the names of their costs."""
+
+    def __init__(self):
+        super().__init__()
+        self.handles = {}
+
+    def add(self, cost):
+        self.handles[cost.name] = super().add(cost)
+        return self.handles[cost.name]
 
 
 def step_parts(model, inputs):
-    """Knowledge, student output and matches of one step."""
+    """Knowledge, student output, all handles of the step's matchings, and matches of one step."""
     knowledge = model.teacher(StudentStep(inputs), model.capture)
     matchers = list(model.matchers.values())
     groups = [group for matcher in matchers for group in matcher.extra_groups(knowledge, len(inputs))]
-    student = run_student(model.student, start_student(model.student, inputs), groups, model.capture)
-    costs = [matcher.cost(student, knowledge) for matcher in matchers]
-    pairs = solve_assignments(student.costs + [cost for cost in costs if cost is not None])
-    solved = iter(pairs[len(student.costs) :])
+    student, step = start_step(model.student, inputs)
+    matchings = RecordedMatchings()
+    output = student.finish(step, groups, model.capture, matchings)
+    costs = [matcher.cost(output, knowledge) for matcher in matchers]
+    handles = [None if cost is None else matchings.add(cost) for cost in costs]
+    matchings.solve()
     matches = {
-        matcher.name: matcher(student, knowledge, None if cost is None else next(solved))
-        for matcher, cost in zip(matchers, costs, strict=True)
+        matcher.name: matcher(output, knowledge, None if handle is None else handle.pairs)
+        for matcher, handle in zip(matchers, handles, strict=True)
     }
-    return knowledge, student, groups, pairs, matches
+    return knowledge, output, matchings.handles, matches
 
 
 def test_adaptive_matching_undoes_a_permutation(build_distiller, equal_teacher, inputs):
@@ -38,7 +55,7 @@ def test_adaptive_matching_undoes_a_permutation(build_distiller, equal_teacher, 
     order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
     position = model.teacher.detector.queries.position
     position.weight.data = position.weight.data[order]
-    _, _, _, _, matches = step_parts(model, inputs)
+    _, _, _, matches = step_parts(model, inputs)
     pairs = matches["adaptive"].pairs
     inverse = torch.argsort(order)
     assert torch.equal(pairs.query, torch.arange(7).expand(2, 2, 7))
@@ -47,7 +64,7 @@ def test_adaptive_matching_undoes_a_permutation(build_distiller, equal_teacher, 
 
 def test_adaptive_cost_by_hand(build_distiller, wide_teacher, inputs):
     model = build_distiller(wide_teacher, MODEL__DISTILL__MATCHERS=["AdaptiveMatcher"])
-    knowledge, student, _, _, _ = step_parts(model, inputs)
+    knowledge, student, _, _ = step_parts(model, inputs)
     cost = model.matchers["AdaptiveMatcher"].cost(student, knowledge)
     layer, image, query, target = 0, 1, 3, 8
     own, teacher = student.outputs["own"], knowledge.output
@@ -82,11 +99,10 @@ def test_rectangular_matching_pairs_the_smaller_side(build_distiller, save_teach
 def test_teacher_assignment_is_the_one_used(build_distiller, wide_teacher, inputs):
     """The last layer of the fixed group has the teacher's own Hungarian assignment, the other layers their own."""
     model = build_distiller(wide_teacher, MODEL__DISTILL__MATCHERS=["FixedMatcher"])
-    knowledge, student, groups, pairs, _ = step_parts(model, inputs)
-    teacher, fixed = model.teacher.detector, pairs[1]
-    images = teacher.preprocess(inputs)
-    cost = teacher.criterion.matcher(knowledge.output, teacher.targets(inputs, images))
-    own_cost = model.student.criterion.matcher(student.outputs["fixed"], model.student.targets(inputs, images))
+    knowledge, student, handles, _ = step_parts(model, inputs)
+    fixed, objects = handles["ground truth, group 'fixed'"].pairs, read_ground_truth(inputs, "cpu")
+    cost = model.teacher.detector.criterion.matcher(knowledge.output, objects)
+    own_cost = model.student.criterion.matcher(student.outputs["fixed"], objects)
     differs = False
     for image, entry in enumerate(inputs):
         count = len(entry["instances"])
@@ -137,7 +153,7 @@ def test_fixed_group_is_the_teachers_queries(build_distiller, equal_teacher, wid
     assert group.content.shape == group.position.shape == (2, 9, 16) and group.content.abs().max() == 0
 
 
-def test_layer_map():
+def test_which_layer_teaches_which():
     assert pair_layers(6, 6, "aligned") == (0, 1, 2, 3, 4, 5)
     assert pair_layers(3, 6, "aligned") == (1, 3, 5)
     assert pair_layers(6, 3, "aligned") == (0, 0, 1, 1, 2, 2)
@@ -150,16 +166,8 @@ def test_layer_map():
     assert take_layers(values, (2, 2, 0)).flatten().tolist() == [2, 2, 0]
 
 
-class Operations(TorchDispatchMode):
-    """Names of the tensor operations that run inside it."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self.names.append(operation.overloadpacket.__name__)
-        return operation(*args, **(kwargs or {}))
+def flat(index) -> tuple:
+    return index if isinstance(index, tuple) else ()
 
 
 def test_no_index_list_is_copied_in_a_step():
@@ -173,9 +181,11 @@ def test_no_index_list_is_copied_in_a_step():
 
     with torch.inference_mode():  # what is kept from here must serve a training step too
         use()
-    with Operations() as operations:
+    with torch_calls() as calls:
         student, teacher, layers, teacher_labels = use()
-    assert operations.names == ["index_select", "index_select", "select", "select", "stack", "index"]
+    assert not {torch.tensor, torch.as_tensor, torch.from_numpy} & {function for function, _ in calls}
+    indices = [index for function, (*_, index) in calls if function is torch.Tensor.__getitem__]
+    assert indices and not any(isinstance(part, list | range) for index in indices for part in (index, *flat(index)))
     assert torch.equal(student, values[..., [0, 2]]) and torch.equal(teacher, values[..., [2, 1]])
     assert torch.equal(layers, values[[1, 2]]) and teacher_labels.tolist() == [[2, -1], [1, 1]]
     student.sum().backward()
@@ -185,7 +195,7 @@ def test_no_index_list_is_copied_in_a_step():
 def test_batched_adaptive_matching_equals_single(build_distiller, equal_teacher):
     model = build_distiller(equal_teacher, MODEL__DISTILL__MATCHERS=["AdaptiveMatcher"]).eval()
     inputs = make_inputs(sizes=((48, 48), (48, 48)))
-    _, student, _, _, matches = step_parts(model, inputs)
+    _, student, _, matches = step_parts(model, inputs)
     cost = model.matchers["AdaptiveMatcher"].cost(student, model.teacher(StudentStep(inputs), model.capture))
     for image in range(2):
         (alone,) = solve_assignments([Cost("one", cost.values[:, image : image + 1], [7])])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.queries.base import Queries
 from detr_distill.distill.matchers.query_exchange import START_SIZE, CommonContent, PlaceMap, content_map, position_map
+from detr_distill.errors import ConfigError
+from detr_distill.registry import QUERIES_REGISTRY
 
 import pytest
 import torch
@@ -24,11 +27,10 @@ def test_queries_say_what_they_are(name):
 
 
 class Described(nn.Module):
-    def __init__(self, content, position, content_kind=None, position_kind=None):
+    def __init__(self, content, position, content_kind, position_kind):
         super().__init__()
         self.widths = (content, position)
-        if content_kind:
-            self.content_kind, self.position_kind = content_kind, position_kind
+        self.content_kind, self.position_kind = content_kind, position_kind
 
 
 @pytest.mark.parametrize(
@@ -43,15 +45,24 @@ class Described(nn.Module):
         (("box_logits", 4), ("point_logits", 2), PlaceMap),
         (("point_logits", 2), ("box_logits", 4), PlaceMap),
         (("another", 4), ("box_logits", 4), nn.Linear),
-        ((None, 8), (None, 8), nn.Linear),
     ],
 )
 def test_positions_pass_unchanged_between_equal_kinds_alone(teacher, student, expected):
-    """Of equal width or not: a box is no embedding of four numbers, and what says nothing of itself is not trusted."""
-    sides = [Described(8, width, kind and "zero", kind) for kind, width in (teacher, student)]
+    """Of equal width or not: a box is no embedding of four numbers."""
+    sides = [Described(8, width, "zero", kind) for kind, width in (teacher, student)]
     found = position_map(*sides)
     assert type(found) is expected
     assert found(torch.randn(2, 3, teacher[1])).shape == (2, 3, student[1])
+
+
+def test_queries_that_say_nothing_of_themselves_are_not_registered():
+    class SilentQueries(Queries):
+        def forward(self, memory, beside=None):
+            return self.own_group(memory, None, torch.zeros(self.widths[1]))
+
+    with pytest.raises(ConfigError, match="SilentQueries does not set position_kind, content_kind; see .*Queries"):
+        QUERIES_REGISTRY.register(SilentQueries)
+    assert "SilentQueries" not in QUERIES_REGISTRY
 
 
 def test_boxes_and_points_become_each_other():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from detr_distill.detr.supervision.assignment import solve_assignments
-from detr_distill.distill.students.base import run_student, start_student
+from detr_distill.detr.supervision.matchings import Matchings
 from detr_distill.distill.students.second_run import fewer_regions
 
 import pytest
@@ -14,6 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from helpers.builders import make_inputs, randomise
 from helpers.convolutional import CASES, make_masked_inputs
+from helpers.distill.student_steps import start_step, whole_step
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -25,11 +23,10 @@ def test_the_halves_give_the_losses_of_the_whole(case):
         expected = detector(inputs)
         vars(detector).pop("loss_normalizer", None)  # RetinaNet's running mean of objects
         torch.manual_seed(0)
-        step = start_student(detector, inputs)
+        step, output = whole_step(detector, inputs)
         assert step.image_size == (96, 96)
         assert all(values.shape[0] == 2 and values.dim() == 4 for values in step.features.values())
-        output = run_student(detector, step, [], frozenset())
-        losses = output.finish(solve_assignments(output.costs))
+        losses = output.losses()
     assert losses.keys() == expected.keys()
     assert all(torch.allclose(losses[name], expected[name], rtol=1e-5, atol=1e-6) for name in expected)
 
@@ -40,11 +37,13 @@ def test_the_head_reads_the_maps_that_it_is_given(case):
     if hasattr(detector, "proposal_generator"):
         detector.proposal_generator.batch_size_per_image = 10_000  # a draw of fewer anchors may leave a level out
     inputs = make_masked_inputs(sizes=((64, 96), (96, 64)))
-    step = start_student(detector, inputs)
+    student, step = start_step(detector, inputs)
     maps = {name: torch.rand_like(values).requires_grad_() for name, values in step.features.items()}
+    matchings = Matchings()
     with EventStorage():
-        output = run_student(detector, dataclasses.replace(step, features=maps), [], frozenset())
-    sum(output.finish(solve_assignments(output.costs)).values()).backward()
+        output = student.finish(step, [], frozenset(), matchings, maps)
+    matchings.solve()
+    sum(output.losses().values()).backward()
     assert all(values.grad.abs().sum() > 0 for values in maps.values())
     assert not [name for name, p in detector.backbone.named_parameters() if p.grad is not None]
 

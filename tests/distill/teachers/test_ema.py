@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+from detr_distill.distill.students import student_of
 from detr_distill.distill.teachers.ema import EmaTeacher
 from detr_distill.engine.trainer import DistillTrainer
 from detr_distill.errors import ConfigError
@@ -36,53 +37,65 @@ def make_cfg(tmp_path, tiny_digits):
     return make
 
 
+def detector_with_norm():
+    """A small detector, and a normalisation layer of it with 8 channels."""
+    detector = randomise(build_model(small_cfg()))
+    return detector, first_norm(detector)
+
+
+def first_norm(detector) -> torch.nn.BatchNorm2d:
+    return next(module for module in detector.modules() if isinstance(module, torch.nn.BatchNorm2d))
+
+
 def test_the_average_by_hand():
     """Three steps of a weight that is 1, 2 and 3, from 0, with decay 0.5; a buffer is copied."""
-    student = torch.nn.Sequential(torch.nn.BatchNorm1d(1))
-    torch.nn.init.zeros_(student[0].weight)
-    teacher = EmaTeacher(student=student, num_classes=2, decay=0.5, ramp_up=False)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
-    for value in (1.0, 2.0, 3.0):
-        torch.nn.init.constant_(student[0].weight, value)
-        student[0].running_mean.fill_(value)
-        student[0].num_batches_tracked += 1
-        teacher.after_optimizer_step(optimizer)
-    assert teacher.average[0].weight.item() == pytest.approx(0.125 * 1 + 0.25 * 2 + 0.5 * 3)
-    assert teacher.average[0].running_mean.item() == 3.0 and teacher.average[0].num_batches_tracked == 3
+    detector, norm = detector_with_norm()
+    torch.nn.init.zeros_(norm.weight)
+    teacher = EmaTeacher(student=student_of(detector), decay=0.5, ramp_up=False)
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.0)
+    for iteration, value in enumerate((1.0, 2.0, 3.0)):
+        torch.nn.init.constant_(norm.weight, value)
+        norm.running_mean.fill_(value)
+        norm.num_batches_tracked += 1
+        teacher.after_optimizer_step(optimizer, iteration)
+    average = first_norm(teacher.average)
+    assert average.weight.tolist() == pytest.approx([0.125 * 1 + 0.25 * 2 + 0.5 * 3] * 8)
+    assert (average.running_mean == 3.0).all() and average.num_batches_tracked == 3
 
 
 def test_the_ramp_ends_at_the_decay():
     """(1 + n) / (10 + n) is 0.1 at step 0 and above 0.9 at step 100."""
-    student = torch.nn.Linear(1, 1)
+    detector, norm = detector_with_norm()
     for iteration, decay in ((0, 0.1), (100, 0.5)):
-        teacher = EmaTeacher(student=student, num_classes=2, decay=0.5)
-        torch.nn.init.zeros_(teacher.average.weight)
-        torch.nn.init.ones_(student.weight)
-        with EventStorage(iteration):
-            teacher.after_optimizer_step(torch.optim.SGD(student.parameters(), lr=0.0))
-        assert teacher.average.weight.item() == pytest.approx(1 - decay)
+        teacher = EmaTeacher(student=student_of(detector), decay=0.5)
+        average = first_norm(teacher.average)
+        torch.nn.init.zeros_(average.weight)
+        torch.nn.init.ones_(norm.weight)
+        teacher.after_optimizer_step(torch.optim.SGD(detector.parameters(), lr=0.0), iteration)
+        assert average.weight.tolist() == pytest.approx([1 - decay] * 8)
 
 
 def test_a_skipped_step_is_none():
-    student = torch.nn.Linear(1, 1)
-    teacher = EmaTeacher(student=student, num_classes=2, decay=0.5)
-    before = teacher.average.weight.clone()
-    torch.nn.init.constant_(student.weight, 7.0)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    detector, norm = detector_with_norm()
+    teacher = EmaTeacher(student=student_of(detector), decay=0.5)
+    average = first_norm(teacher.average)
+    before = average.weight.clone()
+    torch.nn.init.constant_(norm.weight, 7.0)
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.0)
     optimizer.found_inf = torch.ones(())  # as loss scaling tells a fused optimizer
-    teacher.after_optimizer_step(optimizer)
-    assert torch.equal(teacher.average.weight, before)
+    teacher.after_optimizer_step(optimizer, 0)
+    assert torch.equal(average.weight, before)
     optimizer.found_inf = torch.zeros(())
-    teacher.after_optimizer_step(optimizer)
+    teacher.after_optimizer_step(optimizer, 0)
     # The ramp's first decay is 1 / 10.
-    torch.testing.assert_close(teacher.average.weight, 0.1 * before + 0.9 * 7.0)
+    torch.testing.assert_close(average.weight, 0.1 * before + 0.9 * 7.0)
 
 
 def test_an_average_equal_to_its_student_has_nothing_to_teach(build_distiller):
     model = build_distiller(EMA, MODEL__DETR__DROPOUT=0.0, MODEL__DISTILL__MATCHERS="('FixedMatcher',)")
     model.teacher.restart()
     model.student.backbone.eval()  # its normalisation, as the teacher's
-    losses = model(make_inputs())
+    losses = model(make_inputs(), iteration=0)
     assert all(
         losses[name].abs() < 1e-4 for name in losses if name.startswith(("loss_distill_box", "loss_distill_giou"))
     )
@@ -96,11 +109,18 @@ def test_it_changes_after_every_optimizer_step_and_only_then(make_cfg):
     cfg = make_cfg("accumulated", SOLVER__ACCUMULATE=3, SOLVER__MAX_ITER=2)
     torch.manual_seed(0)
     trainer = DistillTrainer(cfg)
-    teacher, calls = trainer.model.teacher, []
-    blend = teacher._blend
-    teacher._blend = lambda share: (calls.append(share), blend(share))
+    teacher, seen = trainer.model.teacher, []
+    name, own = next(iter(trainer.model.student.named_parameters()))
+    average = teacher.average.get_parameter(name)
+    # Before and after each step of the optimizer; hooks run in the order in which they were registered.
+    for register in (trainer.optimizer.register_step_pre_hook, trainer.optimizer.register_step_post_hook):
+        register(lambda *_: seen.append(average.detach().clone()))
+    trainer.optimizer.register_step_post_hook(lambda *_: seen.append(own.detach().clone()))
     trainer.train()
-    assert calls == [1 - 1 / 10, 1 - 2 / 11]
+    start, first, student, before, second, later = seen
+    assert torch.allclose(first, start.lerp(student, 1 - 1 / 10)) and not torch.equal(first, start)
+    assert torch.equal(before, first), "micro-batches leave it alone"
+    assert torch.allclose(second, first.lerp(later, 1 - 2 / 11)) and not torch.equal(second, first)
     optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert not any(id(parameter) in optimized for parameter in teacher.parameters())
 
@@ -139,7 +159,7 @@ def test_training_groups_are_not_averaged(build_distiller):
     keys = {"MODEL__DETR__TRAINING_GROUPS": "('GroupQueries',)"}
     model = build_distiller(EMA, keys)
     assert len(model.student.training_groups) == 1 and len(model.teacher.average.training_groups) == 0
-    assert sum(value.numel() for value in model(make_inputs()).values()) > 0
+    assert sum(value.numel() for value in model(make_inputs(), iteration=0).values()) > 0
 
 
 @pytest.mark.parametrize(("key", "value"), [("CONFIG_FILE", "other"), ("WEIGHTS", "other"), ("CLASS_NAMES", ["other"])])

@@ -15,7 +15,7 @@ SMALL = "test_resnet"
 def swin_small_test(pretrained=False, **options):
     """A registered Swin that is small enough to be built many times."""
     sizes = {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 2), "window_size": 7}
-    return swin_transformer._create_swin_transformer("swin_tiny_patch4_window7_224", pretrained, **sizes, **options)
+    return swin_transformer.swin_tiny_patch4_window7_224(pretrained, **sizes, **options)
 
 
 swin_small_test.__module__ = swin_transformer.__name__

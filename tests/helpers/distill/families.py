@@ -62,7 +62,7 @@ NAMES = sorted(families())
 ADAMIXER, CONDITIONAL, DAB, DEFORMABLE, TWO_STAGE, DETR = (
     next(name for name in NAMES if name.startswith(start))
     for start in (
-        "AdaMixerDecoder/", "ConditionalDecoder/", "DabDecoder/AnchorQ", "DeformableDecoder/", "DeformableBoxDecoder/",
+        "AdaMixerDecoder/", "ConditionalDecoder/", "DabDecoder/AnchorBox", "DeformableDecoder/", "DeformableBoxDecoder/",
         "DetrDecoder/",
     )
 )  # fmt: skip

@@ -61,7 +61,7 @@ def find_triton_form(values: Tensor, sampling_locations: Tensor) -> Callable[...
                 'run, and torch.use_deterministic_algorithms asks for that. Set the key to "auto" or "pytorch".'
             )
         return None
-    if _chosen == "auto" and not _triton_works(values.device):
+    if _chosen == "auto" and not triton_works(values.device):
         return None
     from .deformable_triton import attend_with_triton
 
@@ -69,7 +69,7 @@ def find_triton_form(values: Tensor, sampling_locations: Tensor) -> Callable[...
 
 
 @functools.cache
-def _triton_works(device: torch.device) -> bool:
+def triton_works(device: torch.device) -> bool:
     """Tries a single point, once: Triton may be absent, lack a C compiler, or not know the device."""
     try:
         from .deformable_triton import attend_with_triton

@@ -64,7 +64,7 @@ def _corner(left, top, part_x, part_y, height, width, corner: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
-def _forward_kernel(
+def forward_kernel(
     values,
     locations,
     weights,
@@ -100,7 +100,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
-def _backward_kernel(
+def backward_kernel(
     values,
     locations,
     weights,
@@ -169,7 +169,7 @@ class _DeformableAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, sizes: tuple[float, ...], locations: Tensor, weights: Tensor) -> Tensor:
         output = values.new_empty(values.shape[0], locations.shape[1], values.shape[2] * values.shape[3])
-        _launch(_forward_kernel, (values, locations, weights, output), sizes, values, locations)
+        _launch(forward_kernel, (values, locations, weights, output), sizes, values, locations)
         ctx.save_for_backward(values, locations, weights)
         ctx.sizes = sizes
         return output
@@ -182,7 +182,7 @@ class _DeformableAttention(torch.autograd.Function):
         grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
         inputs = (values, locations, weights, grad_output.contiguous())
         gradients = (grad_values, grad_locations, grad_weights)
-        _launch(_backward_kernel, (*inputs, *gradients), ctx.sizes, values, locations)
+        _launch(backward_kernel, (*inputs, *gradients), ctx.sizes, values, locations)
         return grad_values.to(values.dtype), None, grad_locations, grad_weights
 
 

@@ -18,7 +18,7 @@ from ...errors import ConfigError
 from ...plugin import Plugin
 from ...registry import NECK_REGISTRY
 from ...structures import ImageBatch, Memory
-from ...structures.levels import join_maps, visible_axes, visible_cells
+from ...structures.levels import join_maps, visible_axes
 from ..keys import HIDDEN_DIM, IN_FEATURES
 
 NORM_GROUPS = 32  # of the group normalisation behind a projection
@@ -88,9 +88,7 @@ def join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor
         torch.cat(hidden, dim=1) if hidden else None,
         sizes,
         level_sizes=torch.tensor([(width, height) for height, width in sizes], device=tokens.device).float(),
-        valid_ratios=torch.stack(
-            [_valid_ratio(*level, tokens.device) for level in zip(masks, sizes, strict=True)], dim=1
-        ),
+        valid_ratios=torch.stack([_valid_ratio(mask, tokens.device) for mask in masks], dim=1),
     )
 
 
@@ -103,6 +101,8 @@ def check_width(width: int, neck: str) -> None:
         )
 
 
-def _valid_ratio(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+def _valid_ratio(mask: Tensor | None, device: torch.device) -> Tensor:
     """(B, 2): how much of a level's width and height is image; B = 1 without mask."""
-    return torch.stack([axis.mean(1) for axis in visible_axes(visible_cells(mask, shape, device))], dim=-1)
+    if mask is None:
+        return torch.ones(1, 2, device=device)
+    return torch.stack([axis.mean(1) for axis in visible_axes((~mask).float())], dim=-1)

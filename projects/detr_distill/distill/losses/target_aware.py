@@ -67,6 +67,8 @@ class TargetAwareLoss(DistillLoss):
         self, *, channels: int, teacher_channels: int, read: Callable[[Tensor], Tensor] | None = None, **settings: Any
     ):
         super().__init__(**settings)
+        if self.projection == "teacher" and read is None:
+            raise ConfigError("TargetAwareLoss(projection='teacher') needs read=, the teacher's read_projection().")
         # In a closure, so that the teacher's layers stay out of the loss's parameters.
         self._read = None if read is None else lambda tokens: read(tokens)
         self.adapter = nn.Linear(channels, teacher_channels)

@@ -3,7 +3,7 @@
 from .base import Student, StudentOutput, StudentStep, check_student, student_for, student_of, take_images
 from .convolutional import ConvolutionalStudent, DenseStudent, RegionStudent
 from .detr import DetrStudent
-from .earlier import count_classes, feature_channels, run_student, start_student
+from .earlier import count_classes, feature_channels, network_of, run_student, select_images, start_student
 
 __all__ = [
     "ConvolutionalStudent",
@@ -16,7 +16,9 @@ __all__ = [
     "check_student",
     "count_classes",
     "feature_channels",
+    "network_of",
     "run_student",
+    "select_images",
     "start_student",
     "student_for",
     "student_of",

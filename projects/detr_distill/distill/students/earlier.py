@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import nn
 
 from ...errors import ConfigError
 from .base import StudentStep, student_of
+
+if TYPE_CHECKING:
+    from ..teachers.base import Teacher
 
 
 def start_student(detector: nn.Module, batched_inputs: list[dict]) -> StudentStep:
@@ -30,12 +33,23 @@ def count_classes(detector: nn.Module) -> int:
     return student_of(detector).num_classes
 
 
+def network_of(teacher: Teacher) -> nn.Module:
+    """Now ``teacher.detector``, which is None for a teacher that asks no detector."""
+    _warn("network_of()", "teacher.detector")
+    return teacher if teacher.detector is None else teacher.detector
+
+
 def run_student(*arguments: Any) -> NoReturn:
     """Gone: matchings go to the step's ledger, which it did not take."""
     raise ConfigError(
         "run_student() and select_images() are methods now: write a Student (start, finish, select) and register it "
         "with student_for() of detr_distill.distill.students (docs/extending.md)."
     )
+
+
+def select_images(*arguments: Any) -> NoReturn:
+    """Gone, as :func:`run_student`."""
+    run_student()
 
 
 def _register(architecture: type) -> NoReturn:
@@ -45,7 +59,7 @@ def _register(architecture: type) -> NoReturn:
     )
 
 
-for _function in (start_student, feature_channels, count_classes, run_student):
+for _function in (start_student, feature_channels, count_classes, run_student, select_images):
     vars(_function)["register"] = _register
 
 

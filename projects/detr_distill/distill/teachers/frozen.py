@@ -46,6 +46,10 @@ class HiddenDetector(Teacher):
     def detector(self) -> nn.Module:
         return self._hidden[0]
 
+    @property
+    def name(self) -> str:
+        return type(self.detector).__name__
+
     def train(self, mode: bool = True) -> HiddenDetector:
         """The detector stays in eval mode whatever ``mode`` says."""
         super().train(mode)

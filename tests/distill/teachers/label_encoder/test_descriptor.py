@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.students.base import StudentStep
+from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.distill.teachers.label_encoder.descriptor import LabelDescriptor
 from detr_distill.distill.teachers.label_encoder.points import PointEncoder, TransformNetwork
 from detr_distill.distill.teachers.label_encoder.regions import MaskRegions
@@ -13,21 +13,25 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from helpers.builders import randomise
 
-DEVICE = torch.device("cpu")
+SIZE = (64, 96)
 
 
-def labels_of(boxes, classes, size=(64, 96), masks=None) -> dict:
+def entry_of(boxes, classes, masks=None) -> dict:
     instances = Instances(
-        size, gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=torch.tensor(classes).long()
+        SIZE, gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=torch.tensor(classes).long()
     )
     if masks is not None:
         instances.gt_masks = masks
-    return {"instances": instances}
+    return {"image": torch.zeros(3, *SIZE), "instances": instances}
+
+
+def describe(descriptor: LabelDescriptor, *entries: dict):
+    return descriptor(read_ground_truth(list(entries), "cpu"), SIZE)
 
 
 def test_descriptor_rows_by_hand():
-    step = StudentStep([labels_of([[24.0, 16, 48, 64]], [1]), labels_of([], [])], {}, (64, 96))
-    labels = LabelDescriptor(num_classes=3, context=True, class_embedding=0, use_masks=False)(step, DEVICE)
+    descriptor = LabelDescriptor(num_classes=3, context=True, class_embedding=0, use_masks=False)
+    labels = describe(descriptor, entry_of([[24.0, 16, 48, 64]], [1]), entry_of([], []))
     expected = torch.tensor(
         [
             [[-0.5, -0.5, 0.0, 1.0, -1, 1, -1], [-1, -1, 1, 1, -1, -1, -1]],
@@ -42,16 +46,15 @@ def test_descriptor_rows_by_hand():
 def test_descriptor_with_masks_and_class_embedding():
     mask = torch.zeros(1, 64, 96, dtype=torch.bool)
     mask[:, 16:64, 24:36] = True  # the left half of the box
-    step = StudentStep([labels_of([[24.0, 16, 48, 64]], [1], masks=BitMasks(mask))], {}, (64, 96))
     descriptor = LabelDescriptor(num_classes=3, context=False, class_embedding=5, use_masks=True)
-    labels = descriptor(step, DEVICE)
+    labels = describe(descriptor, entry_of([[24.0, 16, 48, 64]], [1], masks=BitMasks(mask)))
     assert labels.rows.shape == (1, 1, descriptor.width) and descriptor.width == 4 + 5 + 49
     crop = labels.rows[0, 0, 9:].view(7, 7)
     assert (crop[:, :3] == 1).all() and (crop[:, 4:] == -1).all()
     assert labels.masks.shape == (1, 1, 64, 96)
     assert MaskRegions(labels.masks, (8, 12)).cells[0, 0].view(8, 12)[2:, 3:4].all()
     with pytest.raises(ConfigError, match="gt_masks"):
-        descriptor(StudentStep([labels_of([[0.0, 0, 9, 9]], [0])], {}, (64, 96)), DEVICE)
+        describe(descriptor, entry_of([[0.0, 0, 9, 9]], [0]))
 
 
 def test_transform_is_each_rows_own_matrix():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.distill.students.base import start_student
+from detr_distill.distill.students import student_of
 from detr_distill.errors import ConfigError, DataError
 
 import pytest
@@ -144,7 +144,7 @@ def test_training_without_labels_is_named():
     ("keys", "message"),
     [
         ({"LABEL_ENCODER__IN_FEATURES": ["p9"]}, r"p9.*'p3', 'p4', 'p5', 'p6', 'p7'"),
-        ({"LABEL_ENCODER__GUIDE": "nobody"}, "student, label"),
+        ({"LABEL_ENCODER__GUIDE": "nobody"}, "'student', 'label'"),
         ({"LABEL_ENCODER__NUM_HEADS": 3}, "NUM_HEADS is 3"),
         ({"LABEL_ENCODER__HEAD_SHARE": 0.0}, "HEAD_SHARE is 0"),
         ({"FEATURE_LOSS__IN_FEATURES": ["p9"]}, "student has"),
@@ -162,5 +162,5 @@ def test_the_encoder_sees_a_step_of_training_only():
     model = build_distilling("conditional").eval()
     model.teacher.forward = None  # would raise if called
     assert model(make_inputs(labels=False))
-    step = start_student(model.student, make_inputs())
+    step = student_of(model.student).start(make_inputs())
     assert set(step.features) == {"level0"}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from detr_distill.distill.students.base import StudentStep
+from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.distill.students import StudentStep
 from detr_distill.distill.teachers.label_encoder.descriptor import LabelDescriptor
 from detr_distill.distill.teachers.label_encoder.encoder import LabelEncoder
 
 import pytest
 import torch
-from detectron2.utils.events import EventStorage
 from helpers.builders import make_inputs, randomise
-
-DEVICE = torch.device("cpu")
 
 
 def small_encoder(**options) -> LabelEncoder:
@@ -25,7 +23,7 @@ def small_encoder(**options) -> LabelEncoder:
 def random_step(counts=(2, 3), size=(64, 96), cells=(8, 12)) -> StudentStep:
     inputs = make_inputs(sizes=(size,) * len(counts), counts=counts)
     maps = torch.randn(len(counts), 8, *cells, generator=torch.Generator().manual_seed(5))
-    return StudentStep(inputs, {"p": maps}, size)
+    return StudentStep(inputs, {"p": maps}, size, ground_truth=read_ground_truth(inputs, "cpu"))
 
 
 @pytest.mark.parametrize("guide", ["student", "label"])
@@ -34,10 +32,14 @@ def test_maps_of_an_image_do_not_depend_on_its_neighbours(guide, context):
     encoder = small_encoder(guide=guide, context=context)
     step = random_step((2, 5))
     together = encoder(step, frozenset()).features["p"]
-    alone = encoder(
-        dataclasses.replace(step, batched_inputs=step.batched_inputs[:1], features={"p": step.features["p"][:1]}),
-        frozenset(),
-    ).features["p"]
+    first = step.batched_inputs[:1]
+    step_alone = dataclasses.replace(
+        step,
+        batched_inputs=first,
+        features={"p": step.features["p"][:1]},
+        ground_truth=read_ground_truth(first, "cpu"),
+    )
+    alone = encoder(step_alone, frozenset()).features["p"]
     assert together.shape == step.features["p"].shape
     assert torch.allclose(together[:1], alone, atol=1e-5)
 
@@ -71,11 +73,14 @@ def test_detached_appearance_sends_no_gradient_to_the_student():
 
 
 def test_a_kept_label_is_added_to_what_attention_tells():
-    plain, keeping = small_encoder(), small_encoder(keep_label=True)
-    appearance, embedding = torch.randn(1, 2, 3, 8), torch.randn(2, 3, 8)
-    labels = dataclasses.replace(plain.descriptor(random_step(), DEVICE), valid=torch.ones(2, 3, dtype=torch.bool))
-    added = keeping._relate(appearance, embedding, labels) - plain._relate(appearance, embedding, labels)
-    assert torch.allclose(added, embedding.unsqueeze(0), atol=1e-5)
+    related, embeddings = [], []
+    for encoder in (small_encoder(), small_encoder(keep_label=True)):
+        encoder.object_projection.register_forward_pre_hook(lambda _, inputs: related.extend(inputs))
+        encoder.label_projection.register_forward_hook(lambda _module, _inputs, output: embeddings.append(output))
+        encoder(random_step(), frozenset())
+    plain, keeping = related
+    assert torch.equal(*embeddings)
+    assert torch.allclose(keeping - plain, embeddings[0].unsqueeze(0), atol=1e-5)
 
 
 def test_images_take_turns_at_the_head():
@@ -83,8 +88,7 @@ def test_images_take_turns_at_the_head():
     step = random_step((1, 1, 1, 1))
     turns = []
     for iteration in range(3):
-        with EventStorage(iteration):
-            chosen = encoder(step, frozenset()).second_run.images
+        chosen = encoder(dataclasses.replace(step, iteration=iteration), frozenset()).second_run.images
         turns.append((chosen.start, chosen.stop))
     assert turns == [(0, 2), (2, 4), (0, 2)]
 
@@ -93,8 +97,8 @@ def test_images_take_turns_at_the_head():
 def test_every_image_has_its_turn(images, share):
     encoder, read, parts = small_encoder(head_share=share), set(), set()
     for iteration in range(8):
-        with EventStorage(iteration):
-            part = range(images)[encoder._head_images(images)]
+        step = dataclasses.replace(random_step((1,) * images, cells=(1, 1)), iteration=iteration)
+        part = range(images)[encoder(step, frozenset()).second_run.images]
         read.update(part)
         parts.add(len(part))
     assert read == set(range(images)) and parts == {max(1, round(share * images))}

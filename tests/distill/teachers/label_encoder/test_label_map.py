@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from detr_distill.distill.students.base import StudentStep, start_student
+from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.distill.students import StudentStep
 from detr_distill.distill.teachers.label_encoder.label_map import LabelMapEncoder
 from detr_distill.errors import CheckpointError, ConfigError
 
@@ -13,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from helpers.builders import make_inputs, randomise
 from helpers.convolutional import CASES
+from helpers.distill.student_steps import start_step
 
 PYRAMIDS = ["retinanet", "fcos", "faster_rcnn", "cascade_rcnn"]
 
@@ -32,7 +34,17 @@ def step_of(boxes, classes, size=(8, 8)) -> StudentStep:
     instances = Instances(
         size, gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=torch.tensor(classes).long()
     )
-    return StudentStep([{"instances": instances}], {"p": torch.zeros(1, 4, 2, 2)}, size)
+    inputs = [{"image": torch.zeros(3, *size), "instances": instances}]
+    maps = {"p": torch.zeros(1, 4, 2, 2)}
+    return StudentStep(inputs, maps, size, ground_truth=read_ground_truth(inputs, "cpu"))
+
+
+def draw(encoder: LabelMapEncoder, step: StudentStep) -> torch.Tensor:
+    """The picture of the labels, which the stem reads."""
+    seen: list[torch.Tensor] = []
+    with encoder.stem.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs)):
+        encoder(step, frozenset())
+    return seen[0]
 
 
 def small_encoder(**options) -> LabelMapEncoder:
@@ -43,7 +55,7 @@ def test_the_picture_by_hand():
     """Chebyshev distance from the centre in box sizes: 1 at the centre, 1/2 at the border, nothing outside."""
     encoder = small_encoder()
     encoder.frozen = True  # no dimming
-    picture = encoder._draw(step_of([[0.0, 0, 4, 8], [2, 2, 6, 6], [4, 4, 6, 6]], [2, 0, 0]), torch.device("cpu"))
+    picture = draw(encoder, step_of([[0.0, 0, 4, 8], [2, 2, 6, 6], [4, 4, 6, 6]], [2, 0, 0]))
     assert picture.shape == (1, 3, 8, 8) and not picture[0, 1].any()
     # Rows are y. The tall box: centre (2, 4), size (4, 8).
     assert picture[0, 2, 4].tolist() == [0.5, 0.75, 1, 0.75, 0.5, 0, 0, 0]
@@ -57,16 +69,16 @@ def test_objects_are_dimmed_only_while_the_encoder_learns():
     torch.manual_seed(0)
     encoder = small_encoder()
     step = step_of([[0.0, 0, 8, 8]], [1])
-    peaks = torch.stack([encoder._draw(step, torch.device("cpu")).max() for _ in range(400)])
+    peaks = torch.stack([draw(encoder, step).max() for _ in range(400)])
     assert 0.4 < (peaks == 1).float().mean() < 0.6 and (peaks < 0.5).float().mean() > 0.15
     encoder.frozen = True
-    assert encoder._draw(step, torch.device("cpu")).max() == 1
+    assert draw(encoder, step).max() == 1
 
 
 def test_an_image_without_objects_is_dark_and_still_taught():
     encoder = small_encoder()
     step = step_of([], [])
-    assert not encoder._draw(step, torch.device("cpu")).any()
+    assert not draw(encoder, step).any()
     assert encoder(step, frozenset()).features["q"].shape == (1, 4, 1, 1)
 
 
@@ -98,7 +110,7 @@ def test_both_trainings_on_any_pyramid(case, tmp_path):
 @pytest.mark.parametrize("case", PYRAMIDS)
 def test_maps_have_the_students_names_and_sizes(case):
     model = build_model(distilling_cfg(case)).train()
-    step = start_student(model.student, make_inputs(sizes=((64, 96), (96, 64))))
+    _, step = start_step(model.student, make_inputs(sizes=((64, 96), (96, 64))))
     taught = model.teacher(step, frozenset()).features
     assert {name: values.shape for name, values in taught.items()} == {
         name: values.shape for name, values in step.features.items()

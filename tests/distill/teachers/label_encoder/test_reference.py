@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from detr_distill.distill.students.base import StudentStep
+from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.distill.students import StudentStep
 from detr_distill.distill.teachers.label_encoder.descriptor import LabelDescriptor
 from detr_distill.distill.teachers.label_encoder.encoder import LabelEncoder
 
@@ -33,9 +34,10 @@ def make_step() -> StudentStep:
     generator = torch.Generator().manual_seed(5)
     inputs = [
         {
+            "image": torch.zeros(3, *IMAGE),
             "instances": Instances(
                 IMAGE, gt_boxes=Boxes(torch.tensor(boxes).view(-1, 4)), gt_classes=torch.tensor(classes).long()
-            )
+            ),
         }
         for boxes, classes in OBJECTS
     ]
@@ -43,7 +45,7 @@ def make_step() -> StudentStep:
         name: torch.randn(len(OBJECTS), CHANNELS, *cells, generator=generator, dtype=torch.float64)
         for name, cells in CELLS.items()
     }
-    return StudentStep(inputs, maps, IMAGE)
+    return StudentStep(inputs, maps, IMAGE, ground_truth=read_ground_truth(inputs, "cpu"))
 
 
 def make_encoder(guide: str, context: bool, class_embedding: int) -> LabelEncoder:
