@@ -121,5 +121,5 @@ def test_pip_make_ruff_and_the_reader_are_told_the_same_python():
         "README.md": r"Python 3\.(\d+) or later",
     }
     found = {file: re.findall(line, (ROOT / file).read_text()) for file, line in lines.items()}
-    assert found == dict.fromkeys(lines, ["11"])
+    assert found == {file: ["11"] for file in lines}
     assert set(re.findall(r"[Pp]ython ?3\.(\d+)", (ROOT / "Makefile").read_text())) == {"11"}

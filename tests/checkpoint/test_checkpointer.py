@@ -118,11 +118,11 @@ def test_another_shape_is_skipped_to_initialise_and_refused_to_evaluate(tmp_path
 def test_evaluation_accepts_no_gap_in_the_detector(tmp_path):
     path = write(tmp_path / "a.pth", nn.ModuleDict({"backbone": nn.Linear(3, 4)}))
     before = detector()
-    with pytest.raises(CheckpointError, match="2 missing in the file: head.weight, head.bias"):
+    with pytest.raises(CheckpointError, match=r"2 missing in the file: head.weight, head.bias"):
         SafeCheckpointer(before).load_complete(path)
     assert equal(before.state_dict(), detector().state_dict())
     SafeCheckpointer(Distilling()).load_complete(write(tmp_path / "b.pth", detector()))
-    with pytest.raises(CheckpointError, match="set MODEL.WEIGHTS"):
+    with pytest.raises(CheckpointError, match=r"set MODEL.WEIGHTS"):
         SafeCheckpointer(detector()).load_complete("")
 
 
@@ -156,7 +156,7 @@ def test_a_backbone_without_prefix_finds_its_place(tmp_path):
     path.write_bytes(pickle.dumps({"model": arrays, "matching_heuristics": True}))
     SafeCheckpointer(model).load(str(path))
     assert torch.equal(model["backbone"].weight, detector(seed=5)["backbone"].weight)
-    with pytest.raises(CheckpointError, match="fits backbone.weight and head.weight"):
+    with pytest.raises(CheckpointError, match=r"fits backbone.weight and head.weight"):
         SafeCheckpointer(detector()).load(str(path))
 
 
@@ -211,7 +211,7 @@ class TestStrict:
             assert equal(model.state_dict(), source.state_dict()), file
 
     def test_an_empty_path_names_the_key(self):
-        with pytest.raises(CheckpointError, match="MODEL.DISTILL.TEACHER.WEIGHTS is empty"):
+        with pytest.raises(CheckpointError, match=r"MODEL.DISTILL.TEACHER.WEIGHTS is empty"):
             load_strict(detector(), "")
 
     def test_every_difference_is_named_and_nothing_is_loaded(self, tmp_path):

@@ -81,7 +81,7 @@ def test_a_bad_file_is_named(tmp_path, name):
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="that is a folder.*import_checkpoint.py --source transformers"):
+    with pytest.raises(CheckpointError, match=r"that is a folder.*import_checkpoint.py --source transformers"):
         read_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=f"TEACHER.WEIGHTS {tmp_path}: that is a folder.*TransformersDetector"):
         local_file(str(tmp_path), "MODEL.DISTILL.TEACHER.WEIGHTS")
@@ -91,7 +91,7 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
 def test_bad_settings_files_are_named(tmp_path, content):
     file = tmp_path / "config.json"
     file.write_text(content, errors="surrogateescape")
-    with pytest.raises(CheckpointError, match="KEY: .*config.json (holds a list|cannot be read)"):
+    with pytest.raises(CheckpointError, match=r"KEY: .*config.json (holds a list|cannot be read)"):
         read_json(file, "KEY")
     file.write_text('{"a": 1}')
     assert read_json(file, "KEY") == {"a": 1}
@@ -120,7 +120,7 @@ def test_a_cut_torch_file_is_named(tmp_path, share):
     torch.save({"model": WEIGHTS}, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(CheckpointError, match="cut.pth cannot be read"):
+    with pytest.raises(CheckpointError, match=r"cut.pth cannot be read"):
         read_checkpoint(path)
 
 

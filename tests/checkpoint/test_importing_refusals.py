@@ -21,7 +21,7 @@ def test_different_tensors_are_not_joined():
         "bbox_embed.layers.0.bias": torch.zeros(2),
         "transformer.decoder.bbox_embed.layers.0.bias": torch.ones(2),
     }
-    with pytest.raises(CheckpointError, match="two different tensors for decoder.heads.box_head.layers.0.bias"):
+    with pytest.raises(CheckpointError, match=r"two different tensors for decoder.heads.box_head.layers.0.bias"):
         rename_official(weights, "dab_detr")
 
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_of_this_project_is_recognised(detr_folder, tmp_path, sourc
     file = tmp_path / "pytorch_model.bin"
     torch.save({f"{prefix}{name}": value for name, value in weights.items()}, file)
     (tmp_path / "config.json").write_text((detr_folder / "config.json").read_text())
-    with pytest.raises(CheckpointError, match="has this project's own names.*as MODEL.WEIGHTS or"):
+    with pytest.raises(CheckpointError, match=r"has this project's own names.*as MODEL.WEIGHTS or"):
         import_checkpoint(source, tmp_path if source == "transformers" else file)
 
 
@@ -65,12 +65,12 @@ def test_foreign_tensors_are_listed(tmp_path):
     for part in ("mask_head.lay1.weight", "decoder.heads.box_head.layers.0.bias", r"(7,) instead of (32,)"):
         assert part in str(error.value)
     torch.save({"model": {"layer.weight": torch.zeros(2, 2)}}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="layer.weight"):
+    with pytest.raises(CheckpointError, match=r"layer.weight"):
         import_checkpoint("detr", tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"model_type": "rt_detr"}, "of type 'rt_detr'"),
         ({"position_embedding_type": "learned"}, "position_embedding_type is 'learned'"),
@@ -82,7 +82,7 @@ def test_parts_that_do_not_exist_here_are_named(detr_folder, tmp_path, change, m
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=message):
         import_checkpoint("transformers", tmp_path)
-    with pytest.raises(CheckpointError, match="holds config.json"):
+    with pytest.raises(CheckpointError, match=r"holds config.json"):
         import_checkpoint("transformers", tmp_path / "empty")
 
 

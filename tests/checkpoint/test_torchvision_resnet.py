@@ -79,7 +79,7 @@ def test_names(old, new):
 def test_addresses():
     assert weights_url("torchvision://resnet50").endswith("resnet50-0676ba61.pth")
     assert weights_url("torchvision://resnet50/IMAGENET1K_V2") != weights_url("torchvision://resnet50")
-    with pytest.raises(CheckpointError, match="resnet18, .*resnet50"):
+    with pytest.raises(CheckpointError, match=r"resnet18, .*resnet50"):
         weights_url("torchvision://resnet51")
     with pytest.raises(CheckpointError, match="resnet18 has IMAGENET1K_V1, not V9"):
         weights_url("torchvision://resnet18/V9")

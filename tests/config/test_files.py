@@ -26,7 +26,7 @@ def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_nowhere_is_named():
-    with pytest.raises(ConfigError, match="KEY names nowhere.pth, which does not exist"):
+    with pytest.raises(ConfigError, match=r"KEY names nowhere.pth, which does not exist"):
         find_file("nowhere.pth", "KEY")
     with pytest.raises(ConfigError, match="--config-file configs: there is no such file"):
         build_config("configs", [])

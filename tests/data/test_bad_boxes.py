@@ -46,7 +46,7 @@ def test_a_bad_box_is_refused_with_all_that_helps_to_find_it(box):
 
 
 def test_only_a_few_are_listed():
-    with pytest.raises(DataError, match="9 of 9 boxes(.|\n)*and 4 more"):
+    with pytest.raises(DataError, match=r"9 of 9 boxes(.|\n)*and 4 more"):
         check_boxes([record(*[(1, 1, 0, 0)] * 9)], "error", "set")
 
 
@@ -75,5 +75,5 @@ def test_crowds_pass_untouched(policy):
 
 
 def test_unknown_policy():
-    with pytest.raises(DataError, match="DATASETS.BAD_BOXES is 'ignore'.*error, fix"):
+    with pytest.raises(DataError, match=r"DATASETS.BAD_BOXES is 'ignore'.*error, fix"):
         check_boxes([], "ignore", "set")

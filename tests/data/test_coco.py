@@ -55,7 +55,7 @@ def test_missing_annotation_file(tmp_path):
         load_coco(tmp_path / "gone.json", tmp_path)
 
 
-@pytest.mark.parametrize("text, message", [("{'a'", "is not JSON"), ("", "is not JSON"), ("[1]", "holds a list")])
+@pytest.mark.parametrize(("text", "message"), [("{'a'", "is not JSON"), ("", "is not JSON"), ("[1]", "holds a list")])
 def test_not_an_object(write, text, message):
     with pytest.raises(DataError, match=rf"instances\.json {message}"):
         load_coco(*write(text=text))
@@ -91,7 +91,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("change, message", FAULTS)
+@pytest.mark.parametrize(("change", "message"), FAULTS)
 def test_faulty_annotation_files_are_refused_by_name(write, change, message):
     with pytest.raises(DataError, match=rf"instances\.json(.|\n)*{message}"):
         load_coco(*write(change))
@@ -106,7 +106,7 @@ def test_image_ids_that_evaluation_could_not_take_are_refused(write, value):
         load_coco(*write(change))
 
 
-@pytest.mark.parametrize("key, value", [("id", "3"), ("name", "cat")])
+@pytest.mark.parametrize(("key", "value"), [("id", "3"), ("name", "cat")])
 def test_class_names_alone_are_checked_too(write, key, value):
     with pytest.raises(DataError, match=rf"instances\.json: .*'categories'.*{value}"):
         read_class_names(write(_set("categories", 1, key, value))[0])

@@ -182,7 +182,7 @@ def test_a_damaged_annotation_file_is_named_with_the_remedy(tmp_path, monkeypatc
 
 
 def test_errors_name_the_remedy(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="no split 'test'.*train, val"):
+    with pytest.raises(DataError, match=r"no split 'test'.*train, val"):
         build_digits(tmp_path, "test")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/train.*DETECTRON2_DATASETS"):

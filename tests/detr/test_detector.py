@@ -228,7 +228,7 @@ def test_detections_are_boxes_of_the_original_image(inputs):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ConfigError, match="Known: .*ConditionalDecoder, DabDecoder, .*DetrDecoder"):
+    with pytest.raises(ConfigError, match=r"Known: .*ConditionalDecoder, DabDecoder, .*DetrDecoder"):
         build_model(small_cfg(MODEL__DETR__DECODER__NAME="NoSuchDecoder"))
     with pytest.raises(ConfigError, match=r"IN_FEATURES.*'stage1', 'stage2', 'stage3'"):
         build_model(small_cfg(MODEL__DETR__IN_FEATURES=["res5"]))

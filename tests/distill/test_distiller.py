@@ -131,7 +131,7 @@ def test_channel_order_of_the_teacher(build_distiller, save_teacher, inputs):
 
 def test_teacher_weights_are_checked(save_teacher, tmp_path):
     keys = save_teacher()
-    with pytest.raises(CheckpointError, match="TEACHER.WEIGHTS"):
+    with pytest.raises(CheckpointError, match=r"TEACHER.WEIGHTS"):
         build_model(small_cfg(**{**keys, "MODEL__DISTILL__TEACHER__WEIGHTS": ""}))
     with pytest.raises(ConfigError, match="does not exist"):
         build_model(small_cfg(**{**keys, "MODEL__DISTILL__TEACHER__WEIGHTS": str(tmp_path / "none.pth")}))

@@ -241,9 +241,9 @@ def test_unfit_pairs_are_refused(distiller):
         distiller("conditional", "conditional", MODEL__DISTILL__MATCHERS="('OverlapMatcher',)")
     with pytest.raises(ConfigError, match="Use OverlapMatcher"):
         distiller("conditional", "retinanet", MODEL__DISTILL__MATCHERS="('AdaptiveMatcher',)")
-    with pytest.raises(ConfigError, match="OverlapMatcher pairs predictions, and .* LabelEncoder makes none"):
+    with pytest.raises(ConfigError, match=r"OverlapMatcher pairs predictions, and .* LabelEncoder makes none"):
         distiller("conditional", "retinanet", MODEL__DISTILL__TEACHER__NAME="LabelEncoder")
-    with pytest.raises(ConfigError, match="predicts 5 classes and MODEL.DISTILL.TEACHER.CLASS_NAMES names 2"):
+    with pytest.raises(ConfigError, match=r"predicts 5 classes and MODEL.DISTILL.TEACHER.CLASS_NAMES names 2"):
         distiller("retinanet", "conditional", MODEL__DISTILL__TEACHER__CLASS_NAMES="['a', 'b']")
     with pytest.raises(ConfigError, match="GeneralMatcher"):
         distiller("retinanet", "conditional", MODEL__DISTILL__MATCHERS="('GeneralMatcher',)")

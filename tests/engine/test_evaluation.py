@@ -103,7 +103,7 @@ def test_perfect_and_absent_predictions(dataset_name, tmp_path, fast):
 
 
 def test_more_classes_than_the_dataset_is_an_error(dataset_name):
-    with pytest.raises(ConfigError, match="predicts class 2.*NUM_CLASSES"):
+    with pytest.raises(ConfigError, match=r"predicts class 2.*NUM_CLASSES"):
         predict(BoxEvaluator(dataset_name), {1: ([[0.0, 0.0, 9.0, 9.0]], [2])})
 
 
@@ -122,7 +122,7 @@ def test_every_set_has_its_own_folder(dataset_name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (b"\xff\xfe\x00", "is not a YAML text file: byte 0 is not utf-8"),
         ("# größer\nSEED: 1\n".encode("latin1"), "is not a YAML text file: byte 4 is not utf-8"),
@@ -141,13 +141,13 @@ def test_a_configuration_that_is_none_is_named(tmp_path, content, message):
 def test_more_gpus_than_there_are_name_the_remedy(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="--num-gpus 8: this machine has 2. Use --num-gpus 2 or fewer"):
+    with pytest.raises(ConfigError, match=r"--num-gpus 8: this machine has 2. Use --num-gpus 2 or fewer"):
         choose_device(build_config("", []), argument_parser().parse_args(["--num-gpus", "8"]))
 
 
 def test_only_coco_datasets_are_evaluated(tmp_path):
     MetadataCatalog.get("toy_panoptic").evaluator_type = "coco_panoptic_seg"
-    with pytest.raises(ConfigError, match='"toy_panoptic".*"coco_panoptic_seg"'):
+    with pytest.raises(ConfigError, match=r'"toy_panoptic".*"coco_panoptic_seg"'):
         build_evaluator(toy_config(tmp_path), "toy_panoptic")
     MetadataCatalog.remove("toy_panoptic")
 

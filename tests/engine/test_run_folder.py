@@ -48,7 +48,7 @@ def test_a_run_that_left_no_checkpoint_is_only_in_the_way_of_another(folder):
     (folder / "last_checkpoint").unlink()
     (folder / "metrics.json").write_text("{}")
     prepare_run_folder(toy_config(folder))
-    with pytest.raises(ConfigError, match="SOLVER.BASE_LR"):
+    with pytest.raises(ConfigError, match=r"SOLVER.BASE_LR"):
         prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}))
     prepare_run_folder(toy_config(folder, **{"SOLVER.BASE_LR": 0.5}), resume=True)
 
@@ -95,5 +95,5 @@ def test_a_key_that_an_older_configuration_lacks_had_its_default(folder):
 
 def test_a_configuration_that_cannot_be_read_is_named(folder):
     (folder / "config.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="config.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"config.yaml cannot be read"):
         prepare_run_folder(toy_config(folder))

@@ -78,7 +78,7 @@ def test_optimizers_by_name(name, kind):
 def test_an_unknown_optimizer_is_named():
     cfg = default_config()
     cfg.SOLVER.OPTIMIZER = "Adam"
-    with pytest.raises(ConfigError, match='"Adam".*"AdamW" or "SGD"'):
+    with pytest.raises(ConfigError, match=r'"Adam".*"AdamW" or "SGD"'):
         build_optimizer(cfg, Small())
 
 

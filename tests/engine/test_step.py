@@ -52,7 +52,7 @@ def test_two_half_batches_equal_the_whole():
 def test_clipping_bounds_the_step_and_records_the_norm_before_it():
     batch = samples(8)
     start = Line()
-    free, metrics = one_step([batch])
+    _, metrics = one_step([batch])
     clipped, clipped_metrics = one_step([batch], clipper=GradientClipper("full_model", 0.01))
     assert metrics["grad_norm"] > 0.01
     assert clipped_metrics["grad_norm"] == pytest.approx(metrics["grad_norm"])
@@ -96,7 +96,7 @@ def test_bfloat16_runs_on_the_cpu():
 
 
 def test_float16_on_the_cpu_says_what_to_do():
-    with pytest.raises(ConfigError, match="SOLVER.AMP.DTYPE bfloat16"):
+    with pytest.raises(ConfigError, match=r"SOLVER.AMP.DTYPE bfloat16"):
         Precision("cpu", "float16")
     with pytest.raises(ConfigError, match="float8"):
         Precision("cpu", "float8")
@@ -110,8 +110,8 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_step():
     model = Root()
     before = model.layer.weight.clone()
     trainer = StepTrainer(model, [samples(2)], torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.iter = 0
     with EventStorage(0), pytest.raises(NonFiniteError, match="grad_norm"):
-        trainer.iter = 0
         trainer.run_step()
     assert torch.equal(model.layer.weight, before)
 

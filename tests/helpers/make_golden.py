@@ -45,10 +45,10 @@ Losses = dict[str, float]
 def teachers_without_weights():
     """Lets frozen teachers keep their random start, so that no trained weights are needed."""
     with (
-        mock.patch.object(frozen, "load_strict", lambda *_arguments: None),
-        mock.patch.object(frozen, "find_weights", lambda _cfg: ""),
-        mock.patch.object(label_map, "load_part", lambda *_arguments: None),
-        mock.patch.object(label_map, "find_weights", lambda _cfg: "step1"),
+        mock.patch.object(frozen, "load_strict", return_value=None),
+        mock.patch.object(frozen, "find_weights", return_value=""),
+        mock.patch.object(label_map, "load_part", return_value=None),
+        mock.patch.object(label_map, "find_weights", return_value="step1"),
     ):
         yield
 

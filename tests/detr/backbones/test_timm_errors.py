@@ -51,6 +51,6 @@ def test_what_torchvision_does_not_offer_is_named(options, message):
 def test_without_timm_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(
-        ConfigError, match="MODEL.BACKBONE.NAME asks for .* timm, which cannot be imported .*: pip install timm"
+        ConfigError, match=r"MODEL.BACKBONE.NAME asks for .* timm, which cannot be imported .*: pip install timm"
     ):
         build_model(detector_cfg())

@@ -54,7 +54,7 @@ def test_deterministic_gradients_are_left_to_pytorch(kernel, monkeypatch):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert find_triton_form(on_gpu(), on_gpu()) is None
     kernel("triton")
-    with pytest.raises(ConfigError, match='DEFORMABLE_KERNEL is "triton".*Set the key to "auto" or "pytorch"'):
+    with pytest.raises(ConfigError, match=r'DEFORMABLE_KERNEL is "triton".*Set the key to "auto" or "pytorch"'):
         find_triton_form(on_gpu(), on_gpu())
     assert find_triton_form(on_gpu(requires_grad=False), on_gpu()) is attend_with_triton
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_triton_may_be_missing(kernel, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "detr_distill.detr.deformable_triton", raising=False)
     monkeypatch.delattr("detr_distill.detr.deformable_triton", raising=False)
-    with pytest.raises(ConfigError, match='DEFORMABLE_KERNEL is "triton", which cannot be imported.*Install triton'):
+    with pytest.raises(ConfigError, match=r'DEFORMABLE_KERNEL is "triton", which cannot be imported.*Install triton'):
         kernel("triton")
     kernel("auto")
     deformable_kernel.triton_works.cache_clear()
@@ -83,7 +83,7 @@ def test_the_choice_is_made_when_a_detector_is_built(kernel, tmp_path):
     for word in ("triton", "pytorch"):
         build_model(small_cfg(MODEL__DETR__DEFORMABLE_KERNEL=word))
         assert (find_triton_form(on_gpu(), on_gpu()) is None) == (word == "pytorch")
-    with pytest.raises(ConfigError, match="DEFORMABLE_KERNEL is 'cuda'. Known: 'auto', 'pytorch', 'triton'"):
+    with pytest.raises(ConfigError, match=r"DEFORMABLE_KERNEL is 'cuda'. Known: 'auto', 'pytorch', 'triton'"):
         build_model(small_cfg(MODEL__DETR__DEFORMABLE_KERNEL="cuda"))
     (tmp_path / "teacher.yaml").write_text(small_cfg().dump())
     cfg = small_cfg(

@@ -220,5 +220,5 @@ def test_bad_keys_are_named(key, value, message):
 
 
 def test_queries_that_refuse_the_branch_name_its_key():
-    with pytest.raises(ConfigError, match="HYBRID_QUERIES.NUM_QUERIES is 10, .*ANCHOR.NUM_PATTERNS"):
+    with pytest.raises(ConfigError, match=r"HYBRID_QUERIES.NUM_QUERIES is 10, .*ANCHOR.NUM_PATTERNS"):
         build_model(family_cfg("anchor_student", **{**BOTH, "MODEL__DETR__HYBRID_QUERIES__NUM_QUERIES": 10}))

@@ -166,5 +166,5 @@ def test_soft_cross_entropy_has_the_gradient_of_kl(temperature):
         gradients.append(student.logits.grad)
     assert torch.allclose(*gradients, atol=1e-6) and gradients[0].abs().max() > 0.01
     assert values[0] > values[1] + 0.1
-    with pytest.raises(ConfigError, match="TEMPERATURE is 4.0, and DIVERGENCE 'focal_bce'"):
+    with pytest.raises(ConfigError, match=r"TEMPERATURE is 4.0, and DIVERGENCE 'focal_bce'"):
         PredictionLoss(classes=SAME, class_weight=1.0, l1_weight=1.0, giou_weight=1.0, temperature=4.0)

@@ -138,6 +138,6 @@ def test_surplus_queries_get_no_target():
 
 
 def test_class_targets_that_are_unknown_are_refused():
-    student, teacher, assignment, match_pairs = three_queries()
+    student, teacher, _, match_pairs = three_queries()
     with pytest.raises(ConfigError, match="CLASS_TARGETS is 'some'"):
         prediction_losses(student, teacher, None, match_pairs, class_targets="some")

@@ -60,7 +60,7 @@ def test_queries_that_say_nothing_of_themselves_are_not_registered():
         def forward(self, memory, beside=None):
             return self.own_group(memory, None, torch.zeros(self.widths[1]))
 
-    with pytest.raises(ConfigError, match="SilentQueries does not set position_kind, content_kind; see .*Queries"):
+    with pytest.raises(ConfigError, match=r"SilentQueries does not set position_kind, content_kind; see .*Queries"):
         QUERIES_REGISTRY.register(SilentQueries)
     assert "SilentQueries" not in QUERIES_REGISTRY
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import ClassVar
 
 import detr_distill.distill.students as students
 from detr_distill.detr.preprocess import read_ground_truth
@@ -188,7 +189,7 @@ def test_what_it_does_not_give_is_refused(taught_cfg):
 def test_a_student_that_lacks_a_half_is_no_student():
     class HalfStudent(Student):
         num_classes = 5
-        feature_channels = {}
+        feature_channels: ClassVar[dict] = {}
 
     with pytest.raises(TypeError, match="abstract method"):
         HalfStudent(CountingNet(small_cfg()))

@@ -131,7 +131,7 @@ def test_classes_are_paired_by_the_folders_names(tmp_path):
 )
 def test_what_it_cannot_give_is_refused(tmp_path, keys):
     save(build_rtdetr(), tmp_path)
-    with pytest.raises(ConfigError, match="RTDetrV2ForObjectDetection.*Remove"):
+    with pytest.raises(ConfigError, match=r"RTDetrV2ForObjectDetection.*Remove"):
         build_distiller(tmp_path, **keys)
 
 
@@ -167,16 +167,16 @@ def test_weights_of_other_classes_are_named(tmp_path):
 
 
 def test_an_empty_folder_name_is_called_empty():
-    with pytest.raises(ConfigError, match="TEACHER.WEIGHTS is empty"):
+    with pytest.raises(ConfigError, match=r"TEACHER.WEIGHTS is empty"):
         build_distiller("")
 
 
 def test_folders_that_cannot_be_used_are_named(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="config.json"):
+    with pytest.raises(ConfigError, match=r"config.json"):
         build_distiller(tmp_path / "none")
     save(build_rtdetr(), tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(ConfigError, match="preprocessor_config.json"):
+    with pytest.raises(ConfigError, match=r"preprocessor_config.json"):
         build_distiller(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="cannot be loaded"):

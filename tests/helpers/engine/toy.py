@@ -5,6 +5,7 @@ from __future__ import annotations
 import detr_distill  # noqa: F401  # isort: skip  (before detectron2: its repairs)
 
 import logging
+from typing import ClassVar
 
 from detr_distill.engine import DistillTrainer, build_config
 from detr_distill.engine.process import LOGGERS
@@ -82,7 +83,7 @@ def toy_config(folder, **changes):
 class ToyTrainer(DistillTrainer):
     """The real trainer on toy batches; records the loss of every step."""
 
-    loader_arguments: dict = {}
+    loader_arguments: ClassVar[dict] = {}
 
     def __init__(self, cfg):
         self.recorded: list[float] = []

@@ -118,13 +118,13 @@ def test_maps_have_the_students_names_and_sizes(case):
 
 
 def test_what_does_not_fit_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="LabelMapEncoder.*Use 'LabelEncoder'"):
+    with pytest.raises(ConfigError, match=r"LabelMapEncoder.*Use 'LabelEncoder'"):
         build_model(distilling_cfg("conditional"))
-    with pytest.raises(ConfigError, match="TEACHER.WEIGHTS names .*missing.pth"):
+    with pytest.raises(ConfigError, match=r"TEACHER.WEIGHTS names .*missing.pth"):
         build_model(distilling_cfg("retinanet", "missing.pth"))
     file = tmp_path / "plain.pth"
     torch.save({"model": {"head.weight": torch.zeros(1)}}, file)
-    with pytest.raises(CheckpointError, match="no weights under 'teacher.'"):
+    with pytest.raises(CheckpointError, match=r"no weights under 'teacher.'"):
         build_model(distilling_cfg("retinanet", str(file)))
     cfg = distilling_cfg("retinanet")
     torch.save({"model": build_model(cfg).state_dict()}, file)
