@@ -11,6 +11,7 @@ from detr_distill.engine.report import print_message_of, report_user_errors
 from detr_distill.errors import ConfigError, DataError
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.builders import ROOT
 from helpers.engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
 
@@ -196,11 +197,25 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path, capsys, toy_loa
     assert "MAX_ITER is 0" in failing(arguments_for(tmp_path / "run", **{"SOLVER.MAX_ITER": 0}), capsys)
 
 
-def test_a_test_set_with_swapped_classes_is_refused(monkeypatch):
-    lists = {"a": ("cat", "dog"), "b": ("dog", "cat"), "c": ("cat", "dog"), "unknown": None}
-    monkeypatch.setattr(launch, "class_names", lists.get)
-    cfg = build_config("", ["DATASETS.TRAIN", '("a",)', "DATASETS.TEST", '("c", "unknown")'])
+@pytest.fixture
+def cats_and_dogs():
+    """Sets that are known by their class names alone."""
+    lists = {"set_a": ["cat", "dog"], "set_b": ["dog", "cat"], "set_c": ["cat", "dog"]}
+    for name, classes in lists.items():
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).thing_classes = classes
+    yield
+    for name in lists:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.usefixtures("cats_and_dogs")
+def test_a_test_set_with_swapped_classes_is_refused():
+    cfg = build_config("", ["DATASETS.TRAIN", '("set_a",)', "DATASETS.TEST", '("set_c", "unknown")'])
     launch.check_same_classes(cfg)
-    cfg.DATASETS.TEST = ("b",)
-    with pytest.raises(DataError, match=r"(?s)TEST b.*class 0.*'dog', 'cat'"):
+    cfg.DATASETS.TEST = ("set_b",)
+    with pytest.raises(DataError, match=r"(?s)TEST set_b.*TRAIN set_a.*class 0.*'dog', 'cat'"):
         launch.check_same_classes(cfg)
+    cfg.DATASETS.TRAIN = ()
+    launch.check_same_classes(cfg)
