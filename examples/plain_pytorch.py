@@ -1,4 +1,4 @@
-"""Distils a small DETR in a plain PyTorch loop, without a configuration and a trainer.
+"""Distils a small DETR in a plain PyTorch loop; two files describe the detectors, nothing else is configured.
 
 ``python examples/plain_pytorch.py``: one minute on a CPU. The teacher is the demonstration's;
 pictures are drawn from scikit-learn's handwritten digits.
@@ -47,16 +47,13 @@ def main() -> None:
     detr_distill.follow_optimizer(model, optimizer, lambda: iteration)
     for iteration in range(ITERATIONS):
         losses = model(draw_batch(np.random.default_rng(iteration)), iteration=iteration)
-        total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
-        total.backward()
+        (total := torch.stack(list(losses.values())).sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         distilled = sum(value.item() for name, value in losses.items() if name.startswith("loss_distill"))
         if iteration % 10 == 0 or iteration == ITERATIONS - 1:
-            print(
-                f"iteration {iteration + 1}/{ITERATIONS}  loss {total.item():.2f}, of which distilled {distilled:.2f}"
-            )
+            print(f"iteration {iteration + 1}/{ITERATIONS}  loss {total.item():.2f}, distilled {distilled:.2f}")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ is the key ``MODEL.DISTILL.HINT_LOSS.MARGIN`` with its default, its range and it
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from abc import ABCMeta
+from collections.abc import Iterable
+from types import FunctionType
 from typing import Any, ClassVar
 
 from detectron2.config import CfgNode, configurable
@@ -22,6 +25,8 @@ from torch import nn
 
 from .config.keys import Key, declare, read_key
 from .errors import ConfigError
+
+METHODS = (FunctionType, property, classmethod, staticmethod)
 
 
 class Plugin(nn.Module, metaclass=ABCMeta):
@@ -52,8 +57,13 @@ class Plugin(nn.Module, metaclass=ABCMeta):
 
     def __init_subclass__(cls, node: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
+        inherited = {name: found for base in reversed(cls.__mro__[1:]) for name, found in _keys_of(base).items()}
         own = {name: value for name, value in vars(cls).items() if isinstance(value, Key)}
-        cls.keys = {name: found for base in reversed(cls.__mro__[1:]) for name, found in _keys_of(base).items()} | own
+        # ``weight = 2.0`` in a subclass is another default of the setting.
+        for name in inherited.keys() & vars(cls).keys() - own.keys():
+            own[name] = dataclasses.replace(inherited[name], default=vars(cls)[name])
+        _check_settings(cls, own.keys() - inherited.keys())
+        cls.keys = inherited | own
         cls.node = node or f"{cls.section}.{node_name(cls.__name__)}".lstrip(".")
         for name, declared in own.items():
             setattr(cls, name, declared.default)
@@ -95,7 +105,12 @@ class Plugin(nn.Module, metaclass=ABCMeta):
     @classmethod
     def declare_keys(cls) -> None:
         """Makes the class's keys known; see :func:`declare`."""
-        declare(f"{cls.__module__}.{cls.__qualname__}", {cls.key_name(name): found for name, found in cls.keys.items()})
+        owner = f"{cls.__module__}.{cls.__qualname__}"
+        paths = [cls.key_name(name) for name in cls.keys]
+        twice = next((path for path in paths if paths.count(path) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"{owner} declares {twice} twice. Give each setting a key of its own.")
+        declare(owner, dict(zip(paths, cls.keys.values(), strict=True)))
 
 
 def node_name(name: str) -> str:
@@ -106,6 +121,8 @@ def node_name(name: str) -> str:
 def check_plugin(plugin: type, interface: type[Plugin]) -> None:
     """Raises ConfigError where a class does not keep what its interface asks for."""
     where = f"{interface.__module__}.{interface.__name__}"
+    if not isinstance(plugin, type):
+        raise ConfigError(f"{plugin!r} is no class. Let a class inherit from {where}.")
     if not issubclass(plugin, interface):
         raise ConfigError(f"{plugin.__name__} is no {interface.__name__}. Let it inherit from {where}.")
     undefined = ", ".join(f"{name}()" for name in sorted(plugin.__abstractmethods__))
@@ -115,6 +132,15 @@ def check_plugin(plugin: type, interface: type[Plugin]) -> None:
     unset = [name for name in plugin.declares if name not in defined]
     if unset:
         raise ConfigError(f"{plugin.__name__} does not set {', '.join(unset)}; see {where}.")
+
+
+def _check_settings(plugin: type, names: Iterable[str]) -> None:
+    """Raises ConfigError where a setting has the name of something that every module has."""
+    methods = {name for base in plugin.__mro__ for name, value in vars(base).items() if isinstance(value, METHODS)}
+    taken = methods | vars(nn.Module()).keys()
+    clash = next((name for name in sorted(names) if name in taken), None)
+    if clash is not None:
+        raise ConfigError(f"{plugin.__name__} has a setting called {clash}, which modules have already. Rename it.")
 
 
 def _keys_of(base: type) -> dict[str, Key]:

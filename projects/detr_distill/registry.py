@@ -40,6 +40,9 @@ class PluginRegistry(Registry):
             return self.register
         assert self._kind is not None
         check_plugin(obj, self._kind)
+        if obj.__name__ in self and self.get(obj.__name__) is not obj:
+            taken = self.get(obj.__name__)
+            raise ConfigError(f"{obj.__name__} is registered already, by {taken.__module__}. Give it another name.")
         obj.declare_keys()
         super().register(obj)
         return obj

@@ -118,12 +118,12 @@ def _check_lists(cfg: CfgNode, keys: list[str]) -> None:
 
 
 def _fit_type(default: object, value: object) -> object:
-    """A whole number for a decimal key, and a bare name or path for a list of them, are what a user would type."""
+    """A whole number (nan, inf) for a decimal key, a bare name or path for a list of them: what a user would type."""
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, str):  # of a list in a file
         return value
-    if isinstance(default, float) and re.fullmatch(r"[+-]?\d+", value):
+    if isinstance(default, float) and re.fullmatch(r"[+-]?(\d+|nan|inf)", value):
         return float(value)
     if isinstance(default, (list, tuple)) and re.fullmatch(r"[A-Za-z_~/.][\w~/.-]*", value) and value != "None":
         return type(default)([value])

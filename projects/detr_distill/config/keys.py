@@ -6,12 +6,12 @@ Defaults, checks and docs/configs.md are made from these declarations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
 from .ranges import Range, Words
@@ -60,6 +60,7 @@ class Declaration:
     owner: str
 
 
+PACKAGE = "detr_distill."  # what is not declared by this package may change no default of detectron2's
 _DECLARED: dict[str, Declaration] = {}
 
 
@@ -69,8 +70,9 @@ def declare(owner: str, keys: Mapping[str, Key]) -> None:
     Raises:
         ConfigError: a default outside of its own range, or a name that something else has declared.
     """
-    new = {}
+    new: dict[str, Declaration] = {}
     for name, declared in keys.items():
+        _check_name(owner, name, {**_DECLARED, **new})
         known = _DECLARED.get(name)
         if known is not None and known.key is not declared and known.owner != owner:
             raise ConfigError(
@@ -84,6 +86,27 @@ def declare(owner: str, keys: Mapping[str, Key]) -> None:
         if known is None or known.owner == owner:
             new[name] = Declaration(declared, owner)
     _DECLARED.update(new)
+
+
+def _check_name(owner: str, name: str, known: Iterable[str]) -> None:
+    """Raises ConfigError where a key would hide another one."""
+    inside = next((other for other in known if other.startswith(f"{name}.") or name.startswith(f"{other}.")), None)
+    if inside is not None:
+        raise ConfigError(
+            f"{owner} declares {name} beside {inside}, and a key cannot hold another. Give it another name."
+        )
+    if not owner.startswith(PACKAGE) and reduce(_entry, name.split("."), detectron2_defaults()) is not None:
+        raise ConfigError(f"{owner} declares {name}, which is detectron2's own key. Give it another name.")
+
+
+def _entry(node: Any, part: str) -> Any:
+    return node.get(part) if isinstance(node, CfgNode) else None
+
+
+@cache
+def detectron2_defaults() -> CfgNode:
+    """detectron2's own keys, without any of this package."""
+    return get_cfg()
 
 
 def declared_keys(owner: str = "") -> Iterator[tuple[str, Key]]:

@@ -42,8 +42,9 @@ def named_plugins(config_file: str, overrides: Sequence[str]) -> list[str]:
         ConfigError: it is no list of names.
     """
     words = list(overrides)
-    if KEY in words[::2]:
-        return _as_names(words[2 * words[::2].index(KEY) + 1])
+    given = [value for key, value in zip(words[::2], words[1::2], strict=False) if key == KEY]
+    if given:
+        return _as_names(given[-1])
     try:
         content = CfgNode.load_yaml_with_base(config_file) if config_file else {}
     # What is wrong with the file is said, in words, when it is merged.
@@ -61,11 +62,12 @@ def import_plugins(names: Iterable[str]) -> None:
     for name in names:
         try:
             _import(name)
-        except Exception as error:  # a user's module may fail in any way
-            found = isinstance(error, ConfigError)
-            reason = str(error) if found else f"it cannot be imported: {type(error).__name__}: {error}."
-            advice = f"Give a module that Python finds (from {Path.cwd()}, too), or the path of a .py file."
-            raise ConfigError(f"{KEY} names {name!r}; {reason} {advice}") from error
+        except (Exception, SystemExit) as error:  # a user's module may fail in any way
+            said = isinstance(error, ConfigError)
+            reason = str(error) if said else f"it cannot be imported: {type(error).__name__}: {error}."
+            if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
+                reason += f" Give a module that Python finds (from {Path.cwd()}, too), or the path of a .py file."
+            raise ConfigError(f"{KEY} names {name!r}; {reason}") from error
 
 
 def _import(name: str) -> ModuleType:
@@ -76,7 +78,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     path = Path(name).expanduser().resolve()
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}.")
+        raise ConfigError(f"there is no file {path}. Give its path from {Path.cwd()}, or the name of a module.")
     known = sys.modules.get(path.stem)
     if known is not None and known.__file__ == str(path):
         return known

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from .keys import Key, declared_keys
+from .keys import PACKAGE, Key, declared_keys
 
-PACKAGE = "detr_distill."
 HEAD = """# Configuration keys
 
 What this project adds to detectron2's own keys, and one default that it changes. A run is described by a file under

@@ -64,8 +64,10 @@ class DistillDetector(nn.Module):
         self.capture: frozenset[str] = frozenset().union(*wanted)
         for loss in self._losses:
             loss.check_matchers(self._matchers)
+        plugins: list[QueryMatcher | DistillLoss] = [*self._matchers, *self._losses]
+        for plugin in plugins:
             for who, side in (("student", self._runner), ("teacher", teacher)):
-                loss.check_side(side, who, loss.requires)
+                plugin.check_side(side, who, plugin.requires)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -7,9 +7,27 @@ from collections.abc import Mapping
 from torch import nn
 
 from ..detr.queries.base import Queries
+from ..errors import ConfigError
+from ..structures import CROSS_ATTENTION, PREDICTIONS, SAMPLED_ATTENTION, SELF_ATTENTION
+
+__all__ = [
+    "ASSIGNMENT",
+    "CROSS_ATTENTION",
+    "HIDDEN",
+    "MAPS",
+    "MEMORY",
+    "ONE_TO_ONE",
+    "PREDICTIONS",
+    "QUERIES",
+    "SAMPLED_ATTENTION",
+    "SELF_ATTENTION",
+    "ReadThrough",
+    "Side",
+    "check_side",
+]
 
 # What a side gives; the words stand in messages. Attention and predictions, which are kept only where somebody asks
-# for them, are named in structures/.
+# for them, are named in structures/, which decoders know too.
 MAPS = "feature maps"
 MEMORY = "an encoder's memory"
 QUERIES = "queries"
@@ -64,6 +82,24 @@ class Side:
     def read_projection(self) -> nn.Module | None:
         """What a query reads of a token of the memory in the last layer; None where nothing is known."""
         return None
+
+
+def check_side(
+    side: Side, who: str, wanted: frozenset[str], asker: str, key: str, remedies: Mapping[str, str] | None = None
+) -> None:
+    """Raises ConfigError where a side lacks something.
+
+    Args:
+        who: "student" or "teacher". wanted: of what sides give. asker: the plug-in that asks for it.
+        key: the list that names the plug-in. remedies: for each of these what helps, beside leaving the plug-in out.
+    """
+    missing = sorted(wanted - side.gives)
+    if missing:
+        helps = [remedies[name] for name in missing if name in remedies] if remedies else []
+        raise ConfigError(
+            f"{key}: {asker} asks for {' and '.join(missing)}, which the {who}'s {side.part} does not have. "
+            f"Remove {asker} from the list{', or ' if helps else ''}{' and '.join(helps)}."
+        )
 
 
 class ReadThrough(Side):

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE
-from ...errors import ConfigError
 from ...plugin import Plugin
 from ...registry import LOSS_REGISTRY
 from ..knowledge import Knowledge
 from ..match import Match
 from ..matchers.base import QueryMatcher
-from ..side import Side
+from ..side import Side, check_side
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
 
@@ -66,10 +65,4 @@ class DistillLoss(Plugin):
     @classmethod
     def check_side(cls, side: Side, who: str, wanted: frozenset[str]) -> None:
         """Raises ConfigError where ``who``, "student" or "teacher", lacks something that this loss compares."""
-        missing = sorted(wanted - side.gives)
-        if missing:
-            remedies = [f", or {cls.remedies[name]}" for name in missing if name in cls.remedies]
-            raise ConfigError(
-                f"MODEL.DISTILL.LOSSES: {cls.__name__} asks for {' and '.join(missing)}, which the {who}'s "
-                f"{side.part} does not have. Remove {cls.__name__} from the list{''.join(remedies)}."
-            )
+        check_side(side, who, wanted, cls.__name__, "MODEL.DISTILL.LOSSES", cls.remedies)

@@ -44,12 +44,13 @@ class AdaptiveMatcher(PredictionMatcher):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        settings = super().from_config(cfg, student, teacher)
         if ONE_TO_ONE not in student.gives:
             raise ConfigError(
                 f"MODEL.DISTILL.MATCHERS: AdaptiveMatcher pairs each query with one, and {student.name} has many "
                 "predictions an object. Use OverlapMatcher."
             )
-        return super().from_config(cfg, student, teacher)
+        return settings
 
     @torch.no_grad()
     def cost(self, student: StudentOutput, knowledge: Knowledge) -> Cost:

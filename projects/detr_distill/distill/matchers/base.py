@@ -24,7 +24,7 @@ from ...structures import PREDICTIONS, DecoderOutput, Pairs, QueryGroup
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..match import Match
-from ..side import QUERIES, Side
+from ..side import QUERIES, Side, check_side
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
 from .query_exchange import content_map, position_map
@@ -70,6 +70,11 @@ class QueryMatcher(Plugin):
         return cls.read_keys(cfg)
 
     @classmethod
+    def check_side(cls, side: Side, who: str, wanted: frozenset[str]) -> None:
+        """Raises ConfigError where ``who``, "student" or "teacher", lacks something that this matcher compares."""
+        check_side(side, who, wanted, cls.__name__, "MODEL.DISTILL.MATCHERS")
+
+    @classmethod
     def adds_loss(cls, node: CfgNode) -> bool:
         """Whether its groups have a detection loss, so that it counts even where no loss compares its pairs."""
         return node.get("LOSS_WEIGHT", 0) > 0
@@ -108,6 +113,8 @@ class PredictionMatcher(QueryMatcher):
                 f"MODEL.DISTILL.MATCHERS: {cls.__name__} pairs predictions, and MODEL.DISTILL.TEACHER.NAME "
                 f"{type(teacher).__name__} makes none. Set MATCHERS to (), or name a teacher that detects."
             )
+        cls.check_side(student, "student", cls.requires)
+        cls.check_side(teacher, "teacher", cls.requires)
         return {**super().from_config(cfg, student, teacher), "classes": teacher.classes}
 
 
