@@ -20,6 +20,7 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_benchmark_says_that_it_needs_cuda(tmp_path):
     """It runs without detectron2, and so do the files that it measures."""
     command = "import runpy, sys; sys.modules['detectron2'] = None; del sys.argv[0]; "
+    command += "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
     command += "runpy.run_path(sys.argv[0], run_name='__main__')"
     file = str(ROOT / "benchmarks/deformable_attention.py")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}

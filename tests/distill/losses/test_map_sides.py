@@ -95,6 +95,6 @@ def test_a_model_of_transformers_has_no_maps(loss):
     teacher = TransformersDetector(
         detector=nn.Identity(), classes=None, activation="sigmoid", mean=[0.0] * 3, std=[1.0] * 3, size=None
     )
-    message = f"{loss.__name__} asks for feature maps, which the teacher's TransformersDetector does not have. Remove"
+    message = f"{loss.__name__} asks for feature maps, which the teacher's Identity does not have. Remove"
     with pytest.raises(ConfigError, match=message):
         loss(small_cfg(), student_of(build_model(small_cfg())), teacher)
