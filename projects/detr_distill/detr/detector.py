@@ -180,11 +180,6 @@ class DetrDetector(nn.Module):
         images = [entry["image"].to(self.device, non_blocking=True) for entry in batched_inputs]
         return pad_images(images, self.pixel_mean, self.pixel_std, self.size_divisibility)
 
-    def encode(self, features: dict[str, Tensor], images: ImageBatch) -> Memory:
-        """Backbone features, {name: (B, channels, height, width)}, to what the decoder looks at."""
-        memory = self.input_projection(features, images)
-        return dataclasses.replace(memory, tokens=self.encoder(memory))
-
     def query_groups(self, memory: Memory, ground_truth: GroundTruth | None = None) -> list[QueryGroup]:
         """The detector's own queries and, given the ground truth of a training step, its training groups.
 

@@ -29,7 +29,8 @@ class GroundTruth:
         corners: (B, G, 4), (x1, y1, x2, y2) in pixels, on the host; None for objects that are no image's own, such as
             disturbed ones.
         masks: of each image, detectron2's; None where it has none.
-        labelled: whether each image was labelled at all, which one without objects may be; empty: all.
+        labelled: whether each image was labelled at all, which one without objects may be; empty: all. A detection
+            loss refuses images without labels; what learns from unlabelled ones asks here.
         sizes: (height, width) of each image before padding, in pixels; empty where ``corners`` is None.
     """
 
@@ -79,7 +80,7 @@ class GroundTruth:
         )
 
     @cached_property
-    def corners_pixels(self) -> Tensor:
+    def corners_on_device(self) -> Tensor:
         """(B, G, 4) corners in pixels, on the device of ``boxes``, copied there once."""
         assert self.corners is not None
         return self.corners.to(self.boxes.device, non_blocking=True)

@@ -156,8 +156,8 @@ def test_boxes_are_prepared_once_a_step(form, counts, pads):
         loss(student, known, [])
     assert sum(function is F.pad for function, _ in calls) == pads
     truth = make_step(counts, device="meta").ground_truth
-    corners = truth.at_least_one().corners_pixels
-    assert corners.is_meta and corners is truth.at_least_one().corners_pixels
+    corners = truth.at_least_one().corners_on_device
+    assert corners.is_meta and corners is truth.at_least_one().corners_on_device
 
 
 def test_a_map_of_another_grid_is_read_between_its_cells():

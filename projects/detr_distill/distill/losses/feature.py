@@ -160,4 +160,4 @@ def _covered(step: StudentStep | None, size: tuple[int, int]) -> Tensor:
     """(B, height, width): 1 on the cells of objects, else 0."""
     assert step is not None and step.ground_truth is not None
     truth = step.ground_truth.at_least_one()
-    return BoxRegions(truth.corners_pixels, truth.valid, step.image_size, size).covered()
+    return BoxRegions(truth.corners_on_device, truth.valid, step.image_size, size).covered()

@@ -124,7 +124,7 @@ def inverse_areas(ground_truth: GroundTruth, image_size: tuple[int, int], size: 
     """
     truth = ground_truth.at_least_one()
     (image_height, image_width), (height, width) = image_size, size
-    left, top, right, bottom = truth.corners_pixels.unbind(-1)
+    left, top, right, bottom = truth.corners_on_device.unbind(-1)
     start = (left * (width / image_width)).floor(), (top * (height / image_height)).floor()
     end = (right * (width / image_width)).ceil(), (bottom * (height / image_height)).ceil()
     regions = BoxRegions(torch.stack([*start, *end], dim=-1), truth.valid, size, size)

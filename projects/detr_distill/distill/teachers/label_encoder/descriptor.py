@@ -99,7 +99,7 @@ def label_rows(ground_truth: GroundTruth, context: tuple[int, int] | None = None
     """
     if context is None:
         truth = ground_truth.at_least_one()
-        return truth.corners_pixels, truth.valid
+        return truth.corners_on_device, truth.valid
     assert ground_truth.corners is not None
     boxes = F.pad(ground_truth.corners, (0, 0, 0, 1))
     boxes[range(len(boxes)), ground_truth.counts, 2:] = torch.tensor(context).to(boxes.dtype)

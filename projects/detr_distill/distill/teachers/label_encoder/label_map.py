@@ -111,7 +111,7 @@ class LabelMapEncoder(Teacher):
         random, half of them not at all [C].
         """
         height, width = image_size
-        boxes, valid, classes = ground_truth.corners_pixels, ground_truth.valid, ground_truth.labels
+        boxes, valid, classes = ground_truth.corners_on_device, ground_truth.valid, ground_truth.labels
         brightness = valid.to(boxes.dtype)
         if not self.frozen:
             brightness = brightness * (2 * torch.rand_like(brightness)).clamp(max=1)
