@@ -8,9 +8,13 @@ from helpers.builders import make_inputs, small_cfg
 
 
 def _pyramid_cfg(architecture: str, first: int):
-    """R18 with a feature pyramid from stage ``first`` on."""
+    """A narrow R50 with a feature pyramid from stage ``first`` on.
+
+    Only bottlenecks can be narrow: an R18 has a hundred times as many weights, which are what a short run saves.
+    """
     cfg = small_cfg(MODEL__META_ARCHITECTURE=architecture)
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8, 32
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = [f"res{stage}" for stage in range(first, 6)]
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5

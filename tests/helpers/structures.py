@@ -17,7 +17,7 @@ from helpers.make_golden import NO_DOWNLOAD
 CONFIGS = [file for file in sorted((ROOT / "configs").rglob("*.yaml")) if not file.name.startswith("Base-")]
 # ResNets of these depths have basic blocks, the others bottlenecks.
 BASIC_BLOCKS = (18, 34)
-QUERIES = 48
+QUERIES, WIDTH = 48, 64
 # SMCA's third layer is the first that sees all levels.
 ENCODER_LAYERS, DECODER_LAYERS = 3, 2
 SWIN = "swin_tiny_patch4_window7_224"
@@ -30,16 +30,24 @@ def short_name(file: Path) -> str:
 def fewer_of_all(cfg: CfgNode) -> list:
     """Overrides of a detector's configuration: fewer of what is alike."""
     model, detr = cfg.MODEL, cfg.MODEL.DETR
+    basic = model.RESNETS.DEPTH in BASIC_BLOCKS
     values = {
-        "RESNETS.DEPTH": 18 if model.RESNETS.DEPTH in BASIC_BLOCKS else 50,
+        "RESNETS.DEPTH": 18 if basic else 50,
+        # Detectron2 has basic blocks of 64 channels and more.
+        "RESNETS.RES2_OUT_CHANNELS": 64,
+        "RESNETS.WIDTH_PER_GROUP": model.RESNETS.WIDTH_PER_GROUP if basic else WIDTH // 4,
         "TIMM.NAME": SWIN if "swin" in model.TIMM.NAME else model.TIMM.NAME,
         "DETR.ENCODER.NUM_LAYERS": min(detr.ENCODER.NUM_LAYERS, ENCODER_LAYERS),
         "DETR.DECODER.NUM_LAYERS": min(detr.DECODER.NUM_LAYERS, DECODER_LAYERS),
+        "DETR.FFN_DIM": min(detr.FFN_DIM, 4 * WIDTH),
         "DETR.NUM_QUERIES": QUERIES,
         "DETR.GROUP_QUERIES.NUM_GROUPS": 2,
         "DETR.HYBRID_QUERIES.NUM_QUERIES": QUERIES + 12,
         "RPN.POST_NMS_TOPK_TRAIN": 200,
         "ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
+        "ROI_BOX_HEAD.FC_DIM": min(model.ROI_BOX_HEAD.FC_DIM, WIDTH),
+        "FPN.OUT_CHANNELS": min(model.FPN.OUT_CHANNELS, WIDTH),
+        "DISTILL.LABEL_MAP_ENCODER.WIDTH": min(model.DISTILL.LABEL_MAP_ENCODER.WIDTH, WIDTH // 4),
         # What to start from, and when what changes.
         "WEIGHTS": "",
         "DISTILL.SCHEDULE.STUDENT_FROM": 0.0,
