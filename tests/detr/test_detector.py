@@ -15,7 +15,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, randomise, small_cfg
-from helpers.steps import encode
+from helpers.steps import encode, encode_features
 
 DECODERS = ["DetrDecoder", "ConditionalDecoder", "DabDecoder"]
 CLASSIFICATION = {"DetrDecoder": "softmax", "ConditionalDecoder": "focal", "DabDecoder": "focal"}
@@ -101,7 +101,7 @@ def test_masked_cells_change_nothing(decoder):
     part = ImageBatch(torch.zeros(1, 3, 64, 72), mask, [(40, 56)])
     outputs = []
     for images, values in ((whole, features), (part, padded)):
-        memory = model.encode({"stage3": values}, images)
+        memory = encode_features(model, {"stage3": values}, images)
         outputs.append(model.decode(memory, [model.queries(memory)])["own"])
     assert torch.allclose(outputs[0].logits, outputs[1].logits, atol=1e-5)
     assert torch.allclose(outputs[0].boxes, outputs[1].boxes, atol=1e-5)

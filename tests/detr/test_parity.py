@@ -9,6 +9,7 @@ from helpers.builders import make_inputs
 pytest.importorskip("transformers")
 
 from helpers.parity import build_ours, build_reference, our_weights
+from helpers.steps import encode_features
 
 SETTINGS = {
     "DetrDecoder": {"MODEL__DETR__LOSS__CLASSIFICATION": "softmax"},
@@ -27,7 +28,7 @@ def test_every_layer_equals_transformers(family):
 
     images = ours.preprocess(make_inputs(sizes=((90, 130), (120, 64)), counts=(1, 1)))
     assert images.mask.any(), "the batch must be padded"
-    memory = ours.encode(ours.backbone(images.tensor), images)
+    memory = encode_features(ours, ours.backbone(images.tensor), images)
     output = ours.decode(memory, [ours.queries(memory)])["own"]
     expected = reference(pixel_values=images.tensor, pixel_mask=(~images.mask).long(), output_hidden_states=True)
     assert expected.logits.std() > 0.01 and expected.pred_boxes.std() > 0.01, "a constant output would prove nothing"

@@ -12,6 +12,7 @@ from helpers.builders import make_inputs, small_cfg
 pytest.importorskip("transformers")
 
 from helpers.parity import DEFORMABLE_VARIANTS, build_deformable_reference
+from helpers.steps import encode_features
 
 LAYERS, WIDTH = 3, 32
 
@@ -63,7 +64,7 @@ def test_every_layer_equals_transformers(variant):
 
     images = ours.preprocess(make_inputs(sizes=((90, 130), (120, 64)), counts=(1, 1)))
     assert images.mask.any(), "the batch must be padded"
-    memory = ours.encode(ours.backbone(images.tensor), images)
+    memory = encode_features(ours, ours.backbone(images.tensor), images)
     own = ours.queries(memory)
     output = ours.decode(memory, [own])["own"]
     expected = reference(pixel_values=images.tensor, pixel_mask=(~images.mask).long())

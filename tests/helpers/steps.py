@@ -9,9 +9,15 @@ from detr_distill.structures import DecoderOutput, Memory
 import torch
 
 
+def encode_features(model, features, images) -> Memory:
+    """Backbone features, {name: (B, channels, height, width)}, to what the decoder looks at."""
+    memory = model.input_projection(features, images)
+    return dataclasses.replace(memory, tokens=model.encoder(memory))
+
+
 def encode(model, inputs) -> Memory:
     images = model.preprocess(inputs)
-    return model.encode(model.backbone(images.tensor), images)
+    return encode_features(model, model.backbone(images.tensor), images)
 
 
 def outputs_over_padding(model, inputs) -> list[DecoderOutput]:

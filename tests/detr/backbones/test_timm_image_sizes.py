@@ -10,6 +10,7 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs
 from helpers.detr.small_networks import SMALL, SWIN, detector_cfg, picture
+from helpers.steps import encode_features
 from torch import nn
 
 
@@ -48,7 +49,7 @@ def test_a_detector_pads_and_masks_what_the_backbone_needs():
     images = model.preprocess([inputs])
     assert images.tensor.shape[-2:] == (44, 60)
     assert (~images.mask).sum() == 41 * 58 and not images.mask[0, :41, :58].any()
-    memory = model.encode(model.backbone(images.tensor), images)
+    memory = encode_features(model, model.backbone(images.tensor), images)
     assert memory.shapes == [(6, 8)] and not memory.mask.any()  # each cell begins inside of the image
     cfg = detector_cfg("test_convnext", MODEL__DETR__SIZE_DIVISIBILITY=48)
     assert build_model(cfg).size_divisibility == 96

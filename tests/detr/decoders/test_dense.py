@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from helpers.builders import make_inputs, randomise, small_cfg
 from helpers.detr.dense_detectors import ANCHOR, MULTI_SCALE, SMCA, STANDARD
 from helpers.host_reads import host_reads
-from helpers.steps import check_images_alone, encode, outputs_over_padding
+from helpers.steps import check_images_alone, encode, encode_features, outputs_over_padding
 from torch.nn import functional as F
 
 VARIANTS = {"smca": SMCA, "smca_multi_scale": MULTI_SCALE, "anchor": ANCHOR, "anchor_standard": STANDARD}
@@ -86,7 +86,7 @@ def test_padding_itself_changes_nothing(variant):
     part = ImageBatch(torch.zeros(1, 3, 64, 72), mask, [(40, 56)])
     outputs = []
     for images, values in ((whole, features), (part, F.pad(features, (0, 2, 0, 3), value=9.0))):
-        memory = model.encode({"stage3": values}, images)
+        memory = encode_features(model, {"stage3": values}, images)
         outputs.append(model.decode(memory, [model.queries(memory)])["own"])
     assert torch.allclose(outputs[0].logits, outputs[1].logits, atol=1e-5)
     assert torch.allclose(outputs[0].boxes, outputs[1].boxes, atol=1e-5)

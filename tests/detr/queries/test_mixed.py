@@ -11,6 +11,7 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, small_cfg
 from helpers.detr.denoising_detectors import DINO, DN, begin_step, build
+from helpers.steps import encode
 from torch import Tensor
 
 
@@ -25,8 +26,7 @@ def choose(model, memory: Memory) -> tuple[QueryGroup, Tensor, Tensor]:
 
 def test_queries_are_the_best_tokens_of_any_class():
     model = build("dino").eval()
-    images = model.preprocess(make_inputs())
-    memory = model.encode(model.backbone(images.tensor), images)
+    memory = encode(model, make_inputs())
     own, tokens, logits = choose(model, memory)
     boxes = own.candidates.boxes
     scores = logits.max(-1).values
@@ -49,8 +49,7 @@ def test_with_no_object_tokens_are_ranked_by_their_classes(queries):
     model = build("dino", **content).eval()
     with torch.no_grad():
         model.queries.heads.class_head.weight[-1] *= 4
-    images = model.preprocess(make_inputs())
-    memory = model.encode(model.backbone(images.tensor), images)
+    memory = encode(model, make_inputs())
     own, _, logits = choose(model, memory)
     boxes = own.candidates.boxes
     probabilities = logits.softmax(-1)[..., :-1]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import ROOT, make_inputs, randomise, small_cfg
-from helpers.steps import train_steps
+from helpers.steps import encode, train_steps
 
 DIGITS = ROOT / "configs" / "digits"
 # Every decoder that has a small configuration, under its file's name, and DETR's.
@@ -48,8 +48,7 @@ def family_cfg(family: str, **keys):
 
 def parts_of_step(model, inputs):
     """GroundTruth, memory, query groups and the outputs of one decoder pass over all of them."""
-    images = model.preprocess(inputs)
-    targets, memory = read_ground_truth(inputs, model.device), model.encode(model.backbone(images.tensor), images)
+    targets, memory = read_ground_truth(inputs, model.device), encode(model, inputs)
     groups = model.query_groups(memory, targets)
     return targets, memory, groups, model.decode(memory, groups)
 

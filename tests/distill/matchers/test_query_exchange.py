@@ -12,6 +12,7 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, randomise
 from helpers.distill.families import CONDITIONAL, DAB, LARGER, NAMES, TWO_STAGE, distiller, family_cfg, step
+from helpers.steps import encode
 from torch import nn
 
 
@@ -19,8 +20,7 @@ from torch import nn
 def test_queries_say_what_they_are(name):
     """As they claim: content is zero for all, or not; positions are of the network's width, or 4 or 2 numbers."""
     model = randomise(build_model(family_cfg(name)))
-    images = model.preprocess(make_inputs())
-    group = model.queries(model.encode(model.backbone(images.tensor), images))
+    group = model.queries(encode(model, make_inputs()))
     assert (model.queries.content_kind == "zero") == (group.content.abs().max() == 0)
     width = {"embedding": 32, "box_logits": 4, "point_logits": 2}[model.queries.position_kind]
     assert group.position.shape[2] == width == model.queries.widths[1] and group.content.shape[2] == 32

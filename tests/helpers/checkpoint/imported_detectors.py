@@ -12,6 +12,7 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, randomise
 from helpers.parity import DEFORMABLE_VARIANTS, FAMILIES, build_deformable_reference, build_reference, to_official
+from helpers.steps import encode_features
 
 MODELS = {
     **{family: lambda family=family: build_reference(family) for family in FAMILIES},
@@ -34,7 +35,7 @@ def build_imported(imported, tmp_path):
 @torch.no_grad()
 def last_layer(model):
     images = model.preprocess(make_inputs(sizes=((90, 130), (120, 64)), counts=(1, 1)))
-    memory = model.encode(model.backbone(images.tensor), images)
+    memory = encode_features(model, model.backbone(images.tensor), images)
     output = model.decode(memory, [model.queries(memory)])["own"]
     return images, output.logits[-1], output.boxes[-1]
 

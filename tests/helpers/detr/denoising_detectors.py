@@ -10,6 +10,7 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import randomise, small_cfg
 from helpers.detr.deformable_detectors import LEVELS
+from helpers.steps import encode
 
 DN = {
     "MODEL__DETR__DECODER__NAME": "DabDecoder",
@@ -45,15 +46,13 @@ def build(variant: str, **keys):
 
 def begin_step(model, inputs) -> tuple[Memory, GroundTruth, list[QueryGroup]]:
     """Memory, ground truth and all query groups of a training step."""
-    images = model.preprocess(inputs)
-    memory, targets = model.encode(model.backbone(images.tensor), images), read_ground_truth(inputs, model.device)
+    memory, targets = encode(model, inputs), read_ground_truth(inputs, model.device)
     return memory, targets, model.query_groups(memory, targets)
 
 
 def decode(model, inputs, capture=frozenset()):
     """Memory, the detector's own queries and their output."""
-    images = model.preprocess(inputs)
-    memory = model.encode(model.backbone(images.tensor), images)
+    memory = encode(model, inputs)
     own = model.queries(memory)
     return memory, own, model.decode(memory, [own], capture)["own"]
 
