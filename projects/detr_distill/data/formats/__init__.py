@@ -1,0 +1,9 @@
+"""Annotations in other formats than COCO's, read as COCO's instances.
+
+A set is registered by what holds its annotations, and the kind follows from that: a ``.json`` file is COCO's, a
+``.yaml`` file YOLO's, a folder of ``.xml`` files or a ``.txt`` list of their names Pascal VOC's.
+"""
+
+from .convert import Format, as_coco_file, recognise
+
+__all__ = ["Format", "as_coco_file", "recognise"]

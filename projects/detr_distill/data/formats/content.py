@@ -1,0 +1,98 @@
+"""What every format is turned into: the content of a COCO instances file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from ...errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An object as a file of labels has it.
+
+    Attributes:
+        place: file and line, for messages. name: of its class.
+        box: x, y, width, height, pixels. ignored: neither learned nor counted, as a crowd of COCO's.
+    """
+
+    place: str
+    name: str
+    box: tuple[float, float, float, float]
+    ignored: bool = False
+
+
+@dataclass
+class Content:
+    """Images and objects on their way into COCO's instances; ids are numbers from 1 in the order of adding."""
+
+    names: tuple[str, ...]
+    images: list[dict] = field(default_factory=list)
+    annotations: list[dict] = field(default_factory=list)
+
+    def add(self, file_name: str, size: tuple[int, int], objects: Iterable[Labelled]) -> None:
+        """An image and its objects, whose classes are in ``names``.
+
+        Args:
+            file_name: of the image, below its folder. size: (width, height) in pixels.
+        """
+        image = {"id": len(self.images) + 1, "file_name": file_name, "width": size[0], "height": size[1]}
+        self.images.append(image)
+        for item in objects:
+            self.annotations.append(
+                {
+                    "id": len(self.annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": self.names.index(item.name) + 1,
+                    "bbox": list(item.box),
+                    "area": item.box[2] * item.box[3],
+                    "iscrowd": int(item.ignored),
+                }
+            )
+
+    def as_coco(self) -> dict:
+        categories = [{"id": number, "name": name} for number, name in enumerate(self.names, 1)]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+
+def list_images(folder: Path, source: str) -> list[str]:
+    """Names of the images below a folder, its subfolders included, sorted; relative to it.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{source}: there is no image folder {folder}. Correct the path in DATASETS.REGISTER.")
+    found = [
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    ]
+    if not found:
+        raise DataError(f"{source}: the image folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    return sorted(found)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image as it is read: turned as its EXIF orientation says. Only the header is looked at.
+
+    Raises:
+        DataError: not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
+        raise DataError(f"Image file {path} is damaged or not an image: {error}. Restore it, or remove it.") from error
+    return (height, width) if turned else (width, height)
