@@ -67,8 +67,9 @@ class DetrDatasetMapper:
             record: a dict in detectron2's standard dataset format.
 
         Returns:
-            The record without ``annotations``, with ``image`` (3, height, width) uint8 and, in training, ``instances``
-            whose boxes are cut to the image; objects that were cut away and crowds are left out.
+            The record without ``annotations``, with ``image`` (3, height, width) uint8 and, in training, ``placement``
+            (x and y of the image file's first and opposite corner in ``image``, pixels) and ``instances`` whose boxes
+            are cut to the image; objects that were cut away and crowds are left out.
 
         Raises:
             DataError: the image cannot be read, or its size is not what the record says.
@@ -78,6 +79,10 @@ class DetrDatasetMapper:
         _check_size(result, image)
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
+        if self.is_train:
+            height, width = image.shape[:2]
+            corners = transforms.apply_coords(np.array([[0.0, 0.0], [width, height]]))
+            result["placement"] = tuple(corners.ravel().tolist())
         image = augmented.image
         result["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.is_train and "annotations" in record:

@@ -4,6 +4,15 @@ from .ema import EmaTeacher
 from .frozen import FrozenDetector
 from .label_encoder import LabelEncoder, LabelMapEncoder
 from .none import NoTeacher
+from .predictions import PredictionsFile
 from .transformers import TransformersDetector
 
-__all__ = ["EmaTeacher", "FrozenDetector", "LabelEncoder", "LabelMapEncoder", "NoTeacher", "TransformersDetector"]
+__all__ = [
+    "EmaTeacher",
+    "FrozenDetector",
+    "LabelEncoder",
+    "LabelMapEncoder",
+    "NoTeacher",
+    "PredictionsFile",
+    "TransformersDetector",
+]

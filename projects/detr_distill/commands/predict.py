@@ -1,0 +1,173 @@
+"""Writes what a trained detector predicts on a data set: a teacher that costs nothing in the training step.
+
+The detector is this package's (``--config-file configs/digits/conditional_teacher.yaml --weights
+weights/digits_teacher.pth``) or a folder of transformers (``--weights /models/rtdetr``, with a configuration that names
+the data).
+
+An output that ends in .json is COCO's results format, of the last layer; any other is a folder that holds every layer
+and query. What a stopped call has left is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from rich.progress import track
+from torch import Tensor
+
+from ..checkpoint.files import write_atomically
+from ..config.build import build_config
+from ..data import DetrDatasetMapper, TestLoader
+from ..data.prediction_store import NOTHING, Description, PredictionStore, missing_parts, write_part
+from ..data.records import load_records
+from ..detr.boxes import to_corners
+from ..engine.device import choose_device
+from ..engine.launch import prepare_datasets
+from ..engine.report import report_user_errors
+from ..errors import ConfigError
+from ..structures import DecoderOutput
+from .predictor import Predictor, file_hash, load_predictor
+
+PART_IMAGES = 1000
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command; a user's error ends it with status 1."""
+    arguments = argument_parser().parse_args(argv)
+    with report_user_errors():
+        print(run(arguments))
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="the detector's configuration; with a "
+        "folder of transformers one that names the data, INPUT.FORMAT and the size of the images",
+    )
+    parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint, or a folder of transformers")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="default: DATASETS.TRAIN")
+    parser.add_argument("--output", required=True, metavar="PATH", help="a folder, or a file that ends in .json")
+    parser.add_argument("--batch", type=int, default=8, help="images of a pass (default 8)")
+    parser.add_argument(
+        "--best-classes",
+        type=int,
+        default=0,
+        metavar="K",
+        help="of each query keep the scores of the best K classes; 0, the default: all",
+    )
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the numbers in a folder")
+    parser.add_argument("--score", type=float, default=0.05, help="lowest score in a .json file (default 0.05)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Writes the predictions; returns a line that says where they are.
+
+    Raises:
+        DetrDistillError: a configuration, checkpoint, data set or output that cannot be used.
+    """
+    if arguments.batch < 1 or arguments.best_classes < 0:
+        raise ConfigError(
+            f"--batch is {arguments.batch} and --best-classes {arguments.best_classes}; the first is 1 or more, the "
+            "second 0 or more."
+        )
+    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
+    choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
+    cfg.freeze()
+    prepare_datasets(cfg)
+    names = tuple(arguments.dataset) or tuple(cfg.DATASETS.TRAIN)
+    records = [record for name in names for record in load_records(cfg, test_name=name)]
+    predictor = load_predictor(cfg, arguments.weights)
+    output = Path(arguments.output)
+    folder = output.with_name(f"{output.name}.parts") if output.suffix == ".json" else output
+    described = _describe(cfg, names, records, predictor, arguments)
+    for number in missing_parts(folder, described):
+        part = records[number * PART_IMAGES : (number + 1) * PART_IMAGES]
+        loader = TestLoader(part, DetrDatasetMapper(cfg, is_train=False), arguments.batch, cfg.DATALOADER.NUM_WORKERS)
+        title = f"part {number + 1} of {described.parts}"
+        batches = [_predict(predictor, batch, described) for batch in track(loader, title)]
+        write_part(folder, number, described, {name: torch.cat([b[name] for b in batches]) for name in batches[0]})
+    if folder == output:
+        return f"{output}: {described.images} images, {described.layers} layers, {described.queries} queries"
+    results = list(_results(PredictionStore(folder), records, names, arguments.score))
+    write_atomically(output, lambda file: file.write(json.dumps(results).encode()))
+    shutil.rmtree(folder)
+    return f"{output}: {len(results)} detections in {described.images} images"
+
+
+def _describe(
+    cfg: CfgNode, names: tuple[str, ...], records: list[dict], predictor: Predictor, arguments: argparse.Namespace
+) -> Description:
+    """What the parts will have in common; one image is looked at to know the shapes."""
+    known = predictor.know([DetrDatasetMapper(cfg, is_train=False)(records[0])])
+    assert known.output is not None
+    layers, _, queries, width = known.output.logits.shape
+    if arguments.best_classes >= width:
+        raise ConfigError(f"--best-classes is {arguments.best_classes}, and there are {width}. Leave it out for all.")
+    return Description(
+        class_names=predictor.class_names,
+        # The best classes are told from the others by probability, of which "no object" of a softmax has its part.
+        activation="sigmoid" if arguments.best_classes else known.output.activation,
+        layers=layers,
+        queries=queries if known.counts is None else max(queries, cfg.TEST.DETECTIONS_PER_IMAGE),
+        best_classes=arguments.best_classes,
+        dtype=arguments.dtype,
+        images=len(records),
+        part_images=PART_IMAGES,
+        data={name: file_hash(MetadataCatalog.get(name).json_file) for name in names},
+        teacher=predictor.weights_hash,
+    )
+
+
+@torch.inference_mode()
+def _predict(predictor: Predictor, batch: list[dict], described: Description) -> dict[str, Tensor]:
+    """One batch in the form of :func:`write_part`."""
+    known = predictor.know(batch)
+    assert known.output is not None
+    output = known.output
+    logits = output.score_logits() if described.best_classes else output.logits.float()
+    missing = described.queries - logits.shape[2]
+    return {
+        "image_ids": torch.tensor([entry["image_id"] for entry in batch]),
+        "counts": torch.tensor(known.counts or [logits.shape[2]] * len(batch)),
+        "logits": F.pad(logits.cpu(), (0, 0, 0, missing), value=NOTHING).transpose(0, 1),
+        "boxes": F.pad(output.boxes.float().cpu(), (0, 0, 0, missing), value=0.5).transpose(0, 1),
+    }
+
+
+def _results(store: PredictionStore, records: list[dict], names: tuple[str, ...], least: float) -> Iterator[dict]:
+    """The last layer's queries from a score on, as COCO's results with the scores of all classes."""
+    ids = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") or {}
+    category_of = {index: category for category, index in ids.items()}
+    for record in records:
+        found = store.read([record["image_id"]])
+        output = DecoderOutput(found.logits, found.boxes, found.logits, store.description.activation)
+        scores = output.probabilities()[-1, 0, : found.counts[0]]
+        corners = to_corners(found.boxes[-1, 0]) * torch.tensor([record["width"], record["height"]]).repeat(2)
+        best, classes = scores.max(-1)
+        for row in torch.nonzero(best >= least).flatten().tolist():
+            x1, y1, x2, y2 = corners[row].tolist()
+            yield {
+                "image_id": record["image_id"],
+                "category_id": category_of.get(int(classes[row]), int(classes[row])),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": best[row].item(),
+                "scores": scores[row].tolist(),
+            }
+
+
+if __name__ == "__main__":
+    main()

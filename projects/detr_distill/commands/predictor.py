@@ -1,0 +1,110 @@
+"""A trained detector that is asked for its predictions, of this package or of transformers.
+
+Letters: L decoder layers, B images, Q queries, K class scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from ..checkpoint.strict import load_strict
+from ..data import training_class_names
+from ..detr.preprocess import read_ground_truth
+from ..distill.classes import same_classes
+from ..distill.knowledge import Knowledge
+from ..distill.students.base import StudentStep, check_student, student_of
+from ..distill.teachers.inference_form import prepare_for_inference
+from ..distill.teachers.transformers import ACTIVATIONS, TransformersDetector, load_model, read_preprocessing
+from ..engine.model import build_named_model
+from ..errors import ConfigError
+from ..structures import PREDICTIONS
+
+WEIGHTS = "--weights"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A detector with its weights.
+
+    Attributes:
+        know: detectron2 dicts to what the detector knows of them, its output at least.
+        class_names: of its logits, in order. weights_hash: SHA-256 of its weights.
+    """
+
+    know: Callable[[list[dict]], Knowledge]
+    class_names: tuple[str, ...]
+    weights_hash: str
+
+
+def load_predictor(cfg: CfgNode, weights: str) -> Predictor:
+    """The detector of a configuration, or of a folder of transformers.
+
+    Raises:
+        ConfigError, CheckpointError: weights that cannot be read or do not fit; a detector without predictions; class
+            names that nothing tells.
+    """
+    return _from_transformers(cfg, Path(weights)) if Path(weights).is_dir() else _from_configuration(cfg, weights)
+
+
+def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
+    detector = build_named_model(cfg).eval().requires_grad_(False)
+    load_strict(detector, weights, WEIGHTS)
+    prepare_for_inference(detector.get_submodule("backbone"))
+    check_student(type(detector))
+    student = student_of(detector)
+    if PREDICTIONS not in student.gives:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE {student.name} gives no predictions to write. Choose a detector that does."
+        )
+    names = training_class_names(cfg)
+    if names is None or len(names) != student.num_classes:
+        raise ConfigError(
+            f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)} tells {'no' if names is None else len(names)} class "
+            f"names, and the detector has {student.num_classes}. Name the set that it was trained on."
+        )
+    classes, device = same_classes(student.num_classes), next(detector.parameters()).device
+
+    def know(batch: list[dict]) -> Knowledge:
+        truth = read_ground_truth(batch, device, needs_labels=False)
+        return student.know(StudentStep(batch, ground_truth=truth), classes, frozenset({PREDICTIONS}))
+
+    return Predictor(know, names, file_hash(weights))
+
+
+def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
+    detector = load_model(folder)
+    labels = detector.config.id2label
+    teacher = TransformersDetector(
+        detector=detector,
+        classes=None,
+        flip_channels=cfg.INPUT.FORMAT == "BGR",
+        activation=ACTIVATIONS[detector.config.model_type],
+        **read_preprocessing(folder),
+    ).to(cfg.MODEL.DEVICE)
+
+    def know(batch: list[dict]) -> Knowledge:
+        return teacher(StudentStep(batch), frozenset())
+
+    return Predictor(know, tuple(labels[index] for index in sorted(labels)), _hash_weights(detector))
+
+
+def file_hash(path: str) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_weights(detector: nn.Module) -> str:
+    """Of a folder of transformers, whose weights may lie in several files."""
+    digest = hashlib.sha256()
+    for name, value in detector.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
