@@ -29,8 +29,8 @@ declare(
         f"{NODE}.STUDENT_ARCHITECTURE": Key("DetrDetector", "the student's meta-architecture"),
         f"{NODE}.TEACHER.NAME": Key(
             "FrozenDetector",
-            "class of the teacher: `FrozenDetector`, `EmaTeacher` (the student's moving average), "
-            "`TransformersDetector`, or a label encoder; empty: none, for controls",
+            "class of the teacher: `FrozenDetector`, `PredictionsFile` (what a detector predicted beforehand), `EmaTeacher` "
+            "(the student's moving average), `TransformersDetector`, or a label encoder; empty: none, for controls",
         ),
         f"{NODE}.MATCHERS": Key(
             ("AdaptiveMatcher", "FixedMatcher"),

@@ -1,0 +1,204 @@
+"""A file of predictions teaches as the detector that made it; boxes follow the augmentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from detr_distill.commands.predict import main as predict
+from detr_distill.data import DetrDatasetMapper, register_datasets
+from detr_distill.data.prediction_store import StoredPredictions
+from detr_distill.data.records import load_records
+from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.distill.students.base import StudentStep
+from detr_distill.distill.teachers.predictions import move
+from detr_distill.errors import ConfigError, DataError
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from helpers.builders import randomise, small_cfg
+
+NAMES = ["a", "b", "c", "d", "e"]
+COUNT, WIDTH, HEIGHT = 4, 64, 48
+TEACHER = {"MODEL__DETR__NUM_QUERIES": 9, "MODEL__DETR__DECODER__NUM_LAYERS": 3}
+SIZES = {"INPUT__MIN_SIZE_TRAIN": (HEIGHT,), "INPUT__MIN_SIZE_TEST": HEIGHT, "INPUT__RANDOM_FLIP": "none"}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """An entry of DATASETS.REGISTER: four noisy pictures with two objects each."""
+    folder = tmp_path_factory.mktemp("predictions")
+    generator = np.random.default_rng(0)
+    images = [{"id": 5 + n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(COUNT)]
+    for image in images:
+        cv2.imwrite(str(folder / image["file_name"]), generator.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+    objects = [
+        {
+            "id": n + 1,
+            "image_id": 5 + n // 2,
+            "category_id": 10 + n % 5,
+            "bbox": [4 + n, 6, 20, 24],
+            "area": 480,
+            "iscrowd": 0,
+        }
+        for n in range(2 * COUNT)
+    ]
+    categories = [{"id": 10 + n, "name": name} for n, name in enumerate(NAMES)]
+    (folder / "set.json").write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
+    entry = [f"predictions_{folder.name}", str(folder / "set.json"), str(folder)]
+    register_datasets([entry])
+    return entry
+
+
+@pytest.fixture(scope="module")
+def teacher(dataset, tmp_path_factory):
+    """Configuration file and weights of a detector, and the folder of its predictions."""
+    folder = tmp_path_factory.mktemp("teacher")
+    cfg = small_cfg(**TEACHER, **SIZES, DATASETS__TRAIN=(dataset[0],), DATASETS__TEST=())
+    cfg.DATASETS.REGISTER = [dataset]
+    (folder / "teacher.yaml").write_text(cfg.dump())
+    torch.save({"model": randomise(build_model(cfg), seed=1).state_dict()}, folder / "teacher.pth")
+    words = ["--config-file", str(folder / "teacher.yaml"), "--weights", str(folder / "teacher.pth")]
+    predict([*words, "--output", str(folder / "store"), "--batch", "2"])
+    predict([*words, "--output", str(folder / "results.json"), "--score", "0.0"])
+    return folder
+
+
+def distiller_cfg(dataset, weights, **keys):
+    cfg = small_cfg(
+        **{
+            **SIZES,
+            "MODEL__META_ARCHITECTURE": "DistillDetector",
+            "MODEL__DISTILL__TEACHER__NAME": "PredictionsFile",
+            "MODEL__DISTILL__TEACHER__WEIGHTS": str(weights),
+            "MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher"],
+            "MODEL__DISTILL__LOSSES": ["PredictionLoss"],
+            "DATASETS__TRAIN": (dataset[0],),
+            **keys,
+        }
+    )
+    cfg.DATASETS.REGISTER = [dataset]
+    return cfg
+
+
+def step_of(cfg, count=2):
+    batch = [DetrDatasetMapper(cfg)(record) for record in load_records(cfg)[:count]]
+    return StudentStep(batch, ground_truth=read_ground_truth(batch, "cpu"), iteration=0)
+
+
+def test_a_stored_teacher_is_the_live_one(dataset, teacher):
+    cfg = distiller_cfg(dataset, teacher / "store")
+    stored = build_model(cfg).teacher
+    live = distiller_cfg(
+        dataset,
+        teacher / "teacher.pth",
+        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
+        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
+    )
+    step = step_of(cfg)
+    found, expected = stored(step, frozenset()), build_model(live).teacher(step, frozenset())
+    assert torch.equal(found.output.logits, expected.output.logits)
+    assert torch.equal(found.output.boxes, expected.output.boxes)
+    assert found.output.logits.shape == (3, 2, 9, 5) and found.output.logits.std() > 0.01
+    assert torch.equal(found.label_cost, expected.label_cost)
+
+
+def test_a_results_file_teaches_its_last_layer(dataset, teacher):
+    cfg = distiller_cfg(dataset, teacher / "results.json")
+    step = step_of(cfg)
+    found = build_model(cfg).teacher(step, frozenset()).output
+    expected = build_model(distiller_cfg(dataset, teacher / "store")).teacher(step, frozenset()).output
+    assert found.logits.shape == (1, 2, 9, 5)
+    assert torch.allclose(found.boxes[0], expected.boxes[-1], atol=1e-5)
+    assert torch.allclose(found.logits[0].sigmoid(), expected.logits[-1].sigmoid(), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["store", "results.json"])
+def test_a_student_learns_from_it(dataset, teacher, form):
+    cfg = distiller_cfg(dataset, teacher / form)
+    model = build_model(cfg).train()
+    losses = model(step_of(cfg).batched_inputs, iteration=0)
+    assert any(name.startswith("loss_distill") for name in losses)
+    sum(losses.values()).backward()
+    assert not [name for name, value in model.named_parameters() if value.grad is None]
+
+
+def predictions(*boxes):
+    boxes = torch.tensor(boxes).reshape(1, 1, -1, 4)
+    logits = torch.arange(boxes.shape[2]).float().reshape(1, 1, -1, 1)
+    return StoredPredictions(logits, boxes, [boxes.shape[2]])
+
+
+def test_boxes_follow_a_flip():
+    moved = move(predictions([0.25, 0.5, 0.2, 0.4]), [(80.0, 0.0, 0.0, 60.0)], [(60, 80)])
+    assert torch.allclose(moved.boxes.flatten(), torch.tensor([0.75, 0.5, 0.2, 0.4])) and moved.counts == [1]
+
+
+def test_boxes_are_cut_to_a_crop_and_what_is_left_out_comes_last():
+    """An image of 100 x 100 of which x 50 to 100 and y 0 to 50 are kept."""
+    found = predictions([0.1, 0.1, 0.1, 0.1], [0.5, 0.25, 0.4, 0.1], [0.75, 0.5, 0.1, 0.4])
+    moved = move(found, [(-50.0, 0.0, 50.0, 100.0)], [(50, 50)])
+    assert moved.counts == [2]
+    assert moved.logits.flatten().tolist() == [1, 2, 0]
+    expected = torch.tensor([[0.2, 0.5, 0.4, 0.2], [0.5, 0.8, 0.2, 0.4]])
+    assert torch.allclose(moved.boxes[0, 0, :2], expected, atol=1e-6)
+
+
+def test_boxes_move_as_the_objects_do(dataset):
+    """The annotations' own boxes, taken for predictions, lie on the ground truth after every augmentation."""
+    cfg = distiller_cfg(dataset, "unused", INPUT__RANDOM_FLIP="horizontal", INPUT__CROP__ENABLED=True)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.TYPE = (40, 56), [0.7, 0.7], "relative_range"
+    record = load_records(cfg)[0]
+    x, y, width, height = np.array([item["bbox"] for item in record["annotations"]], dtype=np.float32).T
+    boxes = np.stack([(x + width / 2) / WIDTH, (y + height / 2) / HEIGHT, width / WIDTH, height / HEIGHT], axis=1)
+    placements = set()
+    for seed in range(12):
+        np.random.seed(seed)
+        entry = DetrDatasetMapper(cfg)(record)
+        placements.add(entry["placement"])
+        truth = read_ground_truth([entry], "cpu")
+        moved = move(predictions(*boxes.tolist()), [entry["placement"]], [tuple(entry["image"].shape[-2:])])
+        assert moved.counts == truth.counts
+        assert torch.allclose(moved.boxes[0, 0, : moved.counts[0]], truth.boxes[0], atol=1e-4)
+    assert len(placements) > 6
+
+
+def test_what_a_file_cannot_give_is_refused(dataset, teacher):
+    with pytest.raises(ConfigError, match=r"AttentionLoss asks for .*attention"):
+        build_model(distiller_cfg(dataset, teacher / "store", MODEL__DISTILL__LOSSES=["AttentionLoss"]))
+    with pytest.raises(ConfigError, match="DETR-type queries"):
+        build_model(
+            distiller_cfg(
+                dataset,
+                teacher / "store",
+                MODEL__DISTILL__MATCHERS=["FixedMatcher"],
+                MODEL__DISTILL__LOSSES=["PredictionLoss"],
+            )
+        )
+
+
+def test_images_that_are_missing_are_named(dataset, teacher, tmp_path):
+    content = json.loads(Path(dataset[1]).read_text())
+    content["images"][0]["id"] = 99
+    for item in content["annotations"]:
+        item["image_id"] = 99 if item["image_id"] == 5 else item["image_id"]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    other = [f"other_{tmp_path.name}", str(tmp_path / "other.json"), dataset[2]]
+    register_datasets([other])
+    with pytest.raises(DataError, match=r"nothing of 1 of the 4 images of other_.*\(ids 99\)"):
+        build_model(distiller_cfg(other, teacher / "store"))
+
+
+def test_settings_that_cannot_work(dataset, teacher):
+    with pytest.raises(ConfigError, match="WEIGHTS is empty"):
+        build_model(distiller_cfg(dataset, ""))
+    with pytest.raises(ConfigError, match=r"Set INPUT\.MAPPER detr"):
+        build_model(distiller_cfg(dataset, teacher / "store", INPUT__MAPPER="detectron2"))
+    model = build_model(distiller_cfg(dataset, teacher / "store")).train()
+    batch = [{**entry} for entry in step_of(distiller_cfg(dataset, "unused")).batched_inputs]
+    del batch[0]["placement"]
+    with pytest.raises(DataError, match="has no placement"):
+        model(batch, iteration=0)
