@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 LOADING = 2**32 - 1  # the part of what is drawn for a position of the data stream
+LOADING_UNLABELED = 2**32 - 2  # and of that of images without labels
 
 
 def seed_step(seed: int, rank: int, iteration: int, part: int = 0, *, devices: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -19,11 +20,14 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, get_worker_info
 
+from ..config.keys import read_key
 from ..errors import DataError
+from ..randomness import LOADING, LOADING_UNLABELED
 from .mapper import DetrDatasetMapper
 from .records import load_records
 from .stream import Position, SeededDataset, batches_of
 from .transport import pack, unpack
+from .unlabeled import MixedLoader, divide_labels, load_unlabeled
 
 Mapper = Callable[[dict], dict]
 
@@ -45,7 +49,7 @@ class TrainLoader:
         seed: decides order and augmentation; the same on all ranks.
         wide: whether each image is wider than high, to keep the two kinds in separate batches; None mixes them.
         num_workers: processes; 0 loads in this one and leaves its random states as they are.
-        pin_memory: page-locked tensors, for a faster copy to a CUDA device.
+        pin_memory: page-locked tensors, for a faster copy to a CUDA device. part: of the stream's randomness.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class TrainLoader:
         wide: Sequence[bool] | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        part: int = LOADING,
     ) -> None:
         self.seed = seed
+        self._part = part
         self._records = records
         self._mapper = mapper
         self._make_sampler = make_sampler
@@ -85,7 +91,7 @@ class TrainLoader:
         self._running = True
         try:
             batches = batches_of(self._make_sampler(self.seed), self._batch_size, self._wide)
-            dataset = SeededDataset(self._records, self._mapper, self.seed, comm.get_rank())
+            dataset = SeededDataset(self._records, self._mapper, self.seed, comm.get_rank(), self._part)
             remaining = itertools.islice(batches, self._start, None)
             yield from _load(dataset, remaining, self._num_workers, self._pin_memory)
         finally:
@@ -115,30 +121,40 @@ class TestLoader:
         yield from _load(self._dataset, self._batches, self._num_workers, pin_memory=False)
 
 
-def build_train_loader(cfg: CfgNode) -> TrainLoader:
-    """The training loader of a configuration.
+def build_train_loader(cfg: CfgNode) -> TrainLoader | MixedLoader:
+    """The training loader of a configuration; a mixed one where images without labels join the batches.
 
     Raises:
         DataError: see ``load_records``; an unknown ``INPUT.MAPPER`` or ``DATALOADER.SAMPLER_TRAIN``; a batch that
             cannot be shared equally among the ranks.
     """
-    batch_size = _batch_size(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     mapper = _mapper(cfg, is_train=True)
-    records = load_records(cfg)
-    wide = None
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        wide = [record.get("width", 0) > record.get("height", 0) for record in records]
-    return TrainLoader(
-        DatasetFromList(records),
-        mapper,
-        _sampler(cfg, records),
-        batch_size,
-        # Kept by the loader, so that a checkpoint can store it and a resumed run can set it.
-        cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
-        wide=wide,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
-    )
+    # Kept by the loader, so that a checkpoint can store it and a resumed run can set it.
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+
+    def stream(records: list[dict], sampler: Callable[[int], Iterable[int]], images: str, part: int) -> TrainLoader:
+        wide = None
+        if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+            wide = [record.get("width", 0) > record.get("height", 0) for record in records]
+        return TrainLoader(
+            DatasetFromList(records),
+            mapper,
+            sampler,
+            _batch_size(images, read_key(cfg, images), comm.get_world_size()),
+            seed,
+            wide=wide,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
+            part=part,
+        )
+
+    records, rest = divide_labels(cfg, load_records(cfg))
+    labelled = stream(records, _sampler(cfg, records), "SOLVER.IMS_PER_BATCH", LOADING)
+    if not cfg.DATALOADER.UNLABELED_PER_BATCH:
+        return labelled
+    others = load_unlabeled(cfg, records, rest)
+    any_order = partial(TrainingSampler, len(others), True)
+    return MixedLoader(labelled, stream(others, any_order, "DATALOADER.UNLABELED_PER_BATCH", LOADING_UNLABELED))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, batch_size: int = 1) -> TestLoader:
@@ -179,10 +195,10 @@ def _start_worker(_worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _batch_size(images: int, world_size: int) -> int:
+def _batch_size(key: str, images: int, world_size: int) -> int:
     if images <= 0 or images % world_size:
         raise DataError(
-            f"SOLVER.IMS_PER_BATCH is {images}, which {world_size} process(es) cannot share equally. "
+            f"{key} is {images}, which {world_size} process(es) cannot share equally. "
             f"Set it to a multiple of {world_size}."
         )
     return images // world_size

@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from ..errors import DataError
 from .augmentation import ResizeShortSide, detr_augmentation
 from .image import FORMATS, read_image
+from .strong import StrongAugmentation
 
 _CROP_TYPES = ("absolute_range", "absolute", "relative_range", "relative")  # DETR's is the first
 
@@ -30,6 +31,8 @@ class DetrDatasetMapper:
         image_format: "BGR" or "RGB".
         use_masks: keep segmentations as ``gt_masks``.
         mask_format: "polygon" or "bitmask".
+        strong: done to what the student sees of images without labels and, ``strong_with_labels``, of all; its teacher
+            sees ``teacher_image``.
     """
 
     @configurable
@@ -38,6 +41,8 @@ class DetrDatasetMapper:
         is_train: bool,
         *,
         augmentations: Sequence[T.Augmentation],
+        strong: StrongAugmentation | None = None,
+        strong_with_labels: bool = False,
         image_format: str = "BGR",
         use_masks: bool = False,
         mask_format: str = "polygon",
@@ -49,6 +54,7 @@ class DetrDatasetMapper:
         self.image_format = image_format
         self.use_masks = use_masks
         self.mask_format = mask_format
+        self.strong, self.strong_with_labels = strong, strong_with_labels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -58,6 +64,8 @@ class DetrDatasetMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_masks": cfg.MODEL.MASK_ON,
             "mask_format": cfg.INPUT.MASK_FORMAT,
+            "strong": StrongAugmentation.from_config(cfg) if is_train and cfg.INPUT.STRONG.IMAGES != "none" else None,
+            "strong_with_labels": cfg.INPUT.STRONG.IMAGES == "all",
         }
 
     def __call__(self, record: dict) -> dict:
@@ -85,6 +93,9 @@ class DetrDatasetMapper:
             result["placement"] = tuple(corners.ravel().tolist())
         image = augmented.image
         result["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if self.strong is not None and (self.strong_with_labels or "annotations" not in record):
+            result["teacher_image"] = result["image"]
+            result["image"] = self.strong(result["image"])
         if self.is_train and "annotations" in record:
             objects = [item for item in record["annotations"] if not item.get("iscrowd", 0)]
             make = self._instances_with_masks if self.use_masks else _instances

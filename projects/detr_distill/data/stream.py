@@ -38,14 +38,17 @@ class SeededDataset(Dataset):
     torch's own text.
 
     Args:
-        records: dataset dicts. mapper: makes a model's input of one. seed, rank: see ``seed_step``.
+        records: dataset dicts. mapper: makes a model's input of one. seed, rank, part: see ``seed_step``.
     """
 
-    def __init__(self, records: Sequence[dict], mapper: Callable[[dict], dict], seed: int, rank: int) -> None:
+    def __init__(
+        self, records: Sequence[dict], mapper: Callable[[dict], dict], seed: int, rank: int, part: int = LOADING
+    ) -> None:
         self.records = records
         self.mapper = mapper
         self.seed = seed
         self.rank = rank
+        self.part = part
 
     def __getitems__(self, positions: list[Position]) -> list[dict] | DataError:
         with preserved_randomness():
@@ -56,7 +59,7 @@ class SeededDataset(Dataset):
 
     def _map(self, position: int, index: int) -> dict:
         record = self.records[index]
-        seed_step(self.seed, self.rank, position, LOADING, devices=False)
+        seed_step(self.seed, self.rank, position, self.part, devices=False)
         try:
             return self.mapper(record)
         except (OSError, SizeMismatchError) as error:  # of a mapper that is not ours

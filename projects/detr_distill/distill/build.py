@@ -20,6 +20,7 @@ from .losses.pair_loss import matcher_names
 from .matchers.base import QueryMatcher
 from .schedule import Schedule
 from .students.base import check_student, student_of
+from .unlabeled import check_unlabeled
 
 NODE = "MODEL.DISTILL"
 
@@ -29,8 +30,9 @@ declare(
         f"{NODE}.STUDENT_ARCHITECTURE": Key("DetrDetector", "the student's meta-architecture"),
         f"{NODE}.TEACHER.NAME": Key(
             "FrozenDetector",
-            "class of the teacher: `FrozenDetector`, `PredictionsFile` (what a detector predicted beforehand), `EmaTeacher` "
-            "(the student's moving average), `TransformersDetector`, or a label encoder; empty: none, for controls",
+            "class of the teacher: `FrozenDetector`, `PredictionsFile` (what a detector predicted beforehand), "
+            "`EmaTeacher` (the student's moving average), `TransformersDetector`, or a label encoder; empty: none, for "
+            "controls",
         ),
         f"{NODE}.MATCHERS": Key(
             ("AdaptiveMatcher", "FixedMatcher"),
@@ -58,13 +60,16 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
     with torch.random.fork_rng():
         used = choose_plugins(cfg)
         teacher = look_up(TEACHER_REGISTRY, used.teacher, f"{NODE}.TEACHER.NAME")(cfg, student)
+        losses = {name: loss(cfg, student, teacher) for name, loss in used.losses.items()}
+        check_unlabeled(cfg, teacher, losses.values())
         return {
             "student": detector,
             "teacher": teacher,
             "matchers": {name: matcher(cfg, student, teacher) for name, matcher in used.matchers.items()},
-            "losses": {name: loss(cfg, student, teacher) for name, loss in used.losses.items()},
+            "losses": losses,
             "schedule": Schedule.from_config(cfg),
             "balance": ShareBalance.from_config(cfg) if used.losses else None,
+            "unlabeled_weight": cfg.MODEL.DISTILL.UNLABELED_WEIGHT,
         }
 
 

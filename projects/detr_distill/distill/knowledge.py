@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..structures import DecoderOutput, GroundTruth, Memory, Pairs, QueryGroup
 from ..structures.levels import memory_maps
 from .match import Match
+
+
+class _Selectable(Protocol):
+    def select(self, images: slice) -> Any: ...
 
 
 @dataclass
@@ -67,6 +72,24 @@ class Knowledge:
     def maps(self) -> dict[str, Tensor]:
         """All maps by name: the features, and of an encoder's memory ``memory0``, ``memory1``, ..."""
         return {**self.features, **memory_maps(self.memory)}
+
+    def select(self, images: slice) -> Knowledge:
+        """What is known of some of the images, as losses read it."""
+
+        def part(value: _Selectable | None) -> Any:
+            return None if value is None else value.select(images)
+
+        return Knowledge(
+            features={name: values[images] for name, values in self.features.items()},
+            output=part(self.output),
+            queries=self.queries,
+            label_cost=None if self.label_cost is None else self.label_cost[:, images],
+            assignment=part(self.assignment),
+            memory=part(self.memory),
+            ground_truth=part(self.ground_truth),
+            counts=None if self.counts is None else self.counts[images],
+            extra={name: output.select(images) for name, output in self.extra.items()},
+        )
 
     def output_of(self, match: Match) -> DecoderOutput:
         """What the queries of a match's teacher group became."""

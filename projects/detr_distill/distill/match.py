@@ -5,6 +5,7 @@ Letters: B images, Ls student layers, M pairs.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ..structures import Pairs
@@ -26,3 +27,7 @@ class Match:
     teacher_layer: tuple[int, ...]
     pairs: Pairs
     teacher_group: str = "own"
+
+    def select(self, images: slice) -> Match:
+        """The pairs of some of the images."""
+        return dataclasses.replace(self, pairs=self.pairs.select(images))

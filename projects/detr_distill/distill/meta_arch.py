@@ -27,6 +27,7 @@ from .schedule import Schedule, scale_student
 from .students.base import StudentOutput, StudentStep, student_of, take_images
 from .students.second_run import fewer_regions, held_constant, without_traces
 from .teachers.base import Teacher
+from .unlabeled import as_teacher_sees, divide
 
 
 @META_ARCH_REGISTRY.register()
@@ -37,6 +38,7 @@ class DistillDetector(nn.Module):
         student: any detector for which a ``Student`` is registered. teacher: built beside it.
         matchers, losses: by name. schedule: course of the losses over the run.
         balance: steers their common weight in the first iterations; None: the weights are as configured.
+        unlabeled_weight: factor of the distillation losses on images without labels.
     """
 
     @configurable
@@ -49,6 +51,7 @@ class DistillDetector(nn.Module):
         losses: Mapping[str, DistillLoss],
         schedule: Schedule | None = None,
         balance: ShareBalance | None = None,
+        unlabeled_weight: float = 1.0,
     ):
         super().__init__()
         self.student = student
@@ -57,6 +60,7 @@ class DistillDetector(nn.Module):
         self.losses = nn.ModuleDict(dict(losses))
         self.schedule = schedule or Schedule()
         self.balance = balance
+        self.unlabeled_weight = unlabeled_weight
         self._runner = student_of(student)
         # The same objects, typed: a dictionary of modules does not know their class.
         self._matchers, self._losses = list(matchers.values()), list(losses.values())
@@ -82,7 +86,8 @@ class DistillDetector(nn.Module):
         """One training step's losses, or the student's detections.
 
         Args:
-            batched_inputs: detectron2 dicts with ``image`` and, in training, ``instances``.
+            batched_inputs: detectron2 dicts with ``image`` and, in training, ``instances``, which the last images of a
+                batch may lack: these are not labelled. A teacher looks at ``teacher_image`` where there is one.
             iteration: of the run, from 0; None: detectron2's trainer says it, outside of one it is unknown.
 
         Returns:
@@ -96,7 +101,7 @@ class DistillDetector(nn.Module):
         if not self.training:
             return self.student(batched_inputs)
         step = self._start(batched_inputs, iteration)
-        knowledge, groups = self._extra_groups(self.teacher(step, self.capture), len(batched_inputs))
+        knowledge, groups = self._extra_groups(self.teacher(as_teacher_sees(step), self.capture), len(batched_inputs))
         matchings = Matchings()
         student = self._runner.finish(step, groups, self.capture, matchings)
         on_teacher = self._run_head_on_teacher(step, knowledge, matchings)
@@ -114,7 +119,8 @@ class DistillDetector(nn.Module):
 
     def _start(self, batched_inputs: list[dict], iteration: int | None) -> StudentStep:
         # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
-        ground_truth = read_ground_truth(batched_inputs, self.device)
+        ground_truth = read_ground_truth(batched_inputs, self.device, needs_labels=False)
+        ground_truth.check_order()
         step = self._runner.start(batched_inputs)
         iteration = trainer_iteration() if iteration is None else iteration
         return dataclasses.replace(step, ground_truth=ground_truth, iteration=iteration)
@@ -153,8 +159,9 @@ class DistillDetector(nn.Module):
         iteration = None if student.step is None else student.step.iteration
         student = scale_student(student, self.schedule.student_share(iteration))
         losses: dict[str, Tensor] = {}
-        for loss in self._losses:
-            losses.update(loss(student, knowledge, matches))
+        for part in divide(student, knowledge, matches):
+            for loss in self._losses:
+                losses.update(part.distil(loss, self.unlabeled_weight))
         # What trains a loss's own layers alone is no distillation, whose weight and course it does not share.
         own = {name: losses.pop(name) for name in tuple(losses) if not name.startswith("loss_distill_")}
         if self.balance is not None:

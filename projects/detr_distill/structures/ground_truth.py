@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import DataError
+
 if TYPE_CHECKING:
     from detectron2.structures import BitMasks, PolygonMasks
 
@@ -42,6 +44,27 @@ class GroundTruth:
     masks: tuple[BitMasks | PolygonMasks | None, ...] = ()
     labelled: tuple[bool, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_labelled(self) -> int:
+        """How many images are labelled; these come first in a batch that has others."""
+        return sum(self.labelled) if self.labelled else len(self.counts)
+
+    def check_order(self) -> None:
+        """Raises DataError where no image is labelled, or one that is stands behind one that is not."""
+        if self.num_labelled == 0 or not all(self.labelled[: self.num_labelled]):
+            raise DataError(
+                "A training batch needs images with 'instances', before those without: "
+                f"{['labelled' if found else 'not' for found in self.labelled]}. Train on a data set with annotations "
+                "(DATASETS.TRAIN), and name sets without them in DATASETS.UNLABELED."
+            )
+
+    @cached_property
+    def image_weight(self) -> Tensor | None:
+        """(B,) float, 0 for images that are not labelled, on the device of ``labels``; None where all are."""
+        if all(self.labelled):
+            return None
+        return torch.tensor(self.labelled, dtype=torch.float32).to(self.labels.device, non_blocking=True)
 
     def repeat(self, times: int) -> GroundTruth:
         """Every object ``times`` times, its copies side by side: copy c of object g is at g * times + c.

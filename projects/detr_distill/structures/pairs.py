@@ -45,6 +45,12 @@ class Pairs:
         """The pairs of one layer, (B, M) each."""
         return dataclasses.replace(self, query=self.query[layer], target=self.target[layer], weight=self.weight[layer])
 
+    def select(self, images: slice) -> Pairs:
+        """The pairs of some of the images."""
+        return dataclasses.replace(
+            self, query=self.query[:, images], target=self.target[:, images], weight=self.weight[:, images]
+        )
+
     def has_query(self, queries: int) -> Tensor:
         """(L, B, queries) float: 1 for a query that is in a pair."""
         # Padded pairs write to an extra last query that is dropped.

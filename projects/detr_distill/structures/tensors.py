@@ -165,6 +165,24 @@ class DecoderOutput:
     cross_attention: tuple[Tensor, ...] | None = None
     sampled_attention: tuple[SampledPoints, ...] | None = None
 
+    def select(self, images: slice) -> DecoderOutput:
+        """The output of some of the images."""
+
+        def part(kept: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+            return None if kept is None else tuple(values[images] for values in kept)
+
+        return dataclasses.replace(
+            self,
+            logits=self.logits[:, images],
+            boxes=self.boxes[:, images],
+            hidden=self.hidden[:, images],
+            self_attention=part(self.self_attention),
+            cross_attention=part(self.cross_attention),
+            sampled_attention=None
+            if self.sampled_attention is None
+            else tuple(points.map(lambda values: values[images]) for points in self.sampled_attention),
+        )
+
     @property
     def num_layers(self) -> int:
         return self.logits.shape[0]

@@ -127,7 +127,9 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         self, logits: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor | float, padding: Tensor | None
     ) -> Tensor:
         labels = self._target_labels(logits, targets, pairs)
-        exists = 1.0 if padding is None else (~padding).float()
+        exists: Tensor | float = 1.0 if padding is None else (~padding).float()
+        if targets.image_weight is not None:  # nobody has said that there is nothing in an image without labels
+            exists = exists * targets.image_weight.unsqueeze(-1)
         if self.classification == "softmax":
             losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view_as(labels)
             weights = self.class_weights[labels] * exists

@@ -32,6 +32,7 @@ class DistillLoss(Plugin):
         needs: what both sides must give, needs_of_teacher: what the teacher must, see side.py.
         remedies: for each of these what helps where a side lacks it.
         needs_pairs: it compares matched queries. needs_assignment: it reads ``Knowledge.assignment``.
+        needs_labels: it reads the objects, and says nothing of an image without labels.
     """
 
     section = "MODEL.DISTILL"
@@ -41,6 +42,7 @@ class DistillLoss(Plugin):
     remedies: ClassVar[dict[str, str]] = {}
     needs_pairs: ClassVar[bool] = False
     needs_assignment: bool = False
+    needs_labels: bool = False
 
     weight: float = key(1.0, "of the whole loss; 0 builds nothing", NOT_NEGATIVE)
 

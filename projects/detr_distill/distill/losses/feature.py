@@ -77,6 +77,7 @@ class FeatureLoss(MapLoss):
         super().__init__(pairs=pairs, **settings)
         channels, teacher_channels = _widths(pairs, self.adapter_layers)
         self._check_together(channels, teacher_channels)
+        self.needs_labels = self.foreground
         self._normalise = NORMS[self.norm]
         self._compare = MapDivergence(self.divergence, AXES[self.softmax], self.temperature)
         weights = self.level_weights or (1.0,) * len(pairs)

@@ -39,6 +39,8 @@ class FocalGlobalLoss(LevelLoss):
     0 is left out. The temperature is that of both attentions [P].
     """
 
+    needs_labels = True
+
     weight: float = key(1.0, "FGD, of all four terms; 0 builds nothing", NOT_NEGATIVE)
     object_weight: float = key(
         1e-3,

@@ -48,6 +48,7 @@ class TargetAwareLoss(DistillLoss):
 
     needs_of_teacher = frozenset({MEMORY, HIDDEN, ASSIGNMENT})
     needs_assignment = True
+    needs_labels = True
     remedies: ClassVar[dict[str, str]] = {MEMORY: "take a DetrDetector as the teacher"}
 
     weight: float = key(1.0, "of the loss on the cells that the teacher's queries read; 0 builds nothing", NOT_NEGATIVE)

@@ -69,6 +69,24 @@ class StudentOutput:
         """All maps by name: the features, and of an encoder's memory ``memory0``, ``memory1``, ..."""
         return {**self.features, **memory_maps(self.memory)}
 
+    def select(self, images: slice) -> StudentOutput:
+        """What some of the images gave, as losses read it."""
+        step = self.step
+        if step is not None:
+            truth = step.ground_truth
+            step = dataclasses.replace(
+                step,
+                batched_inputs=step.batched_inputs[images],
+                features={name: values[images] for name, values in step.features.items()},
+                ground_truth=None if truth is None else truth.select(images),
+            )
+        return StudentOutput(
+            features={name: values[images] for name, values in self.features.items()},
+            outputs={name: output.select(images) for name, output in self.outputs.items()},
+            memory=None if self.memory is None else self.memory.select(images),
+            step=step,
+        )
+
 
 class Student(Side, ABC):
     """Runs a detector of one kind; registered for its class by :func:`student_for`.

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from ...convolutional.detections import as_output, detect_dense, detect_regions
 from ...convolutional.predictions import dense_output, listening, region_output
 from ...detr.supervision.matchings import Matchings
+from ...errors import ConfigError
 from ...structures import PREDICTIONS
 from ..classes import ClassMap
 from ..knowledge import Knowledge
@@ -110,6 +111,11 @@ class DenseStudent(ConvolutionalStudent):
         with event_storage(step.iteration):
             predictions = self.detector.head(maps)
             outputs = {"own": dense_output(self.detector, predictions, maps, images)} if PREDICTIONS in capture else {}
+            if len(instances) < len(images):  # the others have no labels
+                labelled = slice(len(instances))
+                images, _ = self.select(step.context, labelled)
+                maps = [values[labelled] for values in maps]
+                predictions = [[values[labelled] for values in kind] for kind in predictions]
             losses = self.detector.forward_training(images, maps, predictions, instances)
         return StudentOutput(read, outputs, losses=lambda: losses, step=step)
 
@@ -133,14 +139,24 @@ class RegionStudent(ConvolutionalStudent):
         """See the base class."""
         images, instances = step.context
         read = step.features if features is None else features
-        heads = self.detector.roi_heads
+        heads, maps = self.detector.roi_heads, read
+        if len(instances) < len(images):  # regions are sampled by the objects: the other images have maps alone
+            if PREDICTIONS in capture:
+                raise ConfigError(
+                    f"DATALOADER.UNLABELED_PER_BATCH: a {self.name} samples its regions by the labels, so that "
+                    "OverlapMatcher finds none on images without. Set it to 0, or leave OverlapMatcher out."
+                )
+            labelled = slice(len(instances))
+            images, _ = self.select(step.context, labelled)
+            maps = {name: values[labelled] for name, values in read.items()}
         with event_storage(step.iteration):
             if self.detector.proposal_generator is None:
-                proposals, losses = [x["proposals"].to(self.detector.device) for x in step.batched_inputs], {}
+                given = [x["proposals"].to(self.detector.device) for x in step.batched_inputs[: len(instances)]]
+                proposals, losses = given, {}
             else:
-                proposals, losses = self.detector.proposal_generator(images, read, instances)
+                proposals, losses = self.detector.proposal_generator(images, maps, instances)
             with listening(heads, PREDICTIONS in capture) as kept:
-                regions, head_losses = heads(images, read, proposals, instances)
+                regions, head_losses = heads(images, maps, proposals, instances)
         outputs = {"own": region_output(heads.box_predictor, *kept[0], regions)} if kept else {}
         losses = {**head_losses, **losses}
         return StudentOutput(read, outputs, losses=lambda: losses, step=step)

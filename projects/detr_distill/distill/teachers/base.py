@@ -39,12 +39,14 @@ class Teacher(Side, Plugin):
         classes: how its class list relates to the student's; None for a teacher without predictions.
         detector: the network that it asks; None for one that asks none.
         flip_channels: that network expects the other channel order (RGB for BGR) than the student.
+        needs_labels: it is made from them, so that images without labels cannot be asked about.
         given_channels: channels of the maps in ``Knowledge.features``, by name.
     """
 
     section = "MODEL.DISTILL"
     classes: ClassMap | None = None
     flip_channels: bool = False
+    needs_labels: bool = False
     given_channels: Mapping[str, int] = {}
 
     @classmethod

@@ -46,6 +46,8 @@ class LabelEncoder(Teacher):
     channels: C. descriptor: of the labels.
     """
 
+    needs_labels = True
+
     in_features: tuple[str, ...] = key(
         (),
         "`LabelEncoder`: the student's maps that are encoded (`p3`, ...; `level0`, ... of a DETR); empty: all that its "

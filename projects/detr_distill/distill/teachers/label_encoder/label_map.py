@@ -44,6 +44,8 @@ class LabelMapEncoder(Teacher):
         num_classes: K. weights: checkpoint of the first training; empty in the first.
     """
 
+    needs_labels = True
+
     width: int = key(
         128,
         "`LabelMapEncoder`: channels of its stem; the last stage has sixteen times as many",
