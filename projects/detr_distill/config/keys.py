@@ -95,6 +95,14 @@ def _check_name(owner: str, name: str, known: Iterable[str]) -> None:
         raise ConfigError(
             f"{owner} declares {name} beside {inside}, and a key cannot hold another. Give it another name."
         )
+    *parents, _ = name.split(".")
+    for depth in range(1, len(parents) + 1):
+        entry = reduce(_entry, parents[:depth], detectron2_defaults())
+        if entry is not None and not isinstance(entry, CfgNode):
+            raise ConfigError(
+                f"{owner} declares {name}, but detectron2's key {'.'.join(parents[:depth])} holds no others. Give it "
+                "another name."
+            )
     if not owner.startswith(PACKAGE) and reduce(_entry, name.split("."), detectron2_defaults()) is not None:
         raise ConfigError(f"{owner} declares {name}, which is detectron2's own key. Give it another name.")
 
