@@ -90,7 +90,8 @@ class FrozenDetector(ReadThrough, HiddenDetector):
             detector = build_model(teacher_cfg)
         reader = check_teacher(detector, node.CONFIG_FILE)
         load_strict(detector, find_weights(cfg))
-        prepare_for_inference(detector.backbone)
+        if reader.backbone is not None:
+            prepare_for_inference(reader.backbone)
         classes = None
         if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
             teacher_names = list(node.CLASS_NAMES) or training_class_names(teacher_cfg)
