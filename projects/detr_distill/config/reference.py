@@ -24,6 +24,7 @@ SECTIONS = (
     ("Solver and evaluation", "", ("SOLVER", "TEST")),
     ("Backbones", "", ("MODEL.CONV_BACKBONE", "MODEL.TIMM", "MODEL.TORCHVISION")),
     ("Detector", "Read when the detector, or the student, is a `DetrDetector`.", ("MODEL.DETR",)),
+    ("detectron2's detectors", "Beside detectron2's own keys.", ("MODEL.FCOS",)),
     ("Distillation", "Read when `MODEL.META_ARCHITECTURE` is `DistillDetector`.", ("MODEL.DISTILL",)),
 )
 
