@@ -80,6 +80,8 @@ def _describe_network(weights: Mapping[str, Tensor], family: Family, settings: S
         "IN_FEATURES": ["res5"],
         **parts,
     }
+    if settings.logit_epsilon:
+        node["LOGIT_EPSILON"] = settings.logit_epsilon
     if family.has_levels:
         _describe_levels(node, weights, settings)
     family.describe(node, weights, settings)

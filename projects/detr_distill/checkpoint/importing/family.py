@@ -26,7 +26,8 @@ class Settings:
         num_heads: of every attention. dilation: the backbone's last stage is dilated instead of strided (DC5).
         num_queries: of two-stage networks, which have none in their weights. refinement: Deformable DETR refines boxes
             from layer to layer; None: to be read from the weights. temperature: of the image cells' sine embedding.
-        position_offset: of the cells in the sine embedding of networks with levels.
+        position_offset: of the cells in the sine embedding of networks with levels. logit_epsilon: how far from 0 and 1
+            references stay before their logit is taken; 0 where boxes are absolute.
         image_mean, image_std: in the range 0 to 1, RGB. class_names: empty where unknown.
     """
 
@@ -36,6 +37,7 @@ class Settings:
     refinement: bool | None = None
     temperature: float = 10000.0
     position_offset: float = -0.5
+    logit_epsilon: float = 0.0
     image_mean: tuple[float, ...] = IMAGE_MEAN
     image_std: tuple[float, ...] = IMAGE_STD
     class_names: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ class Form:
         has: parameter names by which its checkpoints are recognised; of transformers, the ``model_type`` of
             ``config.json``. lacks: names that only relatives have which cannot be imported.
         arrange: sorts heads and queries.
-        temperature, position_offset: see :class:`Settings`; where the source stores none.
+        temperature, position_offset, logit_epsilon: see :class:`Settings`; where the source stores none.
         temperature_key: of the stored settings; empty: none tells the temperature of this family.
         expected: stored settings, with the only value that exists here; beside those of all families.
     """
@@ -98,6 +100,7 @@ class Form:
     temperature: float = 10000.0
     temperature_key: str = ""
     position_offset: float = -0.5
+    logit_epsilon: float = 0.0
     expected: Mapping[str, object] = field(default_factory=dict)
 
     def stored_temperature(self, stored: Mapping[str, Any]) -> float:

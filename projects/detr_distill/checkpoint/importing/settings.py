@@ -63,6 +63,7 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
         refinement=config.get("with_box_refine"),
         temperature=form.stored_temperature(config),
         position_offset=form.position_offset,
+        logit_epsilon=form.logit_epsilon,
         image_mean=tuple(images.get("image_mean", IMAGE_MEAN)),
         image_std=tuple(images.get("image_std", IMAGE_STD)),
         class_names=() if all(name.startswith("LABEL_") for name in names) else names,
@@ -96,13 +97,16 @@ def official_settings(arguments: Mapping[str, Any], family: Family) -> Settings:
         refinement=arguments.get("with_box_refine"),
         temperature=form.stored_temperature(arguments),
         position_offset=form.position_offset,
+        logit_epsilon=form.logit_epsilon,
     )
 
 
 def detrex_settings(family: Family) -> Settings:
     """What detrex builds a family with; its checkpoints do not tell."""
     form = family.forms[DETREX]
-    return Settings(temperature=form.temperature, position_offset=form.position_offset)
+    return Settings(
+        temperature=form.temperature, position_offset=form.position_offset, logit_epsilon=form.logit_epsilon
+    )
 
 
 def coco_names_by_id() -> tuple[str, ...]:
