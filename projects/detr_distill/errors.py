@@ -23,5 +23,5 @@ class DataError(DetrDistillError):
     """Something is wrong with a dataset or with a setting that selects one."""
 
 
-class OutputError(DetrDistillError):
+class OutputError(DetrDistillError, OSError):
     """A file that cannot be written: no room on its disk, no permission, or no place for a file."""

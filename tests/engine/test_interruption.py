@@ -14,6 +14,7 @@ from detr_distill.engine.report import print_message_of, report_user_errors
 
 import pytest
 from helpers.engine.toy import ToyLoader, toy_config, untouched_loggers  # noqa: F401
+from torch.multiprocessing import ProcessExitedException
 
 pytestmark = pytest.mark.usefixtures("untouched_loggers")
 BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -99,6 +100,44 @@ def test_an_interrupted_process_of_several_leaves_its_line(tmp_path, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
     assert caught.value.code == 143 and capsys.readouterr().err == ""
     assert print_message_of(file) and "Ended by SIGTERM. --resume goes on." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("exit_code", "status"), [(143, 143), (130, 130), (1, 1)])
+def test_what_the_first_process_left_is_printed(tmp_path, monkeypatch, capsys, exit_code, status):
+    def launch_failing(*_, args, **__):
+        with open(args[-1], "x") as file:
+            file.write("said by a process")
+        raise ProcessExitedException("ended", 0, 1, exit_code)
+
+    monkeypatch.setattr(launch, "launch", launch_failing)
+    with pytest.raises(SystemExit) as caught:
+        launch._launch_processes(None, launch.argument_parser().parse_args(["--num-gpus", "2"]))
+    assert caught.value.code == status and capsys.readouterr().err == "said by a process\n"
+
+
+def test_of_a_process_that_was_killed_nobody_else_speaks(monkeypatch, capsys):
+    def launch_killed(*_, args, **__):
+        with open(args[-1], "x") as file:
+            file.write("Ended by SIGTERM.")
+        raise ProcessExitedException("killed", 1, 1, -9, "SIGKILL")
+
+    monkeypatch.setattr(launch, "launch", launch_killed)
+    with pytest.raises(SystemExit) as caught, report_user_errors():
+        launch._launch_processes(None, launch.argument_parser().parse_args(["--num-gpus", "2"]))
+    printed = capsys.readouterr().err
+    assert caught.value.code == 1 and "was killed by SIGKILL" in printed and "SIGTERM" not in printed
+
+
+def test_interrupted_the_first_process_ends_the_others(monkeypatch):
+    def launch_interrupted(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = []
+    monkeypatch.setattr(launch, "launch", launch_interrupted)
+    monkeypatch.setattr(launch, "end_started_processes", lambda: ended.append(True))
+    with pytest.raises(SystemExit) as caught, report_user_errors():
+        launch._launch_processes(None, launch.argument_parser().parse_args(["--num-gpus", "2"]))
+    assert caught.value.code == 143 and ended
 
 
 def _wait_deaf(deaf):

@@ -34,14 +34,21 @@ def keep_contents(cfg: CfgNode, *, resume: bool) -> None:
     Raises:
         ConfigError: the run in the folder learned from something else.
     """
-    if not comm.is_main_process():
-        return
+    problem = _compare_and_write(cfg, resume) if comm.is_main_process() else ""
+    problem = comm.all_gather(problem)[0]  # all processes end, not the first alone
+    if problem:
+        raise ConfigError(problem)
+
+
+def _compare_and_write(cfg: CfgNode, resume: bool) -> str:
+    """What is wrong, empty where nothing is."""
     folder = Path(cfg.OUTPUT_DIR)
     contents = describe_contents(cfg)
-    if resume and has_checkpoints(folder):
-        _compare(folder, contents)
-    text = json.dumps(contents, indent=1)
-    write_atomically(folder / CONTENTS_FILE, lambda file: file.write(text.encode()))
+    problem = _compare(folder, contents) if resume and has_checkpoints(folder) else ""
+    if not problem:
+        text = json.dumps(contents, indent=1)
+        write_atomically(folder / CONTENTS_FILE, lambda file: file.write(text.encode()))
+    return problem
 
 
 def describe_contents(cfg: CfgNode) -> Contents:
@@ -84,22 +91,23 @@ def hash_files(path: Path) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _compare(folder: Path, contents: Contents) -> None:
+def _compare(folder: Path, contents: Contents) -> str:
+    """In what the contents are not those of the run in a folder, empty where they are or nobody knows."""
     try:
         before = json.loads((folder / CONTENTS_FILE).read_text(encoding="utf-8"))
         shared = before.keys() & contents.keys()
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: it is no object
         logger.warning("--resume: data and teacher are not compared with those of the start: %s", error)
-        return
+        return ""
     differing = [what for what in sorted(shared) if before[what] != contents[what]]
-    changed = [_describe_change(what, before[what], contents[what]) for what in differing]
-    if changed:
-        raise ConfigError(
-            f"--resume: the run in {folder} learned from something else:\n"
-            + "".join(changed)
-            + "Give it what it had, wherever that lies now, or start a run in another OUTPUT_DIR; MODEL.WEIGHTS may "
-            "name a checkpoint of this one."
-        )
+    if not differing:
+        return ""
+    return (
+        f"--resume: the run in {folder} learned from something else:\n"
+        + "".join(_describe_change(what, before[what], contents[what]) for what in differing)
+        + "Give it what it had, wherever that lies now, or start a run in another OUTPUT_DIR; MODEL.WEIGHTS may name a "
+        "checkpoint of this one."
+    )
 
 
 def _describe_change(what: str, before: object, now: object) -> str:

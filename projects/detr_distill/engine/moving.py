@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from ..config.files import SHIPPED, complete_path
 from ..data import dataset_files
 from ..distill.teachers.configuration import teacher_settings
 from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def move_aside(folder: Path) -> Path:
@@ -31,9 +34,13 @@ def move_aside(folder: Path) -> Path:
 
 
 def move_back(moved: Path, folder: Path) -> None:
-    """Puts a folder that was moved aside in the place of one that holds nothing."""
-    shutil.rmtree(folder)
-    os.rename(moved, folder)
+    """Puts a folder that was moved aside in the place of one that holds nothing; says where it is in the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.rename(moved, folder)
+        logger.warning("--overwrite: the earlier run is in %s again, for the new one did not start.", folder)
+    except OSError as error:
+        logger.warning("--overwrite: the earlier run is still in %s: %s", moved, error.strerror)
 
 
 def free_name(folder: Path) -> Path:

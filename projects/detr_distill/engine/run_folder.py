@@ -71,17 +71,21 @@ def claim_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = Fa
     with contextlib.ExitStack() as locks:
         locks.enter_context(locked(folder))
         moved = prepare_run_folder(cfg, resume=resume, overwrite=overwrite)
-        if moved is None:
-            yield
-            return
-        locks.enter_context(locked(folder))
-        try:
-            yield
-        except BaseException:
-            if not holds_a_run(folder):
-                move_back(moved, folder)
-                logger.warning("--overwrite: the run in %s is back in %s, for the new one did not start", moved, folder)
-            raise
+        if moved is not None:
+            locks.enter_context(locked(folder))
+            locks.enter_context(_given_back_unused(folder, moved))
+        yield
+
+
+@contextlib.contextmanager
+def _given_back_unused(folder: Path, moved: Path) -> Iterator[None]:
+    """Puts the run that was moved aside back where the one that takes its place fails before its first step."""
+    try:
+        yield
+    except BaseException:
+        if not holds_a_run(folder):
+            move_back(moved, folder)
+        raise
 
 
 def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> Path | None:
