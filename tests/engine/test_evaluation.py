@@ -1,6 +1,7 @@
 """Box evaluation: the fast implementation agrees, nothing predicted is AP 0, the best checkpoint is kept."""
 
 import json
+import math
 from pathlib import Path
 
 from detr_distill.config.build import build_config
@@ -188,6 +189,40 @@ def test_a_later_run_does_not_replace_a_better_checkpoint(tmp_path):
     resumed.resume_or_load(resume=True)
     resumed.train()
     assert (tmp_path / "model_best.pth").read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["{half", "[]", '{"metric": "bbox/AP"}', '{"metric": "bbox/AP", "value": "high"}'])
+def test_a_damaged_record_of_the_best_is_taken_from_its_weights(tmp_path, caplog, damage):
+    evaluated_trainer(tmp_path, [30.0]).train()
+    content = (tmp_path / "model_best.pth").read_bytes()
+    (tmp_path / "model_best.json").write_text(damage)
+    resumed = evaluated_trainer(tmp_path, [20.0])
+    resumed.resume_or_load(resume=True)
+    resumed.train()
+    assert "model_best.json cannot be read" in caplog.text
+    assert (tmp_path / "model_best.pth").read_bytes() == content
+    (tmp_path / "model_best.pth").unlink()
+    assert BestCheckpoint(resumed.checkpointer, "bbox/AP").best_value() == -math.inf
+
+
+@pytest.mark.parametrize(("lost", "expected"), [(False, [20.0]), (True, [70.0, 20.0])])
+def test_an_evaluation_that_was_killed_is_made_up_for(tmp_path, lost, expected):
+    """The checkpoint of iteration 2 was written, its evaluation was not recorded."""
+    changes = {"TEST.EVAL_PERIOD": 3, "SOLVER.MAX_ITER": 6}
+    evaluated_trainer(tmp_path, [10.0, 20.0], **changes).train()
+    lines = (tmp_path / "metrics.json").read_text().splitlines(keepends=True)
+    assert [json.loads(line)["iteration"] for line in lines if "bbox/AP" in line] == [2, 5]
+    kept = [line for line in lines if json.loads(line)["iteration"] < 5 and not (lost and "bbox/AP" in line)]
+    (tmp_path / "metrics.json").write_text("".join(kept))
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    resumed = evaluated_trainer(tmp_path, expected, **changes)
+    resumed.resume_or_load(resume=True)
+    resumed.train()
+    entries = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    found = [(entry["iteration"], entry["bbox/AP"]) for entry in entries if "bbox/AP" in entry]
+    assert found == [(2, expected[0] if lost else 10.0), (5, 20.0)]
+    if lost:
+        assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == 2
 
 
 def test_no_evaluation_after_a_failed_last_step(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,25 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import CheckpointError
 from .export import STUDENT, TEACHER, fit_to_model, is_distilling, is_training_only
-from .files import read_checkpoint, write_atomically
+from .files import read_checkpoint
 from .locate import local_file
 from .matching import Fit, compare, first_names, match_suffixes
 from .torchvision_resnet import PREFIX as TORCHVISION
 from .torchvision_resnet import rename_resnet
+from .writing import write_atomically
 
 LAST = "last_checkpoint"
+FINAL = "model_final"
+BEST = "model_best"  # stands beside the line of checkpoints
+
+
+def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The checkpoint that a folder's file ``last_checkpoint`` names, where both are there and sound."""
+    try:
+        path = os.path.join(folder, Path(folder, LAST).read_text().strip())
+    except (OSError, ValueError):
+        return None
+    return path if os.path.isfile(path) else None
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -43,6 +56,26 @@ class SafeCheckpointer(DetectionCheckpointer):
         write_atomically(path, lambda file: torch.save(state, file))
         self.logger.info("Saved %s", path)
         return True
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint that ``last_checkpoint`` names or, where that file is lost or damaged, the newest that loads.
+
+        A run that is killed between its first checkpoint and the file that names it leaves the one without the other.
+        """
+        named = last_checkpoint(self.save_dir)
+        if named is not None:
+            return named
+        newest = self._newest()
+        if newest is None:
+            return ""
+        self.logger.warning(
+            "%s names no checkpoint: taking %s, the newest that loads.", Path(self.save_dir, LAST), newest
+        )
+        return str(newest)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_atomically(Path(self.save_dir) / LAST, lambda file: file.write(last_filename_basename.encode()))
@@ -99,10 +132,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             return self.load(path, checkpointables=[])
         if self.has_checkpoint():
             return self.resume(self.get_checkpoint_file())
-        if self.get_all_checkpoint_files():
+        if self._numbered():
             raise CheckpointError(
-                f"--resume: {self.save_dir} holds checkpoints, but no file last_checkpoint that names the last, and "
-                f"starting afresh would overwrite them.\n{self._advise('')}"
+                f"--resume: {self.save_dir} holds checkpoints that do not load, and starting afresh would overwrite "
+                f"them.\n{self._advise('')}"
             )
         self.logger.warning("--resume: %s holds no checkpoint, so this run starts afresh.", self.save_dir)
         return self.load(path, checkpointables=[])
@@ -150,16 +183,26 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _advise(self, damaged: str) -> str:
         """Names the newest checkpoint of the folder that a run could resume from instead."""
-        others = [path for path in self.get_all_checkpoint_files() if Path(path).name != Path(damaged).name]
-        for path in sorted(others, key=os.path.getmtime, reverse=True):
-            try:
-                content = read_checkpoint(path)
-            except CheckpointError:
+        newest = self._newest(besides=Path(damaged).name)
+        if newest is None:
+            return f"No other checkpoint in {self.save_dir} loads. Start again without --resume in another OUTPUT_DIR."
+        tag = Path(self.save_dir) / LAST
+        return f"The newest checkpoint here that loads is {newest}. To use it: echo {newest.name} > {tag}"
+
+    def _numbered(self) -> list[Path]:
+        """The line of checkpoints, newest first."""
+        files = [path for path in Path(self.save_dir).glob("model_*.pth") if path.stem != BEST]
+        return sorted(files, key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
+
+    def _newest(self, besides: str = "") -> Path | None:
+        """The newest of them that has all that a resumed run needs."""
+        for path in self._numbered():
+            if path.name == besides:
                 continue
-            if all(key in content for key in self.checkpointables):
-                tag = Path(self.save_dir) / LAST
-                return f"The newest checkpoint here that loads is {path}. To use it: echo {Path(path).name} > {tag}"
-        return f"No other checkpoint in {self.save_dir} loads. Start again without --resume in another OUTPUT_DIR."
+            with contextlib.suppress(CheckpointError):
+                if read_checkpoint(path).keys() >= self.checkpointables.keys():
+                    return path
+        return None
 
 
 def _summary(fit: Fit) -> str:

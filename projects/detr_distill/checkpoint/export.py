@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .files import write_atomically
+from .writing import write_atomically
 
 STUDENT = "student."
 TEACHER = "teacher."

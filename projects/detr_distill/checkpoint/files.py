@@ -1,4 +1,4 @@
-"""One checkpoint file: reading that runs no code, writing that never leaves half a file."""
+"""One checkpoint file: reading that runs no code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -18,28 +18,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .unpickler import load_arrays
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Replaces a file in one step: whoever reads it, or kills us, finds the old content or the new, never a mixture.
-
-    Args:
-        path: of the file. write: writes the content to an open binary file.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One temporary name per file: the next save of the same name cleans up after a killed one.
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a power cut
-    finally:
-        os.close(folder)
+from .writing import write_atomically as write_atomically  # its earlier place
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

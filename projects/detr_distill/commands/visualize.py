@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 
 from ..checkpoint import SafeCheckpointer
+from ..checkpoint.writing import check_place
 from ..data.records import load_records
 from ..distill import DistillDetector
 from ..distill.matchers.adaptive import AdaptiveMatcher
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> list[Path]:
     Raises:
         DetrDistillError: a configuration, checkpoint or image that cannot be used.
     """
+    check_place("--output", Path(arguments.output, "predictions.png"))
     cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()

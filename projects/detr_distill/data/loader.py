@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -176,6 +177,8 @@ def _collate(batch: Any) -> Any:
 def _start_worker(_worker: int) -> None:
     # The workers are the parallelism; threads of their own would only fight over the same cores.
     torch.set_num_threads(1)
+    # Ctrl-C reaches all processes of a terminal; the one that trains ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

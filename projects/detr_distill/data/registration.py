@@ -78,6 +78,14 @@ def class_names(dataset_name: str) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def dataset_files(name: str) -> tuple[str, ...]:
+    """Annotation file and image folder of a registered dataset; empty where it has none or nobody told."""
+    if name not in DatasetCatalog:
+        return ()
+    metadata = MetadataCatalog.get(name)
+    return tuple(metadata.get(key) for key in ("json_file", "image_root") if metadata.get(key))
+
+
 def training_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
     """Class names of a configuration's training set: of the first of ``DATASETS.TRAIN`` whose names can be known.
 

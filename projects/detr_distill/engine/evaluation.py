@@ -15,6 +15,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..checkpoint.writing import write_atomically
 from ..errors import ConfigError
 
 try:
@@ -55,8 +56,8 @@ class BoxEvaluator(COCOEvaluator):
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         self._restore_category_ids(results)
         if self._output_dir:
-            with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
-                json.dump(results, file)
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            write_atomically(path, lambda file: file.write(json.dumps(results).encode()))
         if not self._do_evaluation:
             self._logger.info("%s has no annotations: predictions are written, not evaluated.", self._metadata.name)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -12,17 +13,19 @@ import torch.multiprocessing
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 
-from ..checkpoint import SafeCheckpointer
+from ..checkpoint import SafeCheckpointer, last_checkpoint
 from ..config.build import build_config
 from ..config.defaults import CLASS_NODES, detector_name, num_classes_key
 from ..config.plugins import import_plugins
 from ..data import check_num_classes, class_names, register_datasets, training_class_names
 from ..errors import DataError
+from .contents import keep_contents
 from .device import choose_device
+from .interruption import INTERRUPTED, end_started_processes
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
 from .results import write_results
-from .run_folder import prepare_run_folder
+from .run_folder import claim_run_folder, output_folder
 from .trainer import DistillTrainer
 
 EVALUATION_FILE = "evaluation.json"
@@ -45,12 +48,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
     with report_user_errors():
         cfg = setup(arguments)
-    world_size = arguments.num_gpus * arguments.num_machines
-    if world_size <= 1:
-        with report_user_errors():
+    with report_user_errors(how_to_go_on=lambda: advice(cfg, arguments)), _claimed(cfg, arguments):
+        if arguments.num_gpus * arguments.num_machines > 1:
+            _launch_processes(cfg, arguments)
+        else:
             run(cfg, arguments)
-        return
-    _launch_processes(cfg, arguments)
 
 
 def flags_first(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
@@ -69,17 +71,16 @@ def flags_first(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
 
 
 def setup(arguments: argparse.Namespace) -> CfgNode:
-    """Configuration of this run, checked against the machine and the output folder.
+    """Configuration of this run, checked against the machine.
 
     Raises:
-        ConfigError: see ``build_config``, ``choose_device`` and ``prepare_run_folder``.
+        ConfigError: see ``build_config``, ``choose_device`` and ``output_folder``.
     """
     set_up_logs()
     cfg = build_config(arguments.config_file, arguments.opts or [], plugins=True)
     choose_device(cfg, arguments)
+    cfg.OUTPUT_DIR = output_folder(cfg.OUTPUT_DIR)
     cfg.freeze()
-    if not arguments.eval_only and arguments.machine_rank == 0:
-        prepare_run_folder(cfg, resume=arguments.resume, overwrite=arguments.overwrite)
     return cfg
 
 
@@ -90,6 +91,7 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     if arguments.eval_only:
         evaluate_only(cfg, resume=arguments.resume)
         return
+    keep_contents(cfg, resume=arguments.resume)
     trainer = DistillTrainer(cfg)
     trainer.resume_or_load(resume=arguments.resume)
     trainer.train()
@@ -137,6 +139,21 @@ def evaluate_only(cfg: CfgNode, *, resume: bool = False) -> dict:
     return results
 
 
+def advice(cfg: CfgNode, arguments: argparse.Namespace) -> str:
+    """How to go on with a training that was stopped; nothing for an evaluation."""
+    if arguments.eval_only:
+        return ""
+    last = last_checkpoint(cfg.OUTPUT_DIR)
+    return f"--resume goes on from {last}." if last else "There is no checkpoint yet: start it again."
+
+
+def _claimed(cfg: CfgNode, arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """The first machine's process keeps the folder for all processes of its run; an evaluation keeps none."""
+    if arguments.eval_only or arguments.machine_rank > 0:
+        return contextlib.nullcontext()
+    return claim_run_folder(cfg, resume=arguments.resume, overwrite=arguments.overwrite)
+
+
 def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         message_file = os.path.join(folder, "message")
@@ -149,13 +166,21 @@ def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
                 dist_url=arguments.dist_url,
                 args=(cfg, arguments, message_file),
             )
-        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+        except KeyboardInterrupt:
+            end_started_processes()
+            raise
+        except torch.multiprocessing.ProcessExitedException as error:
+            # Below 0 it was killed, and what the others left only says that they were ended in turn.
+            if error.exit_code > 0 and print_message_of(message_file):
+                sys.exit(error.exit_code if error.exit_code in INTERRUPTED else 1)
+            raise
+        except torch.multiprocessing.ProcessRaisedException:
             if print_message_of(message_file):
                 sys.exit(1)
             raise
 
 
 def _run_reporting(cfg: CfgNode, arguments: argparse.Namespace, message_file: str) -> None:
-    with report_user_errors(message_file):
+    with report_user_errors(message_file, lambda: advice(cfg, arguments)):
         import_plugins(cfg.PLUGINS)  # a process that was started anew knows the package alone
         run(cfg, arguments)

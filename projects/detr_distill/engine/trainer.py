@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import weakref
@@ -15,17 +16,18 @@ from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
+from ..checkpoint import SafeCheckpointer
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, ConfigError, DetrDistillError
+from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer
 from .evaluation import build_evaluator
+from .faults import in_words
 from .freezing import ParameterFreeze
-from .hooks import BestCheckpoint, EvaluationHook
+from .hooks import BestCheckpoint, EvaluationHook, FinalFiles
+from .metrics_file import METRICS_FILE, MetricsWriter, TensorBoardWriter, was_evaluated
 from .model import build_named_model
 from .precision import GradientClipper, Precision
 from .progress import ProgressPrinter
@@ -118,12 +120,18 @@ class DistillTrainer(DefaultTrainer):
         chosen = [hooks.IterationTimer(), hooks.LRScheduler()]
         if is_main:
             keep = cfg.SOLVER.CHECKPOINT_KEEP or None
+            writers = self.build_writers()
+            # Metrics go to disk before a checkpoint, behind which a resumed run goes on, and after each evaluation.
+            metrics = [writer for writer in writers if isinstance(writer, MetricsWriter)]
+            chosen.append(hooks.PeriodicWriter(metrics, period=WRITER_PERIOD))
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
-            chosen.append(hooks.CallbackHook(after_step=_save_student_after_last_step))
+            chosen.append(FinalFiles(self.checkpointer, STUDENT_FILE))
         if cfg.DATASETS.TEST:
-            chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best))
+            evaluated = functools.partial(was_evaluated, os.path.join(cfg.OUTPUT_DIR, METRICS_FILE))
+            chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best, evaluated))
         if is_main:
-            chosen.append(hooks.PeriodicWriter(self.build_writers(), period=WRITER_PERIOD))
+            chosen.append(hooks.PeriodicWriter(metrics, period=cfg.TEST.EVAL_PERIOD or self.max_iter))
+            chosen.append(hooks.PeriodicWriter(writers, period=WRITER_PERIOD))
         return chosen
 
     def build_writers(self) -> list:
@@ -131,8 +139,8 @@ class DistillTrainer(DefaultTrainer):
         os.makedirs(folder, exist_ok=True)
         return [
             ProgressPrinter(self.max_iter),
-            JSONWriter(os.path.join(folder, "metrics.json")),
-            TensorboardXWriter(folder),
+            MetricsWriter(os.path.join(folder, METRICS_FILE)),
+            TensorBoardWriter(folder),
         ]
 
     def evaluate(self) -> dict:
@@ -196,18 +204,14 @@ def _dense_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if "loss_normalizer" in vars(module))
 
 
-def _save_student_after_last_step(trainer: DistillTrainer) -> None:
-    if trainer.iter + 1 == trainer.max_iter:
-        save_weights(student_state_dict(trainer.model), os.path.join(trainer.cfg.OUTPUT_DIR, STUDENT_FILE))
-
-
 @contextlib.contextmanager
 def _without_stack_trace() -> Iterator[None]:
-    """The base class logs every exception with its stack; for a user's error the command line prints the message."""
+    """The base class logs every exception with its stack; where there are words the command line prints them."""
     loop_logger = logging.getLogger("detectron2.engine.train_loop")
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], DetrDistillError))
+        error = record.exc_info and record.exc_info[1]
+        return not error or in_words(error) is None
 
     loop_logger.addFilter(is_wanted)
     try:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
-from ..checkpoint.files import write_atomically
+from ..checkpoint.writing import write_atomically
 from .collect import Objects, Query, Sample
 from .draw import COLORS, Label, draw_attention, draw_box, label_box, show_image, spread_labels
 
