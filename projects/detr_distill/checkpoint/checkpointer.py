@@ -11,10 +11,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import CheckpointError
+from .contents import say_average
 from .export import STUDENT, TEACHER, fit_to_model, is_distilling, is_training_only
 from .files import read_checkpoint
 from .locate import local_file
-from .matching import Fit, compare, first_names, match_suffixes
+from .matching import Fit, advise, compare, first_names, match_suffixes
 from .torchvision_resnet import PREFIX as TORCHVISION
 from .torchvision_resnet import rename_resnet
 from .writing import write_atomically
@@ -98,12 +99,17 @@ class SafeCheckpointer(DetectionCheckpointer):
             return {}
         checkpoint, fit = self._read(path)
         if not fit.matched:
+            found, wanted = fit.both_sides()
             raise CheckpointError(
-                f"{path} has nothing that this model could use: the file has {first_names(fit.unexpected)}; "
-                f"the model has {first_names(fit.missing)}. Is MODEL.WEIGHTS meant for another architecture?"
+                f"{path} has nothing that this model could use: the file has {first_names(found)}; the model has "
+                f"{first_names(wanted)}. {advise(fit, 'Is MODEL.WEIGHTS meant for another architecture?')}"
             )
         self.model.load_state_dict(fit.matched, strict=False)
-        self.logger.info("Loaded %s: %s", path, _summary(fit))
+        if fit.is_poor:
+            remedy = advise(fit, "Name the weights of this architecture, or leave MODEL.WEIGHTS empty.")
+            self.logger.warning("MODEL.WEIGHTS %s hardly fits: %s %s", path, _summary(fit), remedy)
+        else:
+            self.logger.info("Loaded %s: %s", path, _summary(fit))
         return self._restore_parts(checkpoint, checkpointables)
 
     def load_complete(self, path: str) -> None:
@@ -121,7 +127,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         fit = fit.without(is_training_only)
         if fit.missing or fit.misshaped:
             raise CheckpointError(
-                f"{path} does not fit this model:\n{fit.problems()}\nUse the configuration that it was trained with."
+                f"{path} does not fit this model:\n{fit.problems()}\n"
+                f"{advise(fit, 'Use the configuration that it was trained with.')}"
             )
         self.model.load_state_dict(fit.matched, strict=False)
         self.logger.info("Loaded %s: %s", path, _summary(fit))
@@ -172,6 +179,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             weights = match_suffixes(rename_resnet(weights), detector_names)
         elif checkpoint.pop("by_suffix", False):
             weights = match_suffixes(weights, detector_names)
+        if not is_distilling(names):
+            say_average(weights, address)
         checkpoint["model"] = fit_to_model(weights, names)
         return checkpoint, compare(checkpoint["model"], self.model)
 
@@ -211,7 +220,8 @@ def _summary(fit: Fit) -> str:
     if fit.missing:
         parts.append(f"{len(fit.missing)} keep their initialisation (first: {fit.missing[0]})")
     if fit.misshaped:
-        parts.append(f"{len(fit.misshaped)} skipped for their shape (first: {next(iter(fit.misshaped))})")
+        name, (found, wanted) = next(iter(fit.misshaped.items()))
+        parts.append(f"{len(fit.misshaped)} skipped for their shape (first: {name}, {found} instead of {wanted})")
     if fit.unexpected:
         parts.append(f"{len(fit.unexpected)} unused in the file (first: {fit.unexpected[0]})")
     return "; ".join(parts) + "."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..checkpoint.contents import say_average
 from ..checkpoint.export import check_suffix, detecting_weights, save_weights
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.writing import check_place
@@ -19,7 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     with report_user_errors():
         check_place("--output", arguments.output)
         check_suffix(arguments.output)
-        weights = detecting_weights(read_checkpoint(arguments.weights)["model"])
+        weights = read_checkpoint(arguments.weights)["model"]
+        say_average(weights, arguments.weights)
+        weights = detecting_weights(weights)
         save_weights(weights, arguments.output)
         print(f"{arguments.output}: {len(weights)} tensors")
 

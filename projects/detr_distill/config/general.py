@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .keys import Key, declare
-from .ranges import COUNT, NOT_NEGATIVE, Words
+from .ranges import COUNT, PROPER_SHARE, WHOLE, Words
 
 declare(
     __name__,
@@ -17,6 +17,12 @@ declare(
         ),
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Key(
             False, "drop training images without objects (detectron2's own default is `True`)"
+        ),
+        "DATALOADER.RANDOM_SUBSET_RATIO": Key(
+            1.0,
+            "share of the training images that `DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler` draws once, by "
+            "`SEED`, and trains on (a key of detectron2's main branch)",
+            PROPER_SHARE,
         ),
         "INPUT.MAPPER": Key(
             "detr",
@@ -48,7 +54,7 @@ declare(
             COUNT,
         ),
         "SOLVER.CHECKPOINT_KEEP": Key(
-            0, "checkpoints `model_<iteration>.pth` that stay on disk, the newest; 0 keeps all", NOT_NEGATIVE
+            0, "checkpoints `model_<iteration>.pth` that stay on disk, the newest; 0 keeps all", WHOLE
         ),
         "SOLVER.AMP.DTYPE": Key(
             "float16",

@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
-from .ranges import Range, Words
+from .ranges import Allowed
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Key:
 
     default: Any
     meaning: str
-    allowed: Range | Words | None = None
+    allowed: Allowed | None = None
     path: str = ""
     earlier: str = ""
 
@@ -45,9 +45,7 @@ class Key:
             self.allowed.check(f"An entry of {name}", entry)
 
 
-def key(
-    default: object, meaning: str, allowed: Range | Words | None = None, *, path: str = "", earlier: str = ""
-) -> Any:
+def key(default: object, meaning: str, allowed: Allowed | None = None, *, path: str = "", earlier: str = "") -> Any:
     """A :class:`Key` as the value of an annotated class attribute, whose type is that of the setting."""
     return Key(default, meaning, allowed, path, earlier)
 
@@ -142,11 +140,22 @@ def read_key(cfg: CfgNode, name: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check_keys(cfg: CfgNode, section: str) -> None:
+def check_keys(cfg: CfgNode, section: str = "") -> None:
     """Raises ConfigError where a key of a section, such as ``MODEL.DETR``, has a value that is not allowed.
 
-    All are checked, whether or not the chosen parts read them.
+    All are checked, whether or not the chosen parts read them. No section: every declared key.
     """
     for name, declared in declared_keys():
-        if name.startswith(f"{section}."):
+        if not section or name.startswith(f"{section}."):
             declared.check(name, read_key(cfg, name))
+
+
+def flatten(node: dict, prefix: str = "") -> dict[str, object]:
+    """``{"A": {"B": 1}}`` as ``{"A.B": 1}``."""
+    flat: dict[str, object] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -210,6 +210,11 @@ def _sampler(cfg: CfgNode, records: list[dict]) -> Callable[[int], Iterable[int]
         return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
     if name == "RandomSubsetTrainingSampler":
         ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+        if int(len(records) * ratio) < 1:
+            raise DataError(
+                f"DATALOADER.RANDOM_SUBSET_RATIO is {ratio}: of {len(records)} training images none is left. Give "
+                f"{1 / len(records):.2g} or more."
+            )
         return lambda seed: RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
     raise DataError(
         f"DATALOADER.SAMPLER_TRAIN is {name!r}; choose one of: "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
 
+from ..config.spelling import suggest
 from ..errors import DataError
 from .bad_boxes import check_boxes
 from .registration import checks_its_boxes, register_datasets
@@ -38,7 +39,13 @@ def load_records(cfg: CfgNode, test_name: str | None = None) -> list[dict]:
             "environment variable DETECTRON2_DATASETS at the folder that holds them."
         ) from error
     except (AssertionError, ValueError) as error:  # empty, or class names that differ between datasets
-        raise DataError(f"{key}: datasets {', '.join(names)} cannot be used: {error}") from error
+        remedy = ""
+        if filter_empty and "No valid data" in str(error):
+            remedy = (
+                " DATALOADER.FILTER_EMPTY_ANNOTATIONS True leaves out images without objects, and no image is left: "
+                "set it to False, or look at the annotation file."
+            )
+        raise DataError(f"{key}: datasets {', '.join(names)} cannot be used: {error}{remedy}") from error
     if test_name is None and not all(checks_its_boxes(name) for name in names):
         check_boxes(records, cfg.DATASETS.BAD_BOXES, f"{key} {', '.join(names)}")
     return records if cfg.MODEL.MASK_ON else [_without_masks(record) for record in records]
@@ -59,5 +66,6 @@ def _check_registered(names: Sequence[str], key: str) -> None:
         if name not in DatasetCatalog:
             known = ", ".join(sorted(DatasetCatalog))
             raise DataError(
-                f"{key} has {name!r}, which is not registered. Add it to DATASETS.REGISTER. Known: {known}."
+                f"{key} is {tuple(names)!r}: {name!r} is not registered.{suggest(str(name), DatasetCatalog)} Add it to "
+                f"DATASETS.REGISTER. Known: {known}."
             )

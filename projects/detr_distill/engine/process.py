@@ -16,6 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.writing import explain_unwritable, write_atomically
+from ..config.without_effect import keys_without_effect
 from ..errors import ConfigError
 from .run_folder import CONFIG_FILE
 
@@ -41,6 +42,8 @@ def set_up_process(cfg: CfgNode, *, training: bool, command: str = "") -> None:
         raise ConfigError(f"OUTPUT_DIR {explain_unwritable(cfg.OUTPUT_DIR, error)}{where}") from error
     logger.info("Command: %s", command)
     logger.info("%s; process %d of %d", describe_environment(cfg), comm.get_rank() + 1, comm.get_world_size())
+    for words in keys_without_effect(cfg):
+        logger.warning("%s", words)
     if training and comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE)
         write_atomically(path, lambda file: file.write(cfg.dump().encode()))

@@ -53,10 +53,6 @@ class DistillTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # The base class would build its own step, loaders and checkpointer; only its interface is wanted.
         TrainerBase.__init__(self)
-        if cfg.SOLVER.MAX_ITER < 1:
-            raise ConfigError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; it counts training steps, 1 or more.")
-        if cfg.SOLVER.ACCUMULATE < 1:
-            raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts passes of a step, 1 or more.")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # fvcore's scripted losses round differently once torch has fused them: a resumed run would differ in its first
         # iterations.

@@ -13,9 +13,9 @@ from .rules import Rule
 # Keys of a family's forms: transformers, detrex, and the code that the family's authors published.
 TRANSFORMERS, DETREX, OFFICIAL = "transformers", "detrex", "official"
 
-# In the range 0 to 1, RGB: the ImageNet statistics with which all sources train.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
+# Of RGB pixels in the range 0 to 255: the ImageNet statistics with which all sources train.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Settings:
             from layer to layer; None: to be read from the weights. temperature: of the image cells' sine embedding.
         position_offset: of the cells in the sine embedding of networks with levels. logit_epsilon: how far from 0 and 1
             references stay before their logit is taken; 0 where boxes are absolute.
-        image_mean, image_std: in the range 0 to 1, RGB. class_names: empty where unknown.
+        pixel_mean, pixel_std: of pixels in the range 0 to 255, RGB. class_names: empty where unknown.
     """
 
     num_heads: int = 8
@@ -38,8 +38,8 @@ class Settings:
     temperature: float = 10000.0
     position_offset: float = -0.5
     logit_epsilon: float = 0.0
-    image_mean: tuple[float, ...] = IMAGE_MEAN
-    image_std: tuple[float, ...] = IMAGE_STD
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN
+    pixel_std: tuple[float, ...] = PIXEL_STD
     class_names: tuple[str, ...] = ()
 
 
