@@ -20,9 +20,9 @@ from ..config.files import SHIPPED
 from ..data.records import load_records
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
-from ..engine.launch import prepare_datasets
 from ..engine.report import report_user_errors
 from ..engine.run_folder import move_aside
+from ..engine.start import prepare_datasets
 from ..visualization import View, load_samples, pictures, views_of, write_gallery
 from .console import METRICS, results_table
 from .settings import check_comparable, configure, configure_teacher

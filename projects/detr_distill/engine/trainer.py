@@ -114,13 +114,14 @@ class DistillTrainer(DefaultTrainer):
         is_main = comm.is_main_process()
         # Hooks live inside the trainer, so they refer to it weakly.
         trainer = weakref.proxy(self)
-        best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC) if cfg.TEST.BEST_METRIC else None
+        metric, sets = cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
+        best = BestCheckpoint(self.checkpointer, metric, sets) if metric else None
         chosen = [hooks.IterationTimer(), hooks.LRScheduler()]
         if is_main:
             keep = cfg.SOLVER.CHECKPOINT_KEEP or None
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
             chosen.append(hooks.CallbackHook(after_step=_save_student_after_last_step))
-        if cfg.DATASETS.TEST:
+        if sets:
             chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best))
         if is_main:
             chosen.append(hooks.PeriodicWriter(self.build_writers(), period=WRITER_PERIOD))
