@@ -44,6 +44,7 @@ def test_equal_and_unknown_lists_pass():
     check_class_lists(settings(("list_a", "list_a"), ("list_a", "never_registered")))
     check_class_lists(settings(("never_registered",), ("list_fewer",)))
     check_class_lists(settings((), ()))
+    check_class_lists(settings(("list_a",), ()))
 
 
 def test_one_character_is_one_however_it_is_written():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from detr_distill.data import DataError, image_files
-from detr_distill.data.image_files import check_image_files, missing_files
+from detr_distill.data.image_files import check_image_files, missing_files, plain_size
 
 import cv2
 import numpy as np
@@ -39,6 +39,17 @@ def test_every_usual_type_has_a_header(tmp_path, suffix, monkeypatch):
     check_image_files([record(tmp_path / f"a.{suffix}")], "set")
 
 
+def test_plain_headers_are_read_without_pillow(tmp_path, monkeypatch):
+    progressive = cv2.imencode(".jpg", GREY, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    for data in (progressive, *(cv2.imencode(suffix, GREY)[1].tobytes() for suffix in (".png", ".jpg"))):
+        assert plain_size(data) == plain_size(data[:2048]) == (32, 24)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif)
+    for data in (b"", b"\xff\xd8", progressive[:100], b"BM" + progressive, (tmp_path / "a.jpg").read_bytes()):
+        assert plain_size(data) is None
+
+
 @pytest.mark.parametrize(("orientation", "size"), [(1, (32, 24)), (3, (32, 24)), (6, (24, 32)), (8, (24, 32))])
 def test_a_photograph_is_measured_upright(tmp_path, orientation, size):
     exif = Image.Exif()
@@ -70,6 +81,16 @@ def test_a_large_image_is_no_fault(tmp_path, monkeypatch):
     Image.fromarray(GREY).save(data, "png")
     (tmp_path / "a.png").write_bytes(data.getvalue())
     check_image_files([record(tmp_path / "a.png")], "set")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_file_cut_short_is_found_without_its_middle(tmp_path, suffix):
+    """Its header is whole."""
+    noise = np.random.default_rng(0).integers(0, 256, GREY.shape, dtype=np.uint8)
+    data = cv2.imencode(f".{suffix}", noise)[1].tobytes()
+    (tmp_path / f"a.{suffix}").write_bytes(data[:-40])
+    with pytest.raises(DataError, match=rf"a\.{suffix} \(\d+ bytes\) is damaged, cut short"):
+        check_image_files([record(tmp_path / f"a.{suffix}")], "set")
 
 
 def test_a_slow_disk_ends_the_reading(picture):

@@ -113,6 +113,8 @@ def test_more_objects_than_queries_are_counted(made):
     hybrid = {"MODEL.DETR.TRAINING_GROUPS": "('HybridQueries',)", "MODEL.DETR.HYBRID_QUERIES.NUM_QUERIES": 12}
     (warning,) = check_start(settings([train], **hybrid), training=True)
     assert "more than 2 objects" in warning and "Set MODEL.DETR.HYBRID_QUERIES.NUM_QUERIES to 48 or more" in warning
+    (warning,) = check_start(settings([made("few")], [train], **{"MODEL.DETR.NUM_QUERIES": 7}), training=True)
+    assert warning.startswith(f"DATASETS.TEST {train[0]}: 2 of 3 images have more than 7 objects")
     assert check_start(settings([train], **{"MODEL.META_ARCHITECTURE": "FCOS", "MODEL.RETINANET.NUM_CLASSES": 3}),
                        training=True) == []  # fmt: skip
 

@@ -26,14 +26,18 @@ def names_twice(names: Iterable[str]) -> list[str]:
 
 
 def check_class_lists(cfg: CfgNode) -> None:
-    """Compares the sets of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` with the first whose classes can be known.
+    """Compares the sets of ``DATASETS.TRAIN`` and ``DATASETS.TEST``; see :func:`compare_class_lists`."""
+    sets = [("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN]
+    compare_class_lists([*sets, *(("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)])
+
+
+def compare_class_lists(sets: Iterable[tuple[str, str]]) -> None:
+    """Compares sets, each with the key that names it, with the first of them whose classes can be known.
 
     Raises:
         DataError: one names other classes, or the same in another order: a model would learn or be measured by the
             wrong ones. Both files and the lists are shown.
     """
-    sets = [("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN]
-    sets += [("DATASETS.TEST", name) for name in cfg.DATASETS.TEST]
     lists = [(f"{key} {name}", _source(name), class_names(name)) for key, name in sets]
     known = [(title, source, names) for title, source, names in lists if names is not None]
     for title, source, names in known[1:]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import ExifTags, Image
 
 from ..errors import DataError
-from .image import read_image
+from .image import TAIL, has_ending, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ SECONDS = 20.0
 _NAMED = 5  # files that a message lists
 _CHUNK = 256  # files a task
 _THREADS = 8  # a network disk answers many questions at once
+_HEAD = 2048  # bytes that hold the header of most files
 _SIDEWAYS = 5  # EXIF orientations from here on swap width and height
 
 
@@ -98,14 +100,51 @@ def _fault(record: dict) -> str:
 
 
 def _header_fits(path: str, expected: tuple) -> bool:
-    """Whether a file's header tells the expected (width, height) once it is turned upright; no pixel is decoded."""
+    """Whether a whole file's header tells the expected (width, height) once it is turned upright; decodes no pixel."""
     try:
+        head, tail = _read_ends(path)
+        if not has_ending(head + tail):
+            return False
+        if plain_size(head) == expected:
+            return True
         with Image.open(path) as image:
             if image.size == expected:
                 return _orientation(image) < _SIDEWAYS or image.width == image.height
             return image.size == expected[::-1] and _orientation(image) >= _SIDEWAYS
     except Exception:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and others
         return False
+
+
+def _read_ends(path: str) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file."""
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(_HEAD)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return head, file.read(TAIL)
+
+
+def plain_size(head: bytes) -> tuple[int, int] | None:
+    """(width, height) from the first bytes of a PNG or JPEG file; several times as fast as Pillow.
+
+    None where that takes a closer look: another type, a longer header, or one that may say how the image is turned.
+    """
+    if b"Exif" in head or b"eXIf" in head:
+        return None
+    if head[12:16] == b"IHDR":
+        width, height = struct.unpack(">II", head[16:24])
+        return width, height
+    position = 2  # of a JPEG's first segment: 0xFF, its kind, its length
+    while head[:2] == b"\xff\xd8" and position + 9 <= len(head) and head[position] == 0xFF:
+        kind = head[position + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (
+            0xC4,
+            0xC8,
+            0xCC,
+        ):  # a start of frame, not the tables numbered among them
+            height, width = struct.unpack(">HH", head[position + 5 : position + 9])
+            return width, height
+        position += 2 + int.from_bytes(head[position + 2 : position + 4])
+    return None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
 
 from ..errors import DataError
 from .bad_boxes import check_boxes
+from .class_lists import compare_class_lists
 from .registration import checks_its_boxes, register_datasets
 
 
@@ -32,7 +33,9 @@ def load_records(cfg: CfgNode, test_name: str | None = None) -> list[dict]:
     check_registered(names, key)
     filter_empty = test_name is None and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     with _reading(names, key):
-        records = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        # detectron2 would compare the spelling of several class lists character by character.
+        records = get_detection_dataset_dicts(names, filter_empty=filter_empty, check_consistency=len(names) == 1)
+    compare_class_lists((key, name) for name in names)
     if test_name is None and not all(checks_its_boxes(name) for name in names):
         check_boxes(records, cfg.DATASETS.BAD_BOXES, f"{key} {', '.join(names)}")
     return records if cfg.MODEL.MASK_ON else [_without_masks(record) for record in records]
@@ -66,7 +69,7 @@ def _reading(names: Sequence[str], key: str) -> Iterator[None]:
             f"{key}: dataset {', '.join(names)} cannot be loaded: {error}. Put its files there, or point the "
             "environment variable DETECTRON2_DATASETS at the folder that holds them."
         ) from error
-    except (AssertionError, ValueError) as error:  # empty, or class names that differ between datasets
+    except (AssertionError, ValueError) as error:  # such as one without images
         raise DataError(f"{key}: datasets {', '.join(names)} cannot be used: {error}") from error
 
 

@@ -35,7 +35,7 @@ class ObjectLimit:
 def object_limits(cfg: CfgNode) -> list[ObjectLimit]:
     """Of a ``DetrDetector`` and its training groups; denoising queries are as many as there are objects."""
     node = cfg.MODEL.DETR
-    limits = [ObjectLimit("MODEL.DETR.NUM_QUERIES", node.NUM_QUERIES, 1, "a query finds one, the rest are not learned")]
+    limits = [ObjectLimit("MODEL.DETR.NUM_QUERIES", node.NUM_QUERIES, 1, "each query finds one, the rest are missed")]
     hybrid = HybridQueries.read_keys(cfg)
     if "HybridQueries" in node.TRAINING_GROUPS and hybrid["loss_weight"]:
         effect = f"HybridQueries cannot give each of them {hybrid['repeats']} queries"

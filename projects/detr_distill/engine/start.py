@@ -47,7 +47,8 @@ def check_start(cfg: CfgNode, *, training: bool) -> list[str]:
         for found in tested
         if not found.total
     ]
-    return [*_little_to_learn(cfg, trained), *_too_many_objects(cfg, trained), *unmeasured]
+    crowded = [*_too_many_objects(cfg, "DATASETS.TRAIN", trained), *_too_many_objects(cfg, "DATASETS.TEST", tested)]
+    return [*_little_to_learn(cfg, trained), *crowded, *unmeasured]
 
 
 def prepare_datasets(cfg: CfgNode) -> None:
@@ -99,15 +100,16 @@ def _little_to_learn(cfg: CfgNode, trained: Sequence[CheckedSet]) -> list[str]:
     ]
 
 
-def _too_many_objects(cfg: CfgNode, trained: Sequence[CheckedSet]) -> list[str]:
-    """Warnings of images with more objects than queries can find."""
+def _too_many_objects(cfg: CfgNode, key: str, sets: Sequence[CheckedSet]) -> list[str]:
+    """Warnings of images with more objects than queries can find; the training groups' concern training alone."""
     if detector_name(cfg) != "DetrDetector":
         return []
+    limits = object_limits(cfg) if key == "DATASETS.TRAIN" else object_limits(cfg)[:1]
     return [
-        f"DATASETS.TRAIN {found.name}: {found.images_above(limit.objects)} of {found.images} images have more than "
+        f"{key} {found.name}: {found.images_above(limit.objects)} of {found.images} images have more than "
         f"{limit.objects} objects, at most {found.most}; {limit.effect}. Set {limit.key} to {limit.needed(found.most)} "
         "or more."
-        for found in trained
-        for limit in object_limits(cfg)
+        for found in sets
+        for limit in limits
         if found.most > limit.objects
     ]
