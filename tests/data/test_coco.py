@@ -50,6 +50,11 @@ def test_gaps_in_category_ids_and_sub_folders_just_work(write):
     assert records[1]["file_name"].endswith("images/sub/a.jpg")
 
 
+def test_a_file_of_test_images_needs_no_annotations(write):
+    records = load_coco(*write(lambda contents: contents.pop("annotations")), "bare_images")
+    assert [record["annotations"] for record in records] == [[], []]
+
+
 def test_missing_annotation_file(tmp_path):
     with pytest.raises(DataError, match=r"gone\.json cannot be read: No such file.*DATASETS\.REGISTER"):
         load_coco(tmp_path / "gone.json", tmp_path)
@@ -67,7 +72,6 @@ def _set(section, index, key, value):
 
 FAULTS = [
     (lambda contents: contents.pop("images"), r"no 'images' \(found: annotations, categories\)"),
-    (lambda contents: contents.pop("annotations"), "no 'annotations'"),
     (lambda contents: contents.pop("categories"), "no 'categories'"),
     (lambda contents: contents["categories"].clear(), "no 'categories'"),
     (lambda contents: contents["images"][1].pop("width"), r"entry of 'images' lacks 'width': .*sub/a\.jpg"),

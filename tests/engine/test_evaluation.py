@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from detr_distill.config.build import build_config
+from detr_distill.engine.best_metric import metric_names
 from detr_distill.engine.device import choose_device
 from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
 from detr_distill.engine.hooks import BestCheckpoint
@@ -173,6 +174,54 @@ def test_evaluation_is_periodic_and_final_and_the_best_is_kept(tmp_path):
     assert results == {"iteration": 7, "datasets": {"toy": {"bbox": {"AP": 20.0, "APl": None}}}}
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert lines[-1]["bbox/AP"] == 20.0
+
+
+def two_sets(first, second):
+    """What an evaluation of the sets ``a`` and ``b`` gives."""
+    return {"a/bbox/AP": first, "b/bbox/AP": second, "b/bbox/AP50": second / 2}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("bbox/AP", 3.0), ("b/bbox/AP", 9.0), ("bbox/AP50", 4.5), ("a/bbox/AP50", None), ("bbox/APl", None)],
+)
+def test_one_of_several_sets_decides_what_is_best(tmp_path, metric, value, caplog):
+    caplog.set_level("INFO")
+    trainer = toy_trainer(toy_config(tmp_path))
+    best = BestCheckpoint(trainer.checkpointer, metric, ["a", "b"])
+    for iteration, metrics in enumerate([two_sets(3.0, 8.0), two_sets(2.0, 9.0)]):
+        best(metrics, iteration)
+    assert (tmp_path / "model_best.pth").exists() == (value is not None)
+    assert caplog.text.count(f"TEST.BEST_METRIC {metric} was not computed") == (value is None)
+    if value is not None:
+        name = metric if metric in two_sets(0, 0) else f"{'a' if metric == 'bbox/AP' else 'b'}/{metric}"
+        record = json.loads((tmp_path / "model_best.json").read_text())
+        assert (record["metric"], record["value"]) == (name, value)
+        assert caplog.text.count(f"the highest {name}; TEST.BEST_METRIC can name") == (name != metric)
+
+
+def test_another_set_starts_its_own_record(tmp_path):
+    """A value of the set ``a`` says nothing of how good a checkpoint is on ``b``."""
+    trainer = toy_trainer(toy_config(tmp_path))
+    BestCheckpoint(trainer.checkpointer, "bbox/AP", ["a", "b"])(two_sets(30.0, 4.0), 0)
+    resumed = BestCheckpoint(trainer.checkpointer, "bbox/AP", ["b", "a"])
+    resumed(two_sets(20.0, 5.0), 1)
+    assert resumed.best_value("b/bbox/AP") == 5.0 and resumed.best_value("a/bbox/AP") == -np.inf
+
+
+def test_the_only_set_may_be_named():
+    assert metric_names("bbox/AP", ["a"]) == metric_names("bbox/AP", []) == ["bbox/AP"]
+    assert metric_names("a/bbox/AP", ["a"]) == ["a/bbox/AP", "bbox/AP"]
+
+
+def test_a_set_without_annotations_is_predicted_for(dataset_name, tmp_path):
+    file = Path(MetadataCatalog.get(dataset_name).json_file)
+    content = json.loads(file.read_text())
+    del content["annotations"]
+    file.write_text(json.dumps(content))
+    assert predict(BoxEvaluator(dataset_name, output_dir=str(tmp_path)), {1: ([[0.0, 0.0, 9.0, 9.0]], [1])}) == {}
+    (written,) = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert (written["image_id"], written["category_id"], written["bbox"]) == (1, 7, [0.0, 0.0, 9.0, 9.0])
 
 
 def test_period_zero_evaluates_at_the_end(tmp_path):

@@ -16,8 +16,8 @@ from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
 from ..engine import DistillTrainer, build_config
 from ..engine.device import choose_device
-from ..engine.launch import prepare_datasets
 from ..engine.report import report_user_errors
+from ..engine.start import prepare_datasets
 from ..errors import ConfigError
 from ..visualization import Sample, load_samples, views_of, write_gallery
 from ..visualization.gallery import SCORE, SURE

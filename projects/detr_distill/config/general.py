@@ -61,6 +61,10 @@ declare(
             'with `SOLVER.AMP.ENABLED True`: `"float16"` (loss scaling, CUDA only) or `"bfloat16"`',
             Words("float16", "bfloat16"),
         ),
-        "TEST.BEST_METRIC": Key("bbox/AP", "metric whose highest value keeps `model_best.pth`; empty keeps none"),
+        "TEST.BEST_METRIC": Key(
+            "bbox/AP",
+            "metric whose highest value keeps `model_best.pth`; empty keeps none. With several test sets it is of the "
+            'first that has it; `"NAME/bbox/AP"` names another',
+        ),
     },
 )

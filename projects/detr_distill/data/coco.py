@@ -47,6 +47,8 @@ def load_coco(
     """
     path = str(annotation_file)
     contents = _read_json(path)
+    # A file of test images has none, as COCO's test-dev: there is nothing to learn or to measure by, only to predict.
+    contents.setdefault("annotations", [])
     _check_entries(path, contents)
     _check_references(path, contents)
     _check_images(path, str(image_folder), [image["file_name"] for image in contents["images"]])

@@ -15,7 +15,7 @@ FORMATS = ("BGR", "RGB")
 
 # First bytes of a file type, and the bytes that end every complete file of it.
 _ENDINGS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
-_TAIL = 64  # bytes searched for the ending: some writers pad the file
+TAIL = 64  # bytes searched for the ending: some writers pad the file
 
 
 def read_image(path: str, format: str = "BGR") -> np.ndarray:
@@ -35,7 +35,7 @@ def read_image(path: str, format: str = "BGR") -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         image = _read_strictly(path, data)  # a type that OpenCV was built without, or no image at all
-    elif not _has_ending(data):
+    elif not has_ending(data):
         _read_strictly(path, data)  # OpenCV 4 fills what is missing with grey and says nothing
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
 
@@ -55,9 +55,9 @@ def _read_bytes(path: str) -> bytes:
     return data
 
 
-def _has_ending(data: bytes) -> bool:
+def has_ending(data: bytes) -> bool:
     """False when a JPEG or PNG file lacks its end marker; True for every other type."""
-    return all(not data.startswith(start) or end in data[-_TAIL:] for start, end in _ENDINGS)
+    return all(not data.startswith(start) or end in data[-TAIL:] for start, end in _ENDINGS)
 
 
 def _read_strictly(path: str, data: bytes) -> np.ndarray:

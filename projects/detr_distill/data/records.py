@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
@@ -10,6 +11,7 @@ from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
 from ..config.spelling import suggest
 from ..errors import DataError
 from .bad_boxes import check_boxes
+from .class_lists import compare_class_lists
 from .registration import checks_its_boxes, register_datasets
 
 
@@ -29,26 +31,53 @@ def load_records(cfg: CfgNode, test_name: str | None = None) -> list[dict]:
     register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
     key = "DATASETS.TRAIN" if test_name is None else "DATASETS.TEST"
     names = tuple(cfg.DATASETS.TRAIN) if test_name is None else (test_name,)
-    _check_registered(names, key)
+    check_registered(names, key)
     filter_empty = test_name is None and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    with _reading(names, key):
+        # detectron2 would compare the spelling of several class lists character by character.
+        records = get_detection_dataset_dicts(names, filter_empty=filter_empty, check_consistency=len(names) == 1)
+    compare_class_lists((key, name) for name in names)
+    if test_name is None and not all(checks_its_boxes(name) for name in names):
+        check_boxes(records, cfg.DATASETS.BAD_BOXES, f"{key} {', '.join(names)}")
+    return records if cfg.MODEL.MASK_ON else [_without_masks(record) for record in records]
+
+
+def load_set(cfg: CfgNode, name: str, key: str) -> list[dict]:
+    """All dataset dicts of one registered set, the boxes of a training set checked; see :func:`load_records`.
+
+    Args:
+        cfg: its ``DATASETS.REGISTER`` has been registered. name: of the set. key: that names it.
+
+    Raises:
+        DataError: the set lacks files, has no image, or has bad boxes.
+    """
+    with _reading((name,), key):
+        records = DatasetCatalog.get(name)
+    if not records:
+        raise DataError(f"{key}: dataset {name} has no image. Take it out, or name a set that has some.")
+    if key == "DATASETS.TRAIN" and not checks_its_boxes(name):
+        check_boxes(records, cfg.DATASETS.BAD_BOXES, f"{key} {name}")
+    return records
+
+
+@contextlib.contextmanager
+def _reading(names: Sequence[str], key: str) -> Iterator[None]:
+    """Within, what detectron2 finds wrong with sets is a DataError."""
     try:
-        records = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        yield
     except OSError as error:
         raise DataError(
             f"{key}: dataset {', '.join(names)} cannot be loaded: {error}. Put its files there, or point the "
             "environment variable DETECTRON2_DATASETS at the folder that holds them."
         ) from error
-    except (AssertionError, ValueError) as error:  # empty, or class names that differ between datasets
+    except (AssertionError, ValueError) as error:  # such as one without images
         remedy = ""
-        if filter_empty and "No valid data" in str(error):
+        if "No valid data" in str(error):
             remedy = (
                 " DATALOADER.FILTER_EMPTY_ANNOTATIONS True leaves out images without objects, and no image is left: "
                 "set it to False, or look at the annotation file."
             )
         raise DataError(f"{key}: datasets {', '.join(names)} cannot be used: {error}{remedy}") from error
-    if test_name is None and not all(checks_its_boxes(name) for name in names):
-        check_boxes(records, cfg.DATASETS.BAD_BOXES, f"{key} {', '.join(names)}")
-    return records if cfg.MODEL.MASK_ON else [_without_masks(record) for record in records]
 
 
 def _without_masks(record: dict) -> dict:
@@ -59,7 +88,8 @@ def _without_masks(record: dict) -> dict:
     return {**record, "annotations": slim}
 
 
-def _check_registered(names: Sequence[str], key: str) -> None:
+def check_registered(names: Sequence[str], key: str) -> None:
+    """Raises DataError where a key names no set, or one that is not registered."""
     if not names:
         raise DataError(f"{key} is empty. Name a dataset, such as digits_train or coco_2017_train.")
     for name in names:

@@ -21,9 +21,9 @@ from ..data.records import load_records
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
 from ..engine.folder_lock import locked
-from ..engine.launch import prepare_datasets
 from ..engine.moving import move_aside
 from ..engine.report import report_user_errors
+from ..engine.start import prepare_datasets
 from ..visualization import View, load_samples, pictures, views_of, write_gallery
 from .console import METRICS, results_table
 from .settings import check_comparable, configure, configure_teacher

@@ -31,14 +31,19 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Raises:
         ConfigError: the dataset is not in COCO format.
     """
+    check_evaluator(dataset_name)
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name.replace(os.sep, "_"))
+    return BoxEvaluator(dataset_name, output_dir=folder)
+
+
+def check_evaluator(dataset_name: str) -> None:
+    """Raises ConfigError where a registered dataset is not in COCO format."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
     if kind != "coco":
         raise ConfigError(
             f'DATASETS.TEST: "{dataset_name}" has evaluator type "{kind}", only "coco" is supported. '
             "Register the set in COCO format with DATASETS.REGISTER."
         )
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name.replace(os.sep, "_"))
-    return BoxEvaluator(dataset_name, output_dir=folder)
 
 
 class BoxEvaluator(COCOEvaluator):

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detectron2.engine import HookBase
@@ -18,6 +18,7 @@ from ..checkpoint.checkpointer import BEST, FINAL, SafeCheckpointer
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.writing import write_atomically
 from ..errors import CheckpointError
+from .best_metric import KEY, metric_names
 
 logger = logging.getLogger(__name__)
 
@@ -107,42 +108,60 @@ class BestCheckpoint:
     The value lives in ``model_best.json`` beside the weights: a resumed run goes on with it, whatever was lost.
 
     Args:
-        checkpointer: writes. metric: flat name, such as ``bbox/AP``.
+        checkpointer: writes. metric: flat name, such as ``bbox/AP``; with several test sets it is of the first that has
+            it, unless it starts with a set's name, ``name/bbox/AP``. test_sets: in the order of their evaluation.
     """
 
-    def __init__(self, checkpointer: SafeCheckpointer, metric: str):
+    def __init__(self, checkpointer: SafeCheckpointer, metric: str, test_sets: Sequence[str] = ()):
         self._checkpointer = checkpointer
         self._metric = metric
         self._record = Path(checkpointer.save_dir) / f"{BEST}.json"
+        self._names = metric_names(metric, test_sets)
+        self._has_spoken = False
 
     def __call__(self, metrics: dict[str, float], iteration: int) -> None:
-        value = metrics.get(self._metric)
-        if value is None:
-            logger.warning("TEST.BEST_METRIC %s was not computed; there are: %s", self._metric, ", ".join(metrics))
+        name = next((name for name in self._names if name in metrics), None)
+        self._say_once(name, metrics)
+        if name is None:
             return
-        if not math.isfinite(value) or value <= self.best_value():
+        value = metrics[name]
+        if not math.isfinite(value) or value <= self.best_value(name):
             return
         # Weights first: if we are stopped in between, the next evaluation of the same weights writes both again.
-        record = {"metric": self._metric, "value": float(value), "iteration": iteration}
+        record = {"metric": name, "value": float(value), "iteration": iteration}
         self._checkpointer.save_untagged(BEST, best=record)
         write_atomically(self._record, lambda file: file.write(json.dumps(record).encode()))
-        logger.info("Best %s so far: %.4f at iteration %d, kept as model_best.pth", self._metric, value, iteration)
+        logger.info("Best %s so far: %.4f at iteration %d, kept as model_best.pth", name, value, iteration)
 
-    def best_value(self) -> float:
-        """Of this run so far; minus infinity before the first evaluation."""
+    def best_value(self, name: str = "") -> float:
+        """Of this run so far, by a metric's full name, or the configured one; minus infinity before the first."""
+        name = name or self._metric
         try:
             record = json.loads(self._record.read_text())
-            return float(record["value"]) if record["metric"] == self._metric else -math.inf
+            return float(record["value"]) if record["metric"] == name else -math.inf
         except FileNotFoundError:
             return -math.inf
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read (%s): taking what %s.pth says of itself.", self._record, error, BEST)
-        return self._value_of_weights()
+        return self._value_of_weights(name)
 
-    def _value_of_weights(self) -> float:
+    def _value_of_weights(self, name: str) -> float:
         try:
             record = read_checkpoint(self._record.with_suffix(".pth")).get("best", {})
         except CheckpointError as error:
             logger.warning("%s", error)
             return -math.inf
-        return record["value"] if record.get("metric") == self._metric else -math.inf
+        return record["value"] if record.get("metric") == name else -math.inf
+
+    def _say_once(self, name: str | None, metrics: dict[str, float]) -> None:
+        """Which set decides, where the configuration leaves it to their order, or that none does."""
+        if self._has_spoken:
+            return
+        self._has_spoken = True
+        if name is None:
+            computed = ", ".join(metrics) or "none"
+            logger.warning(
+                "%s %s was not computed, so no checkpoint is the best; there are: %s", KEY, *(self._metric, computed)
+            )
+        elif name.endswith(f"/{self._metric}"):
+            logger.info("model_best.pth has the highest %s; %s can name that of another test set.", name, KEY)

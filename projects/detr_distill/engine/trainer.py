@@ -112,7 +112,8 @@ class DistillTrainer(DefaultTrainer):
         is_main = comm.is_main_process()
         # Hooks live inside the trainer, so they refer to it weakly.
         trainer = weakref.proxy(self)
-        best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC) if cfg.TEST.BEST_METRIC else None
+        metric, sets = cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
+        best = BestCheckpoint(self.checkpointer, metric, sets) if metric else None
         chosen = [hooks.IterationTimer(), hooks.LRScheduler()]
         if is_main:
             keep = cfg.SOLVER.CHECKPOINT_KEEP or None
@@ -122,7 +123,7 @@ class DistillTrainer(DefaultTrainer):
             chosen.append(hooks.PeriodicWriter(metrics, period=WRITER_PERIOD))
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
             chosen.append(FinalFiles(self.checkpointer, STUDENT_FILE))
-        if cfg.DATASETS.TEST:
+        if sets:
             evaluated = functools.partial(was_evaluated, os.path.join(cfg.OUTPUT_DIR, METRICS_FILE))
             chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best, evaluated))
         if is_main:

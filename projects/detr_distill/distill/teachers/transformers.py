@@ -23,7 +23,7 @@ from ...detr.preprocess import pad_images
 from ...errors import CheckpointError, ConfigError
 from ...registry import TEACHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput
-from ..classes import match_classes
+from ..classes import NAMES_KEY, known_names, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
 from .base import CLASS_NAMES, WEIGHTS
@@ -85,14 +85,17 @@ class TransformersDetector(HiddenDetector):
             raise ConfigError(f"{KEY} is empty; TransformersDetector takes a folder of transformers. Name it.")
         folder = open_folder(cfg.MODEL.DISTILL.TEACHER.WEIGHTS, KEY)
         detector = load_model(folder)
-        labels = detector.config.id2label
-        names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or [labels[index] for index in sorted(labels)]
-        known = not all(name.startswith("LABEL_") for name in names)
+        labels, given = detector.config.id2label, list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
+        names = given or known_names([labels[index] for index in sorted(labels)])
+        source = NAMES_KEY if given else f"id2label of {folder / 'config.json'}"
+        student_names = training_class_names(cfg)
         own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
+        classes = match_classes(student_names, names, own_count, len(labels), source)
+        report_pairing(classes, student_names, names)
         return {
             **cls.read_keys(cfg),
             "detector": detector,
-            "classes": match_classes(training_class_names(cfg), names if known else None, own_count, len(labels)),
+            "classes": classes,
             "flip_channels": cfg.INPUT.FORMAT == "BGR",
             "activation": ACTIVATIONS[detector.config.model_type],
             **find_preprocessing(folder),

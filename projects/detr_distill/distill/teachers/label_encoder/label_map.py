@@ -80,6 +80,10 @@ class LabelMapEncoder(Teacher):
             self.requires_grad_(False)
 
     @classmethod
+    def check_files(cls, cfg: CfgNode) -> None:
+        find_weights(cfg)
+
+    @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
         channels, strides = student.feature_channels, student.feature_strides
         if len(strides) < len(channels) or len(set(channels.values())) > 1 or not _are_pyramid(list(strides.values())):
