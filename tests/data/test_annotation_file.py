@@ -117,6 +117,19 @@ def test_class_names_need_nothing_else(tmp_path):
         read_class_names(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"info": {"about": "\\"categories\\""}, "categories" : [{"id": 1, "name": "a"}]}',
+        '{"info": "categories", "categories": [{"id": 1, "name": "a"}], "images": 3}',
+        '{"categories":\n [{"id": 1, "name": "a"}], "images": ',  # what follows is for those who need it
+    ],
+)
+def test_class_names_are_found_wherever_they_stand(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    assert read_class_names(tmp_path / "a.json") == ("a",)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_garbage_collector_is_on_again(read, fails):
     if fails:

@@ -5,7 +5,7 @@ import logging
 from detr_distill.data import DataError, load_coco
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 CONTENTS = {
@@ -101,6 +101,18 @@ def test_no_segmentation_costs_an_object(write, segmentation):
     records = load_coco(*write(_set("annotations", 1, "segmentation", segmentation)))
     assert [item["id"] for item in records[0]["annotations"]] == [1, 7, 8]
     assert all("segmentation" not in item for item in records[0]["annotations"])
+
+
+def test_the_built_in_sets_are_read_by_the_same_reader(write, monkeypatch):
+    path, images = write(_set("annotations", 1, "segmentation", [[1, 2]]))
+    metadata = MetadataCatalog.get("coco_2017_val_100")
+    names = {"thing_classes": ["dog", "owl", "cat"], "thing_dataset_id_to_contiguous_id": {3: 0, 17: 1, 90: 2}}
+    for key, value in {"json_file": str(path), "image_root": str(images), **names}.items():
+        monkeypatch.setitem(vars(metadata), key, value)
+    assert [item["id"] for item in DatasetCatalog.get("coco_2017_val_100")[0]["annotations"]] == [1, 7, 8]
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        DatasetCatalog.get("coco_2017_val_100")
 
 
 def test_a_set_cannot_change_its_classes(write):

@@ -28,7 +28,7 @@ from .annotation_fields import (
     to_text,
     to_whole,
 )
-from .annotation_text import SECTIONS, collector_off, read_contents
+from .annotation_text import SECTIONS, collector_off, read_contents, read_section
 
 _WHOLE, _TEXT = frozenset({int}), frozenset({str})
 _ID = "a whole number or a text"
@@ -131,7 +131,7 @@ def read_annotation_file(path: str | os.PathLike) -> AnnotationFile:
 
 
 def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
-    """Class names of a COCO-format annotation file in the order of their ids, without a look at anything else.
+    """Class names of a COCO-format annotation file in the order of their ids, without reading anything else.
 
     Raises:
         DataError: the file is missing or not COCO's format.
@@ -139,7 +139,7 @@ def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
     path = os.fspath(annotation_file)
     with collector_off():
         findings = Findings(path)
-        categories = _section(read_contents(path), "categories", findings)
+        categories = _section(read_section(path, "categories"), "categories", findings)
         findings.stop_at_faults()
         _read_fields(_CATEGORIES, categories, findings)
         findings.stop_at_faults()

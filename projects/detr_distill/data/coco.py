@@ -25,7 +25,7 @@ def load_coco(
     annotation_file: str | os.PathLike,
     image_folder: str | os.PathLike,
     name: str | None = None,
-    bad_boxes: str = "error",
+    bad_boxes: str | None = "error",
 ) -> list[dict]:
     """Loads a COCO-format dataset after checking the annotation file and that every image file is there.
 
@@ -34,7 +34,8 @@ def load_coco(
         image_folder: folder to which the file names in the annotation file are relative.
         name: the dataset's registered name, whose metadata gets the class names and the mapping of category ids
             to 0, 1, ...; None leaves the category ids as they are in the file.
-        bad_boxes: see ``bad_boxes.check_boxes``.
+        bad_boxes: see ``bad_boxes.check_boxes``; None leaves boxes as they are, unless the whole file is in another
+            convention.
 
     Returns:
         Dicts in detectron2's dataset format, in the order of the image ids; every annotation keeps its ``id``, and its
@@ -43,7 +44,8 @@ def load_coco(
     Raises:
         DataError: a file is missing, the annotation file is not COCO's format or contradicts itself, or has bad boxes.
     """
-    check_policy(bad_boxes)
+    if bad_boxes is not None:
+        check_policy(bad_boxes)
     source = f"Annotation file {annotation_file}"
     with collector_off():
         file = read_annotation_file(annotation_file)
@@ -52,7 +54,8 @@ def load_coco(
         _check_images(file.path, str(image_folder), [image["file_name"] for image in file.images])
         records, boxes = _records(file, str(image_folder), _class_indices(file, name))
         if file.annotated:
-            check_object_boxes(records, boxes, bad_boxes, source)
+            if bad_boxes is not None:
+                check_object_boxes(records, boxes, bad_boxes, source)
             check_areas(file, source)
     return records
 
