@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One bad input: its name, a call that must raise (given an empty folder), and a regular expression of its error."""
+    """One bad input: its name, a call that must raise (given an empty folder), and a pattern of its error."""
 
     name: str
     call: Callable[[Path], object]

@@ -5,13 +5,15 @@ import math
 from pathlib import Path
 
 from detr_distill.config.build import build_config
+from detr_distill.data.annotation_file import read_annotation_file
 from detr_distill.engine.best_metric import metric_names
 from detr_distill.engine.device import choose_device
 from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
+from detr_distill.engine.evaluation import ground_truth as measured
 from detr_distill.engine.hooks import BestCheckpoint
 from detr_distill.engine.launch import argument_parser
 from detr_distill.engine.results import write_results
-from detr_distill.errors import ConfigError
+from detr_distill.errors import ConfigError, DataError
 
 import numpy as np
 import pytest
@@ -33,7 +35,9 @@ def ground_truth(random, images=12):
                 {**entry, "id": len(annotations) + 1, "area": width * height, "iscrowd": int(random.random() < 0.1)}
             )
     return {
-        "images": [{"id": image, "width": 200, "height": 200} for image in range(1, images + 1)],
+        "images": [
+            {"id": image, "file_name": f"{image}.jpg", "width": 200, "height": 200} for image in range(1, images + 1)
+        ],
         "categories": [{"id": number, "name": str(number)} for number in CATEGORIES],
         "annotations": annotations,
     }
@@ -303,3 +307,48 @@ def test_annotations_numbered_from_zero_and_without_area(fast):
     result = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}
     assert evaluate_boxes(dataset, [result], fast=fast).stats[0] == pytest.approx(1.0)
     assert dataset["annotations"][0]["id"] == 0, "the data set itself stays"
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("form", [lambda id: id + 2**60, lambda id: -id, lambda id: f"{id:03d}.jpg"])
+def test_ids_of_any_kind_give_the_same_numbers(fast, form):
+    random = np.random.default_rng(1)
+    dataset = ground_truth(random)
+    results = noisy_results(random, dataset)
+    expected = evaluate_boxes(dataset, results, fast=fast, image_ids=[2, 3, 5]).stats
+    for items, key in ((dataset["images"], "id"), (dataset["annotations"], "image_id"), (results, "image_id")):
+        for item in items:
+            item[key] = form(item[key])
+    stats = evaluate_boxes(dataset, results, fast=fast, image_ids=[form(id) for id in (2, 3, 5)]).stats
+    np.testing.assert_allclose(stats[:12], expected[:12], atol=1e-12)
+    assert expected[0] > 0
+
+
+def test_predictions_of_other_images_are_named(dataset_name):
+    with pytest.raises(DataError, match=r"does not hold: ids 77\. Evaluate on the file"):
+        predict(BoxEvaluator(dataset_name), {77: ([[0.0, 0.0, 9.0, 9.0]], [0])})
+
+
+@pytest.mark.parametrize("value", [None, "", -1, 0, "text"])
+def test_areas_that_a_file_lacks_are_measured(dataset_name, value):
+    path = Path(MetadataCatalog.get(dataset_name).json_file)
+    content = json.loads(path.read_text())
+    right = [item["area"] for item in content["annotations"]]
+    for item in content["annotations"]:
+        item["area"] = value
+    item = content["annotations"][0]
+    x, y, width, height = item["bbox"] = [10, 10, 40, 30]
+    item["segmentation"] = [[x, y, x + width, y, x, y + height]]
+    path.write_text(json.dumps(content))
+    truth = measured(read_annotation_file(path))["annotations"]
+    assert truth[0]["area"] == pytest.approx(40 * 30 / 2, rel=0.05)
+    assert [item["area"] for item in truth[1:]] == right[1:]
+
+
+def test_a_file_without_annotations_is_not_evaluated(dataset_name, tmp_path):
+    path = Path(MetadataCatalog.get(dataset_name).json_file)
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    assert predict(BoxEvaluator(dataset_name, str(tmp_path)), {1: ([[0.0, 0.0, 9.0, 9.0]], [0])}) == {}
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 1

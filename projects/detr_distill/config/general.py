@@ -12,7 +12,7 @@ declare(
         "DATASETS.BAD_BOXES": Key(
             "error",
             'boxes without area or outside their image: `"error"` names them and stops, `"fix"` cuts them to the '
-            "image, drops those without area, and warns",
+            "image, drops those without area, and warns. More than 5 % outside are refused: another convention",
             Words("error", "fix"),
         ),
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Key(

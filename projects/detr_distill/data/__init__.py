@@ -2,6 +2,7 @@
 
 from ..errors import DataError
 from .bad_boxes import check_boxes
+from .builtin_coco import register_builtin_coco
 from .coco import load_coco
 from .digit_pictures import CANVAS, draw_picture
 from .digits import build_digits, prepare, register_digits, split_samples
@@ -34,3 +35,4 @@ __all__ = [
 ]
 
 register_digits()
+register_builtin_coco()

@@ -72,7 +72,8 @@ def check_set(cfg: CfgNode, name: str, key: str) -> CheckedSet:
     start = time.monotonic()
     prepare(name)
     metadata = MetadataCatalog.get(name).as_dict()
-    settings = (key, cfg.DATASETS.BAD_BOXES, cfg.MODEL.MASK_ON, os.path.abspath(metadata.get("image_root") or "."))
+    masks = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else ""
+    settings = (key, cfg.DATASETS.BAD_BOXES, masks, os.path.abspath(metadata.get("image_root") or "."))
     file = entry_file(metadata["json_file"], settings) if metadata.get("json_file") else None
     found = None if file is None else _from_entry(name, read_entry(file))
     if found is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import DatasetFromList
 from detectron2.data.samplers import (
     InferenceSampler,
     RandomSubsetTrainingSampler,
@@ -21,14 +21,14 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, get_worker_info
 
 from ..errors import DataError
-from .mapper import DetrDatasetMapper
+from .mapper import DetrDatasetMapper, PillowDatasetMapper
 from .records import load_records
 from .stream import Position, SeededDataset, batches_of
 from .transport import pack, unpack
 
 Mapper = Callable[[dict], dict]
 
-_MAPPERS = {"detr": DetrDatasetMapper, "detectron2": DatasetMapper}
+_MAPPERS = {"detr": DetrDatasetMapper, "detectron2": PillowDatasetMapper}
 
 
 class TrainLoader:
