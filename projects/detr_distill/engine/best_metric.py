@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from ..config.build import suggest
+from ..config.spelling import suggest
 from ..data import class_names
 from ..errors import ConfigError
 
