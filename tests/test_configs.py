@@ -56,6 +56,24 @@ def test_every_run_has_a_folder_of_its_own():
     assert not shared
 
 
+TAUGHT = [file for file in CONFIGS if file.parent.name in ("lgd", "sssd") and not file.stem.endswith("_plain")]
+
+
+@pytest.mark.parametrize("file", TAUGHT, ids=short_name)
+def test_the_recipes_of_lgd_and_sssd_clip_and_clamp_as_published(file):
+    """Each entry of a gradient at 1, of the student and of the label encoder; corners at the last pixel."""
+    cfg = read(file)
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "value", 1.0)
+    assert cfg.MODEL.DISTILL.LABEL_ENCODER.CLAMP_CORNERS
+
+
+def test_fcos_weighs_its_boxes_where_the_published_numbers_are_quoted():
+    names = {f"{folder}/fcos_{depth}" for folder in ("lgd", "sssd") for depth in ("r50", "r101")}
+    names |= {"lgd/fcos_r50_plain", "lgd/fcos_r101_plain"}
+    assert {short_name(file) for file in CONFIGS if read(file).MODEL.FCOS.CENTERNESS_WEIGHTS} == names
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=short_name)
 def test_it_builds(file):
     """At full size, without the drawing of random weights, which takes most of the time."""

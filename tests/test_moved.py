@@ -8,6 +8,7 @@ import sys
 import types
 import unittest.mock
 import warnings
+from pathlib import Path
 
 from detr_distill import moved
 
@@ -150,3 +151,29 @@ def test_a_program_may_start_with_an_earlier_module():
 def test_the_finder_is_put_up_once():
     moved.install()
     assert len([finder for finder in sys.meta_path if isinstance(finder, moved.MovedFinder)]) == 1
+
+
+EARLIER = [line.split() for line in (Path(__file__).parent / "earlier_names.txt").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("line", EARLIER, ids=lambda line: line[0])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_functions_and_classes_are_found_under_their_earlier_names(line):
+    module = importlib.import_module(f"{PACKAGE}.{line[0]}")
+    assert not [name for name in line[1:] if not callable(getattr(module, name))]
+
+
+@pytest.mark.parametrize("name", moved._GONE)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_is_gone_says_what_takes_its_place(name):
+    module, _, attribute = name.rpartition(".")
+    with pytest.raises(AttributeError, match=f"{attribute} is gone. Use "):
+        getattr(importlib.import_module(f"{PACKAGE}.{module}"), attribute)
+
+
+def test_everything_of_an_earlier_module_at_once(imported_anew):
+    with pytest.warns(FutureWarning):
+        module = imported_anew("detr.decoder")
+    found: dict[str, object] = {}
+    exec("from detr_distill.detr.decoder import *", found)
+    assert found["Decoder"] is module.Decoder and "Decoder" in dir(module)

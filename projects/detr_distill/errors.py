@@ -21,3 +21,7 @@ class NonFiniteError(DetrDistillError):
 
 class DataError(DetrDistillError):
     """Something is wrong with a dataset or with a setting that selects one."""
+
+
+class OutputError(DetrDistillError, OSError):
+    """A file that cannot be written: no room on its disk, no permission, or no place for a file."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from detectron2.utils.events import get_event_storage
 
 from .errors import ConfigError
+from .moved import renamed
+
+__getattr__ = renamed(__name__, {})
 
 
 def trainer_iteration() -> int | None:

@@ -15,6 +15,7 @@ PACKAGE = __name__.rpartition(".")[0]
 # Earlier module, and where its content is now, below the package; several where it was divided.
 _TABLE = """
 checkpoint.importing.label_book checkpoint.importing.label_embedding
+config_distill config.defaults
 detr.adamixer detr.layers.adamixer
 detr.assignment detr.supervision.assignment
 detr.attention detr.layers.attention detr.layers.feed_forward
@@ -54,7 +55,7 @@ detr.smca detr.layers.smca
 distill.dense_predictions convolutional.predictions
 distill.detections convolutional.detections distill.students.earlier
 distill.ema_teacher distill.teachers.ema
-distill.feature_pairs distill.losses.map_pairs
+distill.feature_pairs distill.losses.map_pairs distill.losses.map_loss
 distill.frozen distill.teachers.frozen config.files distill.teachers.none distill.teachers.configuration
 distill.inference_form distill.teachers.inference_form
 distill.label_descriptor distill.teachers.label_encoder.descriptor
@@ -65,8 +66,8 @@ distill.label_regions distill.teachers.label_encoder.regions structures.regions
 distill.layers distill.matchers.layer_pairs
 distill.levels structures.levels
 distill.loss_attention distill.losses.attention
-distill.loss_base distill.losses.base
-distill.loss_feature distill.losses.feature
+distill.loss_base distill.losses.base distill.losses.pair_loss
+distill.loss_feature distill.losses.feature distill.losses.feature_parts
 distill.loss_focal_global distill.losses.focal_global
 distill.loss_levels distill.losses.map_loss
 distill.loss_masked_generation distill.losses.masked_generation
@@ -79,6 +80,7 @@ distill.query_general distill.matchers.general
 distill.query_matchers distill.matchers.base distill.matchers.adaptive distill.matchers.fixed
 distill.query_overlap distill.matchers.overlap
 distill.second_run distill.students.second_run
+distill.settings config.ranges
 distill.target_masks distill.losses.target_masks
 distill.transformers_teacher distill.teachers.transformers
 engine.configuration engine.device config.build
@@ -89,6 +91,24 @@ ranges config.ranges
 visualization.console demo.console
 """
 MOVED = {words[0]: tuple(words[1:]) for line in _TABLE.splitlines() if (words := line.split())}
+
+# What is no more, and what takes its place.
+_GONE = {
+    "data.stream.seed_globally": "detr_distill.randomness.seed_step",
+    "detr.preprocess.labels_of": "detr_distill.detr.preprocess.read_ground_truth",
+    "detr.preprocess.normalised_targets": "detr_distill.detr.preprocess.read_ground_truth",
+    "detr.settings.check_settings": "detr_distill.config.keys.check_keys",
+    "distill.detections.read_detections": "detr_distill.distill.students.student_of(detector).know",
+    "distill.feature_pairs.read_boxes": "StudentStep.ground_truth",
+    "distill.frozen.read_knowledge": "detr_distill.distill.students.student_of(detector).know",
+    "distill.levels.select_rows": "detr_distill.structures.rows.take_rows",
+    "distill.target_masks.choose_projection": "Teacher.read_projection",
+    "distill.label_descriptor.pad_boxes": "detr_distill.detr.preprocess.read_ground_truth",
+    "distill.query_matchers.shared_classes": "Teacher.classes",
+    "distill.settings.check_settings": "detr_distill.config.keys.check_keys",
+    "iteration.current_iteration": "an argument, model(inputs, iteration=n): outside of detectron2's trainer nobody "
+    "else knows it",
+}
 
 # Module: earlier names of what it has, and present ones.
 _RENAMED: dict[str, dict[str, str]] = {}
@@ -101,7 +121,13 @@ class MovedModule(types.ModuleType):
         super().__init__(name)
         self.__replaced__: dict[str, object] = {}
 
+    def __dir__(self) -> list[str]:
+        modules = (importlib.import_module(f"{PACKAGE}.{name}") for name in MOVED[_below_package(self.__name__)])
+        return sorted({name for module in modules for name in vars(module) if not name.startswith("_")})
+
     def __getattr__(self, name: str) -> object:
+        if name == "__all__":  # of ``import *``
+            return dir(self)
         module = self._owner(name)
         # A name that was changed besides is found by the module itself, see renamed().
         return vars(module)[name] if name in vars(module) else vars(module)["__getattr__"](name)
@@ -121,12 +147,19 @@ class MovedModule(types.ModuleType):
         setattr(self._owner(name), name, self.__replaced__[name])
 
     def _owner(self, name: str) -> types.ModuleType:
-        modules = MOVED[self.__name__.removeprefix(f"{PACKAGE}.")]
+        modules = MOVED[_below_package(self.__name__)]
         for name_now in modules:
             module = importlib.import_module(f"{PACKAGE}.{name_now}")
             if name in vars(module) or name in _RENAMED.get(module.__name__, ()):
                 return module
+        instead = _GONE.get(f"{_below_package(self.__name__)}.{name}")
+        if instead is not None:
+            raise AttributeError(f"{self.__name__}.{name} is gone. Use {instead}.")
         raise AttributeError(f"{self.__name__} is now {' and '.join(modules)}, and none of these has {name}.")
+
+
+def _below_package(name: str) -> str:
+    return name.removeprefix(f"{PACKAGE}.")
 
 
 class MovedFinder(MetaPathFinder, Loader):
@@ -137,7 +170,7 @@ class MovedFinder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if moved else None
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        modules = MOVED[spec.name.removeprefix(f"{PACKAGE}.")]
+        modules = MOVED[_below_package(spec.name)]
         names = " and ".join(f"{PACKAGE}.{module}" for module in modules)
         warnings.warn(f"{spec.name} has moved: import from {names}.", FutureWarning, stacklevel=2)
         return MovedModule(spec.name)
@@ -155,12 +188,17 @@ def install() -> None:
 def renamed(module: str, names: dict[str, str]) -> Callable[[str], object]:
     """The ``__getattr__`` of a module some of whose names are earlier ones: they go on working, and warn.
 
+    A name that is no more is an error that says what takes its place.
+
     Args:
         module: its ``__name__``. names: earlier name: present one.
     """
     _RENAMED[module] = names
 
     def find(name: str) -> object:
+        instead = _GONE.get(f"{_below_package(module)}.{name}")
+        if instead is not None:
+            raise AttributeError(f"{module}.{name} is gone. Use {instead}.")
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(f"{module}.{name} is now called {names[name]}.", FutureWarning, stacklevel=2)

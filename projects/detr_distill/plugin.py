@@ -47,13 +47,15 @@ class Plugin(nn.Module, metaclass=ABCMeta):
         section: node that holds the plug-ins' own nodes. node: of this class; by default its name, ``HintLoss`` being
             ``HINT_LOSS``; ``class Name(Base, node="MODEL.OTHER")`` names another.
         keys: the settings by attribute, inherited ones first.
-        declares: class attributes that every subclass has to set.
+        declares: class attributes that every subclass has to set. hint: what helps a class that does not keep the
+            interface.
     """
 
     section: ClassVar[str] = ""
     node: ClassVar[str] = ""
     keys: ClassVar[dict[str, Key]] = {}
     declares: ClassVar[tuple[str, ...]] = ()
+    hint: ClassVar[str] = ""
 
     def __init_subclass__(cls, node: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -127,7 +129,7 @@ def check_plugin(plugin: type, interface: type[Plugin]) -> None:
         raise ConfigError(f"{plugin.__name__} is no {interface.__name__}. Let it inherit from {where}.")
     undefined = ", ".join(f"{name}()" for name in sorted(plugin.__abstractmethods__))
     if undefined:
-        raise ConfigError(f"{plugin.__name__} does not define {undefined}; see {where}.")
+        raise ConfigError(f"{plugin.__name__} does not define {undefined}; see {where}.{interface.hint}")
     defined = {name for base in plugin.__mro__ for name in vars(base)}
     unset = [name for name in plugin.declares if name not in defined]
     if unset:
@@ -137,7 +139,14 @@ def check_plugin(plugin: type, interface: type[Plugin]) -> None:
 def _check_settings(plugin: type, names: Iterable[str]) -> None:
     """Raises ConfigError where a setting has the name of something that every module has."""
     methods = {name for base in plugin.__mro__ for name, value in vars(base).items() if isinstance(value, METHODS)}
-    taken = methods | vars(nn.Module()).keys()
+    # What an interface says of the class is no setting of an object.
+    of_class = {
+        name
+        for base in plugin.__mro__
+        for name, kind in vars(base).get("__annotations__", {}).items()
+        if str(kind).startswith("ClassVar")
+    }
+    taken = methods | of_class | vars(nn.Module()).keys()
     clash = next((name for name in sorted(names) if name in taken), None)
     if clash is not None:
         raise ConfigError(f"{plugin.__name__} has a setting called {clash}, which modules have already. Rename it.")

@@ -110,7 +110,7 @@ def test_another_shape_is_skipped_to_initialise_and_refused_to_evaluate(tmp_path
     model = detector(seed=1)
     SafeCheckpointer(model).load(path)
     assert torch.equal(model["backbone"].weight, source["backbone"].weight)
-    assert "2 skipped for their shape (first: head.weight)" in caplog.text
+    assert "2 skipped for their shape (first: head.weight, (9, 4) instead of (2, 4))" in caplog.text
     with pytest.raises(CheckpointError, match=r"head.weight \(9, 4\) instead of \(2, 4\)"):
         SafeCheckpointer(detector()).load_complete(path)
 

@@ -14,6 +14,7 @@ from detr_distill.checkpoint.importing.rules import read_rules
 from detr_distill.checkpoint.importing.settings import official_settings, transformers_settings
 from detr_distill.config.build import build_config
 from detr_distill.errors import CheckpointError
+from detr_distill.registry import DECODER_REGISTRY
 
 import pytest
 import torch
@@ -70,6 +71,17 @@ def test_a_record_has_what_the_configuration_of_the_paper_has(name):
     if OFFICIAL in family.forms:
         assert family.forms[OFFICIAL].temperature == cfg.MODEL.DETR.POSITION_TEMPERATURE
         assert family.forms[OFFICIAL].position_offset == cfg.MODEL.DETR.NECK.POSITION_OFFSET
+        absolute = cfg.MODEL.DETR.DECODER.NAME == "DetrDecoder"
+        published = DECODER_REGISTRY.get(cfg.MODEL.DETR.DECODER.NAME).published_epsilon
+        assert family.forms[OFFICIAL].logit_epsilon == (0 if absolute else published)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "detr"])
+def test_every_source_has_its_limit_of_logits(name):
+    """As read in their code: transformers 1e-5 for all, detrex 1e-3 for all, the authors either."""
+    limits = {source: form.logit_epsilon for source, form in FAMILIES[name].forms.items()}
+    authors = 1e-5 if name in ("conditional_detr", "deformable_detr") else 1e-3
+    assert limits == {s: {TRANSFORMERS: 1e-5, DETREX: 1e-3, OFFICIAL: authors}[s] for s in limits}
 
 
 @pytest.mark.parametrize("name", families_of(OFFICIAL))

@@ -7,6 +7,7 @@ import re
 from detr_distill.config.build import default_config
 from detr_distill.config.keys import Key, declare, declared_keys, key
 from detr_distill.config.ranges import NOT_NEGATIVE
+from detr_distill.distill.build import choose_plugins
 from detr_distill.distill.losses import PredictionLoss
 from detr_distill.distill.losses.base import DistillLoss
 from detr_distill.distill.matchers import AdaptiveMatcher, OverlapMatcher
@@ -29,6 +30,7 @@ def _forget():
     [
         (("SOLVER.BASE_LR",), "mine declares SOLVER.BASE_LR, which is detectron2's own key. Give it another name."),
         (("MODEL.RESNETS",), "mine declares MODEL.RESNETS, which is detectron2's own key. Give it another name."),
+        (("SOLVER.BASE_LR.A",), "mine declares SOLVER.BASE_LR.A, but detectron2's key SOLVER.BASE_LR holds no others."),
         (("MINE.MODE", "MINE.MODE.X"), "mine declares MINE.MODE.X beside MINE.MODE, and a key cannot hold another."),
         (("MODEL.DISTILL",), "mine declares MODEL.DISTILL beside MODEL.DISTILL"),
     ],
@@ -49,7 +51,7 @@ def test_a_class_declares_a_key_once():
             other: float = key(2.0, "other", path="MINE.X")
 
 
-@pytest.mark.parametrize("name", ["forward", "training", "gives", "read_keys"])
+@pytest.mark.parametrize("name", ["forward", "training", "gives", "read_keys", "keys", "section", "needs"])
 def test_a_setting_hides_no_method(name):
     taken = {"gives": Side.gives} if name == "gives" else {}
     with pytest.raises(ConfigError, match=f"HidingLoss has a setting called {name}, which modules have already"):
@@ -65,6 +67,18 @@ def test_a_plain_attribute_is_another_default():
     assert dict(declared_keys())["MODEL.DISTILL.HEAVY_LOSS.WEIGHT"].allowed is NOT_NEGATIVE
     with pytest.raises(ConfigError, match=r"HEAVY_LOSS.WEIGHT is -1\.0"):
         HeavyLoss(weight=-1.0)
+
+
+def test_a_weight_of_zero_counts_under_any_node():
+    @LOSS_REGISTRY.register()
+    class ElsewhereLoss(Whole, node="MODEL.MINE.ELSEWHERE"):
+        pass
+
+    cfg = default_config()
+    cfg.MODEL.DISTILL.LOSSES, cfg.MODEL.DISTILL.MATCHERS = ["ElsewhereLoss"], []
+    assert choose_plugins(cfg).losses == {"ElsewhereLoss": ElsewhereLoss}
+    cfg.MODEL.MINE.ELSEWHERE.WEIGHT = 0.0
+    assert not choose_plugins(cfg).losses
 
 
 def test_what_is_no_new_class_is_refused():

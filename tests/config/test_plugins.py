@@ -41,9 +41,8 @@ def test_keys_of_a_module_are_unknown_without_it(folder, pictures):
 def test_a_value_of_a_key_of_ones_own_is_checked(folder, pictures):
     (folder / "my_losses.py").write_text(MODULE)
     write_run(folder / "run.yaml", pictures, PLUGINS=["my_losses.py"])
-    cfg = build_config("run.yaml", ["MODEL.DEVICE", "cpu", f"{NODE}.MARGIN", "-1.0"], plugins=True)
     with pytest.raises(ConfigError, match=f"^{NODE}.MARGIN is -1.0. Give 0 or more.$"):
-        build_model(cfg)
+        build_config("run.yaml", [f"{NODE}.MARGIN", "-1.0"], plugins=True)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 import copy
 import json
+import logging
 
 from detr_distill.data import DataError, load_coco
-from detr_distill.data.coco import read_class_names
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 CONTENTS = {
     "images": [
@@ -28,12 +29,12 @@ def write(tmp_path):
     for name in ("b.jpg", "sub/a.jpg"):
         (images / name).write_bytes(b"")
 
-    def writer(change=None, text=None):
+    def writer(change=None):
         contents = copy.deepcopy(CONTENTS)
         if change is not None:
             change(contents)
         path = tmp_path / "instances.json"
-        path.write_text(json.dumps(contents) if text is None else text)
+        path.write_text(json.dumps(contents))
         return path, images
 
     return writer
@@ -50,44 +51,14 @@ def test_gaps_in_category_ids_and_sub_folders_just_work(write):
     assert records[1]["file_name"].endswith("images/sub/a.jpg")
 
 
-def test_missing_annotation_file(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.json cannot be read: No such file.*DATASETS\.REGISTER"):
-        load_coco(tmp_path / "gone.json", tmp_path)
-
-
-@pytest.mark.parametrize(("text", "message"), [("{'a'", "is not JSON"), ("", "is not JSON"), ("[1]", "holds a list")])
-def test_not_an_object(write, text, message):
-    with pytest.raises(DataError, match=rf"instances\.json {message}"):
-        load_coco(*write(text=text))
-
-
 def _set(section, index, key, value):
     return lambda contents: contents[section][index].__setitem__(key, value)
 
 
 FAULTS = [
-    (lambda contents: contents.pop("images"), r"no 'images' \(found: annotations, categories\)"),
-    (lambda contents: contents.pop("annotations"), "no 'annotations'"),
-    (lambda contents: contents.pop("categories"), "no 'categories'"),
-    (lambda contents: contents["categories"].clear(), "no 'categories'"),
-    (lambda contents: contents["images"][1].pop("width"), r"entry of 'images' lacks 'width': .*sub/a\.jpg"),
-    (_set("images", 1, "id", 4), "ids used twice in 'images': 4"),
-    (_set("annotations", 1, "id", 1), "ids used twice in 'annotations': 1"),
-    (_set("annotations", 1, "image_id", 5), r"1 annotations have a image_id .*annotation 7 \(image_id 5\)"),
-    (_set("annotations", 1, "category_id", 4), r"1 annotations have a category_id .*annotation 7 \(category_id 4\)"),
-    (_set("annotations", 1, "bbox", [1, 2, 3]), r"has bbox \[1, 2, 3\]; expected four numbers.*'id': 7"),
-    (_set("annotations", 1, "bbox", [1, 2, "3", 4]), r"has bbox \[1, 2, '3', 4\]; expected four numbers.*'id': 7"),
-    (_set("annotations", 1, "id", "7"), "'annotations' has id '7'; expected a whole number"),
-    (_set("annotations", 1, "image_id", [4]), r"has image_id \[4\]; expected a whole number.*'id': 7"),
-    (_set("annotations", 1, "category_id", "3"), "has category_id '3'; expected a whole number.*'id': 7"),
-    (_set("images", 1, "file_name", 9), r"'images' has file_name 9; expected a text.*Correct the entry: \{'id': 9"),
-    (_set("images", 1, "width", "50"), r"'images' has width '50'; expected a positive number.*sub/a\.jpg"),
-    (_set("images", 1, "height", 0), r"'images' has height 0; expected a positive number.*sub/a\.jpg"),
-    (_set("categories", 1, "id", "3"), "'categories' has id '3'; expected a whole number.*dog"),
-    (_set("categories", 1, "name", 3), "'categories' has name 3; expected a text"),
-    (_set("categories", 1, "name", "cat"), "names used twice in 'categories': cat. Make them unique"),
+    (lambda contents: contents["images"][1].pop("width"), r"'images' without 'width' \(1\): image 9: .*sub/a\.jpg"),
+    (_set("annotations", 1, "image_id", 5), r"image_id 'images' does not hold \(1\): annotation 7 \(image_id 5\)"),
     (_set("annotations", 1, "bbox", [1, 2, 0, 3]), r"annotation 7 of .*b\.jpg .*\[1, 2, 0, 3\](.|\n)*BAD_BOXES fix"),
-    (_set("annotations", 1, "ignore", 1), '"ignore" in COCO json file is not supported'),
 ]
 
 
@@ -97,19 +68,57 @@ def test_faulty_annotation_files_are_refused_by_name(write, change, message):
         load_coco(*write(change))
 
 
-@pytest.mark.parametrize("value", ["nine", 9.5, None, True, [9], {"a": 9}])
-def test_image_ids_that_evaluation_could_not_take_are_refused(write, value):
+def test_records_are_those_of_detectron2(write):
+    ours = load_coco(*write(), "ours")
+    theirs = load_coco_json(*map(str, write()), "theirs", extra_annotation_keys=["id"])
+    assert ours == theirs
+    assert list(ours[0]) == list(theirs[0])
+    for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
+        assert MetadataCatalog.get("ours").get(key) == MetadataCatalog.get("theirs").get(key)
+
+
+def test_a_file_without_annotations_is_for_tests_alone(write):
+    records = load_coco(*write(lambda contents: contents.pop("annotations")))
+    assert [sorted(record) for record in records] == [["file_name", "height", "image_id", "width"]] * 2
+
+
+def test_what_is_read_in_spite_of_its_form_is_said_once(write, caplog):
     def change(contents):
-        contents["images"][1]["id"] = value
+        for item in contents["annotations"]:
+            item["iscrowd"] = str(item["iscrowd"])
 
-    with pytest.raises(DataError, match=r"instances\.json: an entry of 'images' has id .*expected a whole number"):
-        load_coco(*write(change))
+    with caplog.at_level(logging.WARNING):
+        records = load_coco(*write(change))
+    assert [item["iscrowd"] for item in records[0]["annotations"]] == [0, 0, 1]
+    (message,) = [entry.getMessage() for entry in caplog.records]
+    assert "whose iscrowd was written in another form (3): annotation 1: '0' as 0" in message
 
 
-@pytest.mark.parametrize(("key", "value"), [("id", "3"), ("name", "cat")])
-def test_class_names_alone_are_checked_too(write, key, value):
-    with pytest.raises(DataError, match=rf"instances\.json: .*'categories'.*{value}"):
-        read_class_names(write(_set("categories", 1, key, value))[0])
+@pytest.mark.parametrize(
+    "segmentation", [[[1, 2, 3, 4]], [[]], [], "none", None, {}, {"counts": [1], "size": "a"}, [1, 2, 3, 4, 5, 6]]
+)
+def test_no_segmentation_costs_an_object(write, segmentation):
+    records = load_coco(*write(_set("annotations", 1, "segmentation", segmentation)))
+    assert [item["id"] for item in records[0]["annotations"]] == [1, 7, 8]
+    assert all("segmentation" not in item for item in records[0]["annotations"])
+
+
+def test_the_built_in_sets_are_read_by_the_same_reader(write, monkeypatch):
+    path, images = write(_set("annotations", 1, "segmentation", [[1, 2]]))
+    metadata = MetadataCatalog.get("coco_2017_val_100")
+    names = {"thing_classes": ["dog", "owl", "cat"], "thing_dataset_id_to_contiguous_id": {3: 0, 17: 1, 90: 2}}
+    for key, value in {"json_file": str(path), "image_root": str(images), **names}.items():
+        monkeypatch.setitem(vars(metadata), key, value)
+    assert [item["id"] for item in DatasetCatalog.get("coco_2017_val_100")[0]["annotations"]] == [1, 7, 8]
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        DatasetCatalog.get("coco_2017_val_100")
+
+
+def test_a_set_cannot_change_its_classes(write):
+    load_coco(*write(), "changing")
+    with pytest.raises(DataError, match=r"classes dog, owl, wolf .*changing is known with dog, owl, cat.*own name"):
+        load_coco(*write(_set("categories", 0, "name", "wolf")), "changing")
 
 
 def test_bad_boxes_can_be_fixed(write):

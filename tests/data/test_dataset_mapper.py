@@ -2,6 +2,7 @@ import copy
 
 from detr_distill.data import DataError, DetrDatasetMapper
 from detr_distill.data.augmentation import Flip, RandomFlip, Resize, ResizeShortSide
+from detr_distill.data.mapper import PillowDatasetMapper
 
 import cv2
 import numpy as np
@@ -222,3 +223,21 @@ def test_errors(cfg, record):
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE = True, "square"
     with pytest.raises(DataError, match=r"INPUT\.CROP\.TYPE is 'square'"):
         DetrDatasetMapper(cfg, True)
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1), (1, 1)])
+def test_an_extremely_thin_image_keeps_a_pixel(tmp_path, shape):
+    cv2.imwrite(str(tmp_path / "thin.png"), np.full((*shape, 3), 90, np.uint8))
+    box = {"bbox": [0, 0, shape[1], shape[0]], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 3}
+    record = {"file_name": str(tmp_path / "thin.png"), "height": shape[0], "width": shape[1], "annotations": [box]}
+    result = DetrDatasetMapper(is_train=True, augmentations=[ResizeShortSide((800,), 1333)])(record)
+    assert min(result["image"].shape) >= 1 and max(result["image"].shape) <= 1333
+    assert len(result["instances"]) == 1
+
+
+def test_detectron2s_mapper_refuses_what_it_would_cut_off(cfg, record):
+    mapper = PillowDatasetMapper(cfg, True)
+    assert mapper(record)["image"].dtype == torch.uint8
+    cv2.imwrite(record["file_name"], np.full((HEIGHT, WIDTH), 4000, np.uint16))
+    with pytest.raises(DataError, match=r"a\.png has more than 8 bits .*Set INPUT\.MAPPER detr"):
+        mapper(record)

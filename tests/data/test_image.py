@@ -35,6 +35,64 @@ def test_grey_sixteen_bit_palette_and_transparent_become_three_channels_of_eight
     assert (read_image(str(tmp_path / "alpha.png")) == picture).all()
 
 
+FORMS = {
+    "cmyk.jpg": lambda rgb: rgb.convert("CMYK"),
+    "cmyk.tif": lambda rgb: rgb.convert("CMYK"),
+    "grey_alpha.png": lambda rgb: rgb.convert("LA"),
+    "bits.png": lambda rgb: rgb.convert("1"),
+    "palette.gif": lambda rgb: rgb.quantize(16),
+    "palette.bmp": lambda rgb: rgb.quantize(16),
+    "rgb.webp": lambda rgb: rgb,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_other_forms_of_colour_as_pillow_reads_them(tmp_path, picture, name):
+    image = FORMS[name](Image.fromarray(cv2.GaussianBlur(picture, (9, 9), 0)[:, :, ::-1]))
+    image.save(tmp_path / name, quality=98)
+    with Image.open(tmp_path / name) as stored:
+        expected = np.asarray(stored.convert("RGB")).astype(int)
+    assert np.abs(read_image(str(tmp_path / name), "RGB") - expected).max() <= 6
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("name", ["grey.png", "colour.png", "grey.tif", "colour.tif"])
+def test_a_deep_image_is_scaled_by_the_depth_of_its_content(tmp_path, picture, bits, name):
+    pixels = picture[:, :, 0] if name.startswith("grey") else picture
+    cv2.imwrite(str(tmp_path / name), pixels.astype(np.uint16) << (bits - 8))
+    image = read_image(str(tmp_path / name))
+    assert image.dtype == np.uint8
+    assert (image == (picture[:, :, :1] if name.startswith("grey") else picture)).all()
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+@pytest.mark.parametrize("name", ["grey.tif", "colour.tif", "colour.pfm"])
+def test_floating_point_from_0_to_1_or_to_255(tmp_path, picture, name, scale):
+    pixels = picture[:, :, 0] if name.startswith("grey") else picture
+    cv2.imwrite(str(tmp_path / name), (pixels * scale).astype(np.float32))
+    assert (read_image(str(tmp_path / name)) == (picture[:, :, :1] if name.startswith("grey") else picture)).all()
+
+
+def test_deep_images_are_said_once(tmp_path, picture, caplog, monkeypatch):
+    monkeypatch.setattr("detr_distill.data.image._warned", set())
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), picture.astype(np.uint16) * 16)
+        read_image(str(tmp_path / name))
+    (message,) = [entry.getMessage() for entry in caplog.records]
+    assert "a.png has uint16 values from 0 to " in message and "read as 12 bits" in message
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_drawing_in_transparency_alone_is_laid_on_white(tmp_path, picture, dtype):
+    ink = np.zeros((40, 60, 4), dtype)
+    ink[10:20, 10:50, 3] = np.iinfo(dtype).max
+    cv2.imwrite(str(tmp_path / "ink.png"), ink)
+    image = read_image(str(tmp_path / "ink.png"))
+    assert (image[10:20, 10:50] == 0).all() and (image[:10] == 255).all()
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((40, 60, 3), np.uint8))
+    assert not read_image(str(tmp_path / "black.png")).any()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_as_detectron2_reads_it(tmp_path, picture, orientation):
     from detectron2.data.detection_utils import read_image as reference
@@ -93,3 +151,12 @@ def test_a_decoder_that_fills_up_truncated_files_is_not_trusted(tmp_path, pictur
     monkeypatch.setattr(cv2, "imdecode", lambda *_: picture)
     with pytest.raises(DataError, match="cut short"):
         read_image(str(path))
+
+
+@pytest.mark.parametrize("side", [30_000, 200_000])
+def test_a_header_of_too_many_pixels_is_refused_by_name(tmp_path, side):
+    data = bytearray(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    data[16:24] = side.to_bytes(4, "big") * 2
+    (tmp_path / "huge.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"huge\.png .*(damaged|too large)"):
+        read_image(str(tmp_path / "huge.png"))

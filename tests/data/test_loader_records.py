@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from detr_distill.data import DataError, build_test_loader, build_train_loader
 from detr_distill.data.records import load_records
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from helpers.data.plain_sets import write_set
 from helpers.data.streams import names, take
 
 
@@ -46,6 +49,17 @@ def test_the_test_loader_gives_every_image_once_in_order(cfg, digits_folders):
         assert batches[0][0]["image"].shape == (3, 96, 96)
 
 
+def test_datasets_whose_names_are_written_differently_can_be_mixed(cfg, tmp_path):
+    """A letter with an accent is one character, or two."""
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    cfg.DATASETS.REGISTER = [write_set(tmp_path, f"form_{n}", classes=(form, "tea")) for n, form in enumerate(forms)]
+    cfg.DATASETS.TRAIN = ("form_0", "form_1")
+    assert len(load_records(cfg)) == 8
+    for name in cfg.DATASETS.TRAIN:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 def test_datasets_with_other_classes_cannot_be_mixed(cfg):
     if "other_classes" not in DatasetCatalog:
         DatasetCatalog.register(
@@ -53,5 +67,7 @@ def test_datasets_with_other_classes_cannot_be_mixed(cfg):
         )
         MetadataCatalog.get("other_classes").thing_classes = ["cat"]
     cfg.DATASETS.TRAIN += ("other_classes",)
-    with pytest.raises(DataError, match="small_digits, other_classes cannot be used"):
+    with pytest.raises(
+        DataError, match=r"TRAIN small_digits and DATASETS\.TRAIN other_classes have different class lists"
+    ):
         build_train_loader(cfg)

@@ -1,5 +1,6 @@
 import json
 
+from detr_distill.config.build import build_config
 from detr_distill.data import DataError, check_num_classes, class_names, register_datasets, training_class_names
 
 import pytest
@@ -35,6 +36,23 @@ def test_the_names_of_a_training_set_are_those_of_its_first_known_dataset(tmp_pa
     ):
         cfg.DATASETS.TRAIN = datasets
         assert training_class_names(cfg) == names
+
+
+def test_a_configurations_own_sets_come_first(tmp_path):
+    """Though they are not registered, and another set of the name is."""
+    for file, names in (("a.json", "xy"), ("b.json", "yx")):
+        entries = [{"id": index, "name": name} for index, name in enumerate(names)]
+        (tmp_path / file).write_text(json.dumps({"categories": entries}))
+    register_datasets([["names_of_two", str(tmp_path / "a.json"), str(tmp_path)]])
+    cfg = build_config("", ["DATASETS.TRAIN", "('names_of_two',)"])
+    assert training_class_names(cfg) == ("x", "y")
+    cfg.DATASETS.REGISTER = [["names_of_two", str(tmp_path / "b.json"), str(tmp_path)]]
+    assert training_class_names(cfg) == ("y", "x") and class_names("names_of_two") == ("x", "y")
+    cfg.DATASETS.REGISTER = [["names_of_two", str(tmp_path / "gone.json"), str(tmp_path)]]
+    assert training_class_names(cfg) is None
+    cfg.DATASETS.REGISTER = [["names_of_two", 3]]
+    with pytest.raises(DataError, match="has the entry"):
+        training_class_names(cfg)
 
 
 def test_a_name_stands_for_one_dataset():

@@ -24,15 +24,23 @@ def test_the_stream_does_not_depend_on_the_number_of_workers(cfg, mapper):
 
 
 @pytest.mark.parametrize("grouping", [False, True])
-@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"])
 def test_a_late_start_gives_the_tail_of_the_stream(cfg, grouping, sampler):
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
     cfg.DATALOADER.SAMPLER_TRAIN = sampler
     cfg.DATALOADER.REPEAT_THRESHOLD = 0.5
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5
     whole = take(build_train_loader(cfg), 24)  # more than one pass over the 60 images
     late = build_train_loader(cfg)
     late.start_from(17)
     assert_same(whole[17:], take(late, 7))
+
+
+def test_a_random_subset_is_always_the_same(cfg):
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.RANDOM_SUBSET_RATIO = "RandomSubsetTrainingSampler", 0.2
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    three_passes = names(take(build_train_loader(cfg), 9))
+    assert len(set(three_passes)) == 12 and len(three_passes) == 36
 
 
 def test_seed_and_start_can_be_set_until_the_first_batch(cfg):

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 
 from detr_distill.detr.necks.base import resize_mask
+from detr_distill.structures.levels import level_lengths
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, randomise, small_cfg
 from helpers.detr.denoising_detectors import DINO, build, decode
+
+pytest.importorskip("transformers")
+
+from helpers.parity import near_the_border, published_logit
 
 LAYERS = 3
 GROUNDING_DINO = [
@@ -51,13 +56,16 @@ def load_grounding_dino(decoder, reference) -> None:
 
 
 @torch.no_grad()
-def test_every_layer_equals_the_decoder_of_grounding_dino():
+@pytest.mark.parametrize("epsilon", [1e-5, 0.0])
+def test_every_layer_equals_the_decoder_of_grounding_dino(epsilon, monkeypatch):
     """The same but for the attention to a text, and boxes are kept 1e-5 from 0 and 1, by DINO's authors 1e-3."""
     transformers = pytest.importorskip("transformers")
     from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoDecoder
 
     keys = {"NUM_LAYERS": LAYERS, "SHARED_HEADS": False, "POINT_TEMPERATURE": 10_000.0}
-    model = build("dino", **{f"MODEL__DETR__DECODER__{key}": value for key, value in keys.items()}).eval()
+    decoder_keys = {f"MODEL__DETR__DECODER__{key}": value for key, value in keys.items()}
+    model = build("dino", **decoder_keys, MODEL__DETR__LOGIT_EPSILON=epsilon).eval()
+    model.queries.heads.box_head.layers[-1].weight *= 20  # anchors all over the image and at its border
     config = transformers.GroundingDinoConfig(
         d_model=32, decoder_layers=LAYERS, decoder_attention_heads=2, decoder_ffn_dim=24, num_feature_levels=3,
         num_queries=7, decoder_n_points=4, disable_custom_kernels=True, attn_implementation="eager",
@@ -66,10 +74,11 @@ def test_every_layer_equals_the_decoder_of_grounding_dino():
     silence_text(reference)
     load_grounding_dino(model.decoder, reference)
     reference.bbox_embed = [heads.box_head for heads in model.decoder.heads]
-    model.decoder.epsilon = 1e-5
+    published = epsilon or 1e-3
+    monkeypatch.setattr(torch.special, "logit", lambda values, eps: published_logit(values, published))
 
-    memory, own, output = decode(model, make_inputs(sizes=((40, 64), (64, 32)), counts=(1, 1)))
-    assert memory.mask.any()
+    memory, own, output = decode(model, make_inputs(sizes=((39, 61), (63, 31)), counts=(1, 1)))
+    assert memory.mask.any() and near_the_border(own.position.sigmoid(), published)
     expected = reference(
         inputs_embeds=own.content,
         vision_encoder_hidden_states=memory.tokens,
@@ -78,14 +87,14 @@ def test_every_layer_equals_the_decoder_of_grounding_dino():
         reference_points=own.position.sigmoid(),
         spatial_shapes=torch.tensor(memory.shapes),
         spatial_shapes_list=memory.shapes,
-        level_start_index=torch.tensor([0, 256, 320]),
+        level_start_index=torch.tensor([0, *level_lengths(memory.shapes)]).cumsum(0)[:-1],
         valid_ratios=memory.valid_ratios,
         return_dict=True,
     )
     hidden = expected.intermediate_hidden_states.transpose(0, 1)
     points = [own.position.sigmoid(), *expected.intermediate_reference_points.unbind(1)][:-1]
     boxes = [
-        (heads.box_head(values) + torch.logit(point, eps=1e-5)).sigmoid()
+        (heads.box_head(values) + published_logit(point, published)).sigmoid()
         for heads, values, point in zip(model.decoder.heads, hidden, points, strict=True)
     ]
     logits = [heads.class_head(values) for heads, values in zip(model.decoder.heads, hidden, strict=True)]

@@ -1,9 +1,8 @@
-"""The course of distillation over a run: who feels the loss, how much it counts, and its share of the total."""
+"""The course of distillation over a run: who feels the loss, and how much it counts."""
 
 from __future__ import annotations
 
 from detr_distill.config.keys import check_keys
-from detr_distill.distill.balance import ShareBalance
 from detr_distill.distill.knowledge import Knowledge
 from detr_distill.distill.losses.feature import FeatureLoss
 from detr_distill.distill.losses.map_pairs import MapPair
@@ -133,24 +132,3 @@ def test_a_step_of_training_follows_the_schedule(target_share):
         assert all(value.grad is not None for value in model.losses.parameters()), iteration
     counted = {iteration: value / values[4] for iteration, value in values.items()}
     assert counted == pytest.approx({4: 1, 5: 1, 6: 1, 7: 3, 8: 0.5, 9: 0.5, 10: 0}, rel=1e-4)
-
-
-def test_balance_reaches_its_share_and_keeps_it(caplog):
-    balance = ShareBalance(0.45, iterations=3, bounds=(1e-3, 1e3))
-    shares = []
-    for iteration, (distilled, other) in enumerate([(2.0, 1.0), (1.0, 3.0), (0.5, 2.0), (9.0, 9.0)]):
-        found = balance({"loss_distill": torch.tensor(distilled)}, {"loss": torch.tensor(other)}, iteration)
-        shares.append(found["loss_distill"].item() / distilled)
-    ratio = 0.45 / 0.55
-    assert shares[0] == pytest.approx(ratio * 1 / 2) and shares[1] == pytest.approx(ratio * 4 / 3)
-    assert shares[2] == shares[3] == pytest.approx(ratio * 6 / 3.5)
-    again = ShareBalance(0.45, iterations=3, bounds=(1e-3, 1e3))
-    again.load_state_dict(balance.state_dict())
-    assert again({"x": torch.ones(())}, {"y": torch.ones(())}, 10)["x"].item() == pytest.approx(shares[3])
-    bounded = ShareBalance(0.45, 3, bounds=(1.0, 100.0))
-    assert bounded({"x": torch.tensor(1e-9)}, {"y": torch.ones(())}, 0)["x"].item() == pytest.approx(1e-7)
-    bounded({"x": torch.ones(())}, {"y": torch.ones(())}, 3)
-    assert "ended at 100.0, a bound of RANGE" in caplog.text
-    for bounds in ((1.0,), (2.0, 1.0), (0.0, 1.0)):
-        with pytest.raises(ConfigError, match="RANGE"):
-            ShareBalance(0.5, 1, bounds)

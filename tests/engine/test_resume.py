@@ -179,8 +179,40 @@ def test_killed_in_the_middle_of_a_checkpoint_the_run_still_resumes(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_checkpoints_without_a_tag_are_not_overwritten(tmp_path):
-    toy_trainer(toy_config(tmp_path)).train()
+@pytest.mark.parametrize("damage", [None, b"", b"nowhere.pth", b"\xff\xfe", b"\0", b"x" * 300])
+def test_without_the_name_of_the_last_checkpoint_the_newest_is_taken(tmp_path, caplog, damage):
+    """Killed between its first checkpoint and the file that names it, a run leaves the one without the other."""
+    interrupt_at(toy_trainer(toy_config(tmp_path)), 7)
     (tmp_path / "last_checkpoint").unlink()
-    with pytest.raises(CheckpointError, match="no file last_checkpoint"):
+    if damage is not None:
+        (tmp_path / "last_checkpoint").write_bytes(damage)
+    assert toy_trainer(toy_config(tmp_path), resume=True).start_iter == 6
+    assert "model_0000005.pth, the newest that loads" in caplog.text
+    (tmp_path / "model_0000005.pth").write_bytes(b"damaged")
+    assert toy_trainer(toy_config(tmp_path), resume=True).start_iter == 3
+    (tmp_path / "model_0000002.pth").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="checkpoints that do not load"):
         toy_trainer(toy_config(tmp_path), resume=True)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_killed_behind_its_last_step_a_run_leaves_all_files_when_resumed(tmp_path, stale):
+    """The last numbered checkpoint was written, model_final.pth and student_final.pth were not, or are older."""
+    cfg = toy_config(tmp_path, **{"SOLVER.CHECKPOINT_PERIOD": 4})
+    whole = toy_trainer(cfg)
+    whole.train()
+    final, student = (tmp_path / f"{name}_final.pth" for name in ("model", "student"))
+    expected = [read_checkpoint(path) for path in (final, student)]
+    for path in (final, student):
+        path.unlink()
+        if stale:
+            path.write_bytes(b"of a shorter run")
+    (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
+    resumed = toy_trainer(cfg, resume=True)
+    resumed.train()
+    for content, path in zip(expected, (final, student), strict=True):
+        found = read_checkpoint(path)
+        assert found.keys() == content.keys() and found.get("iteration") == content.get("iteration")
+        assert all(torch.equal(found["model"][name], value) for name, value in content["model"].items())
+    assert read_checkpoint(final)["trainer"]["iteration"] == 7
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"

@@ -1,6 +1,6 @@
 """Which runs may use a folder that is in use."""
 
-from detr_distill.engine.run_folder import differences, prepare_run_folder
+from detr_distill.engine.run_folder import claim_run_folder, differences, output_folder, prepare_run_folder
 from detr_distill.errors import ConfigError
 
 import pytest
@@ -93,7 +93,50 @@ def test_a_key_that_an_older_configuration_lacks_had_its_default(folder):
     assert differences(folder, toy_config(folder, **{"SOLVER.ACCUMULATE": 2})) == {"SOLVER.ACCUMULATE": (1, 2)}
 
 
-def test_a_configuration_that_cannot_be_read_is_named(folder):
-    (folder / "config.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match=r"config.yaml cannot be read"):
+@pytest.mark.parametrize("damage", [b"a: [", b"\xff\xfe", b"", b"text", b"SOLVER: {BASE_LR: 0.5}\n", None])
+def test_a_damaged_configuration_costs_a_warning(folder, caplog, damage):
+    if damage is None:
+        (folder / "config.yaml").unlink()
+    else:
+        (folder / "config.yaml").write_bytes(damage)
+    prepare_run_folder(toy_config(folder), resume=True)
+    assert "config.yaml cannot be read, so its settings are not compared" in caplog.text
+    with pytest.raises(ConfigError, match="with checkpoints"):
         prepare_run_folder(toy_config(folder))
+
+
+def test_an_aborted_start_is_in_nobody_s_way(tmp_path):
+    cfg = toy_config(tmp_path / "run")
+    with claim_run_folder(cfg):
+        for name in ("log.txt", "metrics.json", "events.out.tfevents.1"):
+            (tmp_path / "run" / name).write_text("")
+        (tmp_path / "run" / "config.yaml").write_text(cfg.dump())
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with claim_run_folder(toy_config(tmp_path / "run", **{"SOLVER.BASE_LR": 0.5}), **how):
+            pass
+    assert not (tmp_path / "run.old-1").exists()
+
+
+def test_home_is_found_and_other_paths_stay_as_they_are(monkeypatch):
+    monkeypatch.setenv("HOME", "/users/me")
+    assert output_folder("~") == "/users/me" and output_folder("~/runs/a") == "/users/me/runs/a"
+    for path in (".", "..", "output/x", "/a/b~", "./~x"):
+        assert output_folder(path) == path
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_run_may_stand_where_the_program_was_started(tmp_path, monkeypatch, name):
+    here = tmp_path / "a" / "b"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with claim_run_folder(toy_config(name)):
+        (here / name / "model_0000002.pth").write_bytes(b"weights")
+    with (
+        pytest.raises(ConfigError, match=r"--overwrite, which renames it to .*\.old-1"),
+        claim_run_folder(toy_config(name)),
+    ):
+        pass
+    with pytest.raises(ConfigError, match="is or contains"), claim_run_folder(toy_config(name), overwrite=True):
+        pass
+    with claim_run_folder(toy_config(name), resume=True):
+        pass

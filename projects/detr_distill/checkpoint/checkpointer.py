@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,27 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import CheckpointError
+from .contents import say_average
 from .export import STUDENT, TEACHER, fit_to_model, is_distilling, is_training_only
-from .files import read_checkpoint, write_atomically
+from .files import read_checkpoint
 from .locate import local_file
-from .matching import Fit, compare, first_names, match_suffixes
+from .matching import Fit, advise, compare, first_names, match_suffixes
 from .torchvision_resnet import PREFIX as TORCHVISION
 from .torchvision_resnet import rename_resnet
+from .writing import write_atomically
 
 LAST = "last_checkpoint"
+FINAL = "model_final"
+BEST = "model_best"  # stands beside the line of checkpoints
+
+
+def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The checkpoint that a folder's file ``last_checkpoint`` names, where both are there and sound."""
+    try:
+        path = os.path.join(folder, Path(folder, LAST).read_text().strip())
+    except (OSError, ValueError):
+        return None
+    return path if os.path.isfile(path) else None
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -44,6 +58,26 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.logger.info("Saved %s", path)
         return True
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint that ``last_checkpoint`` names or, where that file is lost or damaged, the newest that loads.
+
+        A run that is killed between its first checkpoint and the file that names it leaves the one without the other.
+        """
+        named = last_checkpoint(self.save_dir)
+        if named is not None:
+            return named
+        newest = self._newest()
+        if newest is None:
+            return ""
+        self.logger.warning(
+            "%s names no checkpoint: taking %s, the newest that loads.", Path(self.save_dir, LAST), newest
+        )
+        return str(newest)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_atomically(Path(self.save_dir) / LAST, lambda file: file.write(last_filename_basename.encode()))
 
@@ -65,12 +99,17 @@ class SafeCheckpointer(DetectionCheckpointer):
             return {}
         checkpoint, fit = self._read(path)
         if not fit.matched:
+            found, wanted = fit.both_sides()
             raise CheckpointError(
-                f"{path} has nothing that this model could use: the file has {first_names(fit.unexpected)}; "
-                f"the model has {first_names(fit.missing)}. Is MODEL.WEIGHTS meant for another architecture?"
+                f"{path} has nothing that this model could use: the file has {first_names(found)}; the model has "
+                f"{first_names(wanted)}. {advise(fit, 'Is MODEL.WEIGHTS meant for another architecture?')}"
             )
         self.model.load_state_dict(fit.matched, strict=False)
-        self.logger.info("Loaded %s: %s", path, _summary(fit))
+        if fit.is_poor:
+            remedy = advise(fit, "Name the weights of this architecture, or leave MODEL.WEIGHTS empty.")
+            self.logger.warning("MODEL.WEIGHTS %s hardly fits: %s %s", path, _summary(fit), remedy)
+        else:
+            self.logger.info("Loaded %s: %s", path, _summary(fit))
         return self._restore_parts(checkpoint, checkpointables)
 
     def load_complete(self, path: str) -> None:
@@ -88,7 +127,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         fit = fit.without(is_training_only)
         if fit.missing or fit.misshaped:
             raise CheckpointError(
-                f"{path} does not fit this model:\n{fit.problems()}\nUse the configuration that it was trained with."
+                f"{path} does not fit this model:\n{fit.problems()}\n"
+                f"{advise(fit, 'Use the configuration that it was trained with.')}"
             )
         self.model.load_state_dict(fit.matched, strict=False)
         self.logger.info("Loaded %s: %s", path, _summary(fit))
@@ -99,10 +139,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             return self.load(path, checkpointables=[])
         if self.has_checkpoint():
             return self.resume(self.get_checkpoint_file())
-        if self.get_all_checkpoint_files():
+        if self._numbered():
             raise CheckpointError(
-                f"--resume: {self.save_dir} holds checkpoints, but no file last_checkpoint that names the last, and "
-                f"starting afresh would overwrite them.\n{self._advise('')}"
+                f"--resume: {self.save_dir} holds checkpoints that do not load, and starting afresh would overwrite "
+                f"them.\n{self._advise('')}"
             )
         self.logger.warning("--resume: %s holds no checkpoint, so this run starts afresh.", self.save_dir)
         return self.load(path, checkpointables=[])
@@ -139,6 +179,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             weights = match_suffixes(rename_resnet(weights), detector_names)
         elif checkpoint.pop("by_suffix", False):
             weights = match_suffixes(weights, detector_names)
+        if not is_distilling(names):
+            say_average(weights, address)
         checkpoint["model"] = fit_to_model(weights, names)
         return checkpoint, compare(checkpoint["model"], self.model)
 
@@ -150,16 +192,26 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _advise(self, damaged: str) -> str:
         """Names the newest checkpoint of the folder that a run could resume from instead."""
-        others = [path for path in self.get_all_checkpoint_files() if Path(path).name != Path(damaged).name]
-        for path in sorted(others, key=os.path.getmtime, reverse=True):
-            try:
-                content = read_checkpoint(path)
-            except CheckpointError:
+        newest = self._newest(besides=Path(damaged).name)
+        if newest is None:
+            return f"No other checkpoint in {self.save_dir} loads. Start again without --resume in another OUTPUT_DIR."
+        tag = Path(self.save_dir) / LAST
+        return f"The newest checkpoint here that loads is {newest}. To use it: echo {newest.name} > {tag}"
+
+    def _numbered(self) -> list[Path]:
+        """The line of checkpoints, newest first."""
+        files = [path for path in Path(self.save_dir).glob("model_*.pth") if path.stem != BEST]
+        return sorted(files, key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
+
+    def _newest(self, besides: str = "") -> Path | None:
+        """The newest of them that has all that a resumed run needs."""
+        for path in self._numbered():
+            if path.name == besides:
                 continue
-            if all(key in content for key in self.checkpointables):
-                tag = Path(self.save_dir) / LAST
-                return f"The newest checkpoint here that loads is {path}. To use it: echo {Path(path).name} > {tag}"
-        return f"No other checkpoint in {self.save_dir} loads. Start again without --resume in another OUTPUT_DIR."
+            with contextlib.suppress(CheckpointError):
+                if read_checkpoint(path).keys() >= self.checkpointables.keys():
+                    return path
+        return None
 
 
 def _summary(fit: Fit) -> str:
@@ -168,7 +220,8 @@ def _summary(fit: Fit) -> str:
     if fit.missing:
         parts.append(f"{len(fit.missing)} keep their initialisation (first: {fit.missing[0]})")
     if fit.misshaped:
-        parts.append(f"{len(fit.misshaped)} skipped for their shape (first: {next(iter(fit.misshaped))})")
+        name, (found, wanted) = next(iter(fit.misshaped.items()))
+        parts.append(f"{len(fit.misshaped)} skipped for their shape (first: {name}, {found} instead of {wanted})")
     if fit.unexpected:
         parts.append(f"{len(fit.unexpected)} unused in the file (first: {fit.unexpected[0]})")
     return "; ".join(parts) + "."

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .files import write_atomically
+from .writing import write_atomically
 
 STUDENT = "student."
 TEACHER = "teacher."
 # Query groups of the training step; no detection depends on them.
 TRAINING_ONLY = "training_groups."
+# Attributes that hold the detector in training programs of others, such as Lightning's.
+WRAPPING = ("model.", "detector.", "network.", "net.")
 
 
 def is_distilling(names: Iterable[str]) -> bool:
@@ -33,14 +35,28 @@ def student_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def fit_to_model(weights: Mapping[str, Tensor], model_names: Collection[str]) -> dict[str, Tensor]:
     """Adds or removes the ``student.`` prefix where a checkpoint has it and a model has not, or the reverse.
 
+    A prefix of a program that wraps its detector (``model.``) is removed as well.
+
     Args:
         weights: of a checkpoint. model_names: of the model's own state.
     """
+    weights = _without_wrapper(weights, {name.removeprefix(STUDENT) for name in model_names})
     if is_distilling(model_names) and not is_distilling(weights):
         return {STUDENT + name: value for name, value in weights.items()}
     if is_distilling(weights) and not is_distilling(model_names):
         return student_weights(weights)
     return dict(weights)
+
+
+def _without_wrapper(weights: Mapping[str, Tensor], plain_names: Collection[str]) -> Mapping[str, Tensor]:
+    """Weights without the name under which another program's wrapper keeps its model, where none fits as it is."""
+    if any(name.removeprefix(STUDENT) in plain_names for name in weights):
+        return weights
+    for attribute in WRAPPING:
+        inner = {name.removeprefix(attribute): value for name, value in weights.items() if name.startswith(attribute)}
+        if any(name.removeprefix(STUDENT) in plain_names for name in inner):
+            return inner
+    return weights
 
 
 def is_training_only(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""One checkpoint file: reading that runs no code, writing that never leaves half a file."""
+"""One checkpoint file: reading that runs no code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -17,29 +17,9 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .contents import as_tensors, find_weights, from_numpy
 from .unpickler import load_arrays
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Replaces a file in one step: whoever reads it, or kills us, finds the old content or the new, never a mixture.
-
-    Args:
-        path: of the file. write: writes the content to an open binary file.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One temporary name per file: the next save of the same name cleans up after a killed one.
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a power cut
-    finally:
-        os.close(folder)
+from .writing import write_atomically as write_atomically  # its earlier place
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -49,11 +29,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: ``.safetensors``, ``.pkl`` (arrays only: detectron2's model zoo) or anything that ``torch.save`` wrote.
 
     Returns:
-        A dictionary whose ``model`` maps names to tensors; beside it what else the file holds, and ``by_suffix`` True
-        where the names lack the model's own prefix (backbones).
+        A dictionary whose ``model`` maps names to tensors, under whichever key the file has them; beside it what else
+        the file holds, and ``by_suffix`` True where the names lack the model's own prefix (backbones).
 
     Raises:
-        CheckpointError: no such file, damaged, not a checkpoint, or holding objects that it would be unsafe to load.
+        CheckpointError: no such file, damaged, not a checkpoint, holding objects that it would be unsafe to load, or
+            with NaN or infinite numbers in its weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,9 +48,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(_explain_unreadable(path, error)) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dictionary.")
-    checkpoint = dict(content) if "model" in content else {"model": content}
-    checkpoint["model"] = _as_tensors(path, checkpoint["model"])
-    return checkpoint
+    key, weights = find_weights(path, content)
+    others = {name: value for name, value in content.items() if name != key} if key else {}
+    return {**others, "model": as_tensors(path, weights)}
 
 
 def explain_absent(path: Path) -> str:
@@ -128,35 +109,11 @@ def _read_pickle(path: Path) -> Any:
 
 def _from_caffe2(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
     arrays = {name: np.asarray(value) for name, value in arrays.items() if not name.endswith("_momentum")}
-    tensors = {name: _from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "fiu"}
+    tensors = {name: from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "fiu"}
     return convert_c2_detectron_names(tensors)[0]
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {".safetensors": _read_safetensors, ".pkl": _read_pickle}
-
-
-def _as_tensors(path: Path, weights: Any) -> dict[str, Tensor]:
-    if not isinstance(weights, Mapping) or not weights:
-        raise CheckpointError(f"{path} is not a checkpoint: its weights are {_describe(weights)}.")
-    tensors = {}
-    for name, value in weights.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            value = _from_numpy(value)
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} is not a checkpoint: under {name!r} it has {_describe(value)}, not a tensor."
-            )
-        tensors[name.removeprefix("module.")] = value
-    return tensors
-
-
-def _from_numpy(array: np.ndarray) -> Tensor:
-    # torch knows only this machine's byte order, and wants memory that it may write.
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
-
-
-def _describe(value: Any) -> str:
-    return f"a {type(value).__name__}" if value or isinstance(value, Tensor) else f"an empty {type(value).__name__}"
 
 
 def _explain_unreadable(path: Path, error: Exception) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 
 NAMES_SHOWN = 5
+SMALL_SHARE = 0.05  # of a model's tensors
 
 
 @dataclass
@@ -31,6 +32,16 @@ class Fit:
     def is_complete(self) -> bool:
         return not (self.missing or self.unexpected or self.misshaped)
 
+    @property
+    def is_poor(self) -> bool:
+        """Most of the weights are of no use to the model, or most of the model gets none of them.
+
+        A backbone alone is a third of a detector's tensors or more; weights of other classes lack a few.
+        """
+        unused = len(self.unexpected) + len(self.misshaped)
+        wanted = len(self.matched) + len(self.missing) + len(self.misshaped)
+        return len(self.matched) < unused or len(self.matched) < SMALL_SHARE * wanted
+
     def without(self, unneeded: Callable[[str], bool]) -> Fit:
         """The same but for mismatches of names that are not needed."""
         return Fit(
@@ -39,6 +50,12 @@ class Fit:
             unexpected=[name for name in self.unexpected if not unneeded(name)],
             misshaped={name: shapes for name, shapes in self.misshaped.items() if not unneeded(name)},
         )
+
+    def both_sides(self) -> tuple[list[str], list[str]]:
+        """Names in the weights and in the model that do not fit each other, with shapes where these are why."""
+        found = [f"{name} {shape}" for name, (shape, _) in self.misshaped.items()]
+        wanted = [f"{name} {shape}" for name, (_, shape) in self.misshaped.items()]
+        return [*found, *self.unexpected], [*wanted, *self.missing]
 
     def problems(self) -> str:
         """The first names of every kind of mismatch, one line each."""
@@ -55,6 +72,16 @@ def first_names(names: list[str]) -> str:
     """For a message: the first few of many, and how many more there are."""
     more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def advise(fit: Fit, otherwise: str) -> str:
+    """What to do about weights that do not fit: import them, where another project wrote them."""
+    from .importing.layout import OWN, find_layout  # the import is built on this module
+
+    layout = find_layout([name.removeprefix("student.") for name in fit.unexpected])
+    if layout in (None, OWN):
+        return otherwise
+    return f"It is a checkpoint of {layout}: bring it over with tools/import_checkpoint.py --source {layout}."
 
 
 def compare(weights: Mapping[str, Tensor], model: nn.Module) -> Fit:

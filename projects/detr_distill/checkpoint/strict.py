@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .contents import say_average
 from .export import fit_to_model, is_training_only
 from .files import read_checkpoint
 from .locate import local_file
-from .matching import compare
+from .matching import advise, compare
 
 
 def load_strict(model: nn.Module, file: str | os.PathLike[str], key: str = "MODEL.DISTILL.TEACHER.WEIGHTS") -> None:
@@ -31,6 +32,7 @@ def load_strict(model: nn.Module, file: str | os.PathLike[str], key: str = "MODE
             f"{key} is empty: without trained weights a frozen network would teach noise. Set it to a checkpoint."
         )
     weights = read_checkpoint(local_file(str(file), key))["model"]
+    say_average(weights, f"{key} {file}")
     _load(model, fit_to_model(weights, model.state_dict()), f"{key} {file}")
 
 
@@ -55,6 +57,6 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     if not fit.is_complete:
         raise CheckpointError(
             f"{source} does not fit {type(model).__name__}:\n{fit.problems()}\n"
-            "Use the configuration with which these weights were trained."
+            f"{advise(fit, 'Use the configuration with which these weights were trained.')}"
         )
     model.load_state_dict(fit.matched, strict=False)

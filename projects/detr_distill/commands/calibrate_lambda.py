@@ -19,8 +19,9 @@ from ..config.build import build_config
 from ..config.ranges import COUNT, Range
 from ..engine.calibration import KEY, calibrate, measure_share
 from ..engine.device import choose_device
-from ..engine.launch import flags_first, prepare_datasets
+from ..engine.launch import flags_first
 from ..engine.report import report_user_errors
+from ..engine.start import prepare_datasets
 from ..errors import ConfigError
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from ..checkpoint.export import detecting_weights, save_weights
+from ..checkpoint.contents import say_average
+from ..checkpoint.export import check_suffix, detecting_weights, save_weights
 from ..checkpoint.files import read_checkpoint
+from ..checkpoint.writing import check_place
 from ..engine.report import report_user_errors
 
 
@@ -16,7 +18,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="file to write; its suffix decides: .pth or .safetensors")
     arguments = parser.parse_args(argv)
     with report_user_errors():
-        weights = detecting_weights(read_checkpoint(arguments.weights)["model"])
+        check_place("--output", arguments.output)
+        check_suffix(arguments.output)
+        weights = read_checkpoint(arguments.weights)["model"]
+        say_average(weights, arguments.weights)
+        weights = detecting_weights(weights)
         save_weights(weights, arguments.output)
         print(f"{arguments.output}: {len(weights)} tensors")
 

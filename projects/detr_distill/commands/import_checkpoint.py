@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 from ..checkpoint.export import check_suffix, save_weights
-from ..checkpoint.files import write_atomically
 from ..checkpoint.importing import SOURCES, import_checkpoint
+from ..checkpoint.writing import check_place, write_atomically
 from ..engine.report import report_user_errors
-from ..errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,10 +36,10 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         DetrDistillError: a checkpoint that cannot be imported, or a place that cannot be written to.
     """
-    _check_place("--output", arguments.output)
+    check_place("--output", arguments.output)
     check_suffix(arguments.output)
     if arguments.config:
-        _check_place("--config", arguments.config)
+        check_place("--config", arguments.config)
     imported = import_checkpoint(arguments.source, arguments.weights, arguments.opts)
     save_weights(imported.weights, arguments.output)
     imported.config["MODEL"]["WEIGHTS"] = arguments.output
@@ -52,14 +49,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"# As a teacher: MODEL.DISTILL.TEACHER.CLASS_NAMES {list(imported.class_names)!r}")
     if arguments.config:
         write_atomically(arguments.config, lambda file: file.write(imported.yaml().encode()))
-
-
-def _check_place(option: str, path: str) -> None:
-    """Before anything is written: a file can be, with the folders above it that do not exist yet."""
-    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
-    if Path(path).is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        what = "that is a folder" if Path(path).is_dir() else f"{above} is no folder that can be written to"
-        raise ConfigError(f"{option} {path}: {what}. Name a file to write.")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import torch
 from detectron2.config import CfgNode
 
 from ..checkpoint import SafeCheckpointer
+from ..checkpoint.writing import check_place
 from ..data.records import load_records
 from ..distill import DistillDetector
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
 from ..engine import DistillTrainer, build_config
 from ..engine.device import choose_device
-from ..engine.launch import prepare_datasets
 from ..engine.report import report_user_errors
+from ..engine.start import prepare_datasets
 from ..errors import ConfigError
 from ..visualization import Sample, load_samples, views_of, write_gallery
 from ..visualization.gallery import SCORE, SURE
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> list[Path]:
     Raises:
         DetrDistillError: a configuration, checkpoint or image that cannot be used.
     """
+    check_place("--output", Path(arguments.output, "predictions.png"))
     cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()

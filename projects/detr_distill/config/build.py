@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import logging
-import os
 import re
-from collections.abc import Iterable, Iterator
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
 from .defaults import add_detr_distill_config
+from .detectron2_keys import MAY_BE_NONE, check_detectron2_keys
 from .files import complete_path
+from .keys import check_keys, flatten
 from .plugins import import_plugins, named_plugins
+from .spelling import unknown_key, wrong_type
+from .without_effect import check_no_other_task
+from .yaml_files import check_file, reading
 
 logger = logging.getLogger(__name__)
 
@@ -36,85 +36,65 @@ def build_config(config_file: str, overrides: list[str], *, plugins: bool = Fals
         plugins: it is the configuration of a run, whose ``PLUGINS`` are imported first. Of any other it runs no code.
 
     Raises:
-        ConfigError: a missing file, an unknown key or a value of the wrong type; the message names it.
+        ConfigError: a missing file, a key that is unknown or stands twice, a value of the wrong type or one that the
+            key does not allow; the message names it.
     """
     config_file = complete_path(config_file)
+    if config_file:
+        check_file(config_file)
     if plugins:
-        _check_file(config_file)
         import_plugins(named_plugins(config_file, overrides))
     cfg = default_config()
-    lists = [key for key, default in flatten(cfg).items() if isinstance(default, (list, tuple))]
+    defaults = flatten(cfg)
     if config_file:
-        _merge_file(cfg, config_file)
-    _merge_overrides(cfg, overrides)
-    _check_lists(cfg, lists)
+        _merge_file(cfg, config_file, defaults)
+    _merge_overrides(cfg, overrides, defaults)
+    check_keys(cfg)
+    check_detectron2_keys(cfg)
+    check_no_other_task(cfg)
     return cfg
 
 
-def flatten(node: dict, prefix: str = "") -> dict[str, object]:
-    """``{"A": {"B": 1}}`` as ``{"A.B": 1}``."""
-    flat: dict[str, object] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _check_file(config_file: str) -> None:
-    """Raises ConfigError where a file is named that is no configuration."""
-    if not config_file:
-        return
-    if not os.path.isfile(config_file):
-        raise ConfigError(f"--config-file {config_file}: there is no such file (working folder: {os.getcwd()}).")
-    with _reading(config_file), open(config_file, encoding="utf-8") as file:
-        # A configuration holds values; it has no business in running code while it is read.
-        if not isinstance(yaml.safe_load(file), dict):
-            raise ConfigError(f"--config-file {config_file} holds no KEY: VALUE pairs. Name a configuration.")
-
-
-def _merge_file(cfg: CfgNode, config_file: str) -> None:
-    _check_file(config_file)
+def _merge_file(cfg: CfgNode, config_file: str, defaults: dict[str, object]) -> None:
+    where = f"--config-file {config_file}"
     try:
-        with _reading(config_file):
+        with reading(config_file):
             cfg.merge_from_file(config_file, allow_unsafe=False)
-    except (KeyError, AssertionError, ValueError, TypeError, OSError) as error:
-        raise ConfigError(f"--config-file {config_file}: {_explain(cfg, error)}") from error
+    except (KeyError, AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {_explain(cfg, error, config_file)}") from error
+    _check_present(cfg, defaults, where)
 
 
-@contextlib.contextmanager
-def _reading(config_file: str) -> Iterator[None]:
-    """Within, a file that is no text or no YAML is a ConfigError."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"--config-file {config_file} or its _BASE_ is not a YAML text file: byte {error.start} is not "
-            f"{error.encoding}. Name a configuration (*.yaml), or save the file as UTF-8."
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config-file {config_file} is not valid YAML: {error}") from error
-
-
-def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+def _merge_overrides(cfg: CfgNode, overrides: list[str], defaults: dict[str, object]) -> None:
     if len(overrides) % 2:
-        raise ConfigError(
-            f"Overrides are KEY VALUE pairs and {overrides[-1]!r} has no partner in: {' '.join(overrides)}"
-        )
+        words = [str(word) for word in overrides]
+        hint = " Write KEY VALUE, not KEY=VALUE." if any("=" in word for word in words) else ""
+        raise ConfigError(f"Overrides are KEY VALUE pairs and {words[-1]!r} has no partner in: {' '.join(words)}{hint}")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        where = f"{key} {value} on the command line"
+        if not isinstance(key, str) or key not in defaults:
+            raise ConfigError(f"{where}: {_unknown_override(str(key), defaults)}")
         try:
-            cfg.merge_from_list([key, _fit_type(flatten(cfg).get(key), value)])
-        except (KeyError, AssertionError, ValueError, TypeError) as error:
-            raise ConfigError(f"{key} {value} on the command line: {_explain(cfg, error)}") from error
+            cfg.merge_from_list([key, _fit_type(defaults[key], value)])
+        except (KeyError, AssertionError, ValueError, TypeError, RecursionError, MemoryError) as error:
+            raise ConfigError(f"{where}: {wrong_type(value, defaults[key])}") from error
+        _check_present(cfg, defaults, where)
 
 
-def _check_lists(cfg: CfgNode, keys: list[str]) -> None:
-    """fvcore lets None replace a value of any type; a list of none is an empty one."""
+def _unknown_override(key: str, defaults: dict[str, object]) -> str:
+    inside = [name for name in defaults if name.startswith(f"{key}.")]
+    if inside:
+        return f"{key} holds keys, such as {inside[0]}. Name one of them."
+    return unknown_key(key, defaults)
+
+
+def _check_present(cfg: CfgNode, defaults: dict[str, object], where: str) -> None:
+    """yacs lets None, which an empty YAML value is too, replace a value of any type."""
     values = flatten(cfg)
-    for key in keys:
-        if values[key] is None:
-            raise ConfigError(f"{key} is None. Give () for none.")
+    for key, default in defaults.items():
+        if values[key] is None and default is not None and key not in MAY_BE_NONE:
+            remedy = "Give () for none." if isinstance(default, list | tuple) else f"Its default is {default!r}."
+            raise ConfigError(f"{where}: {key} is None. {remedy}")
 
 
 def _fit_type(default: object, value: object) -> object:
@@ -130,17 +110,21 @@ def _fit_type(default: object, value: object) -> object:
     return value
 
 
-def _explain(cfg: CfgNode, error: Exception) -> str:
+def _explain(cfg: CfgNode, error: Exception, config_file: str) -> str:
+    """What yacs found wrong with a file, in our own words where it is a key or the type of a value."""
     text = str(error.args[0]) if error.args else repr(error)
     unknown = re.search(r"[Nn]on-existent (?:config )?key: (\S+)", text)
-    if unknown is None:
+    if unknown is not None:
+        return unknown_key(unknown[1], flatten(cfg))
+    mismatch = re.search(r"for config key: (\S+)$", text)
+    if text.startswith("Cannot inherit"):
+        return f"{text} One of the two files has a value where the other has keys."
+    if mismatch is None:
         return text
-    return f"unknown key {unknown[1]}.{suggest(unknown[1], flatten(cfg))}"
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean ...?``, or nothing when no known name is close."""
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    last = name.rsplit(".", 1)[-1]
-    matches += [key for key in known if key.rsplit(".", 1)[-1] == last and key not in matches]
-    return f" Did you mean {' or '.join(matches[:3])}?" if matches else ""
+    key = mismatch[1]
+    value, default = CfgNode.load_yaml_with_base(config_file), cfg
+    for part in key.split("."):
+        value, default = value[part], default[part]
+    if value is None:
+        return f"{key} is empty. Write its keys below it, indented, or remove it."
+    return f"{key} is {value!r}; {wrong_type(value, default)}"

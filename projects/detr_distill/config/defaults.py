@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from ..moved import renamed
 from . import general  # noqa: F401  (declares its keys)
 from .keys import add_keys
+
+__getattr__ = renamed(__name__, {"add_distill_config": "add_detr_distill_config"})
 
 
 def add_detr_distill_config(cfg: CfgNode) -> None:

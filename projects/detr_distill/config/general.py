@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .keys import Key, declare
-from .ranges import COUNT, NOT_NEGATIVE, Words
+from .ranges import COUNT, PROPER_SHARE, WHOLE, Words
 
 declare(
     __name__,
@@ -12,11 +12,17 @@ declare(
         "DATASETS.BAD_BOXES": Key(
             "error",
             'boxes without area or outside their image: `"error"` names them and stops, `"fix"` cuts them to the '
-            "image, drops those without area, and warns",
+            "image, drops those without area, and warns. More than 5 % outside are refused: another convention",
             Words("error", "fix"),
         ),
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Key(
             False, "drop training images without objects (detectron2's own default is `True`)"
+        ),
+        "DATALOADER.RANDOM_SUBSET_RATIO": Key(
+            1.0,
+            "share of the training images that `DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler` draws once, by "
+            "`SEED`, and trains on (a key of detectron2's main branch)",
+            PROPER_SHARE,
         ),
         "INPUT.MAPPER": Key(
             "detr",
@@ -48,13 +54,17 @@ declare(
             COUNT,
         ),
         "SOLVER.CHECKPOINT_KEEP": Key(
-            0, "checkpoints `model_<iteration>.pth` that stay on disk, the newest; 0 keeps all", NOT_NEGATIVE
+            0, "checkpoints `model_<iteration>.pth` that stay on disk, the newest; 0 keeps all", WHOLE
         ),
         "SOLVER.AMP.DTYPE": Key(
             "float16",
             'with `SOLVER.AMP.ENABLED True`: `"float16"` (loss scaling, CUDA only) or `"bfloat16"`',
             Words("float16", "bfloat16"),
         ),
-        "TEST.BEST_METRIC": Key("bbox/AP", "metric whose highest value keeps `model_best.pth`; empty keeps none"),
+        "TEST.BEST_METRIC": Key(
+            "bbox/AP",
+            "metric whose highest value keeps `model_best.pth`; empty keeps none. With several test sets it is of the "
+            'first that has it; `"NAME/bbox/AP"` names another',
+        ),
     },
 )

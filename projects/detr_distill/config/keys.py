@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
-from .ranges import Range, Words
+from .ranges import Allowed
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Key:
 
     default: Any
     meaning: str
-    allowed: Range | Words | None = None
+    allowed: Allowed | None = None
     path: str = ""
     earlier: str = ""
 
@@ -45,9 +45,7 @@ class Key:
             self.allowed.check(f"An entry of {name}", entry)
 
 
-def key(
-    default: object, meaning: str, allowed: Range | Words | None = None, *, path: str = "", earlier: str = ""
-) -> Any:
+def key(default: object, meaning: str, allowed: Allowed | None = None, *, path: str = "", earlier: str = "") -> Any:
     """A :class:`Key` as the value of an annotated class attribute, whose type is that of the setting."""
     return Key(default, meaning, allowed, path, earlier)
 
@@ -95,6 +93,14 @@ def _check_name(owner: str, name: str, known: Iterable[str]) -> None:
         raise ConfigError(
             f"{owner} declares {name} beside {inside}, and a key cannot hold another. Give it another name."
         )
+    *parents, _ = name.split(".")
+    for depth in range(1, len(parents) + 1):
+        entry = reduce(_entry, parents[:depth], detectron2_defaults())
+        if entry is not None and not isinstance(entry, CfgNode):
+            raise ConfigError(
+                f"{owner} declares {name}, but detectron2's key {'.'.join(parents[:depth])} holds no others. Give it "
+                "another name."
+            )
     if not owner.startswith(PACKAGE) and reduce(_entry, name.split("."), detectron2_defaults()) is not None:
         raise ConfigError(f"{owner} declares {name}, which is detectron2's own key. Give it another name.")
 
@@ -134,11 +140,22 @@ def read_key(cfg: CfgNode, name: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check_keys(cfg: CfgNode, section: str) -> None:
+def check_keys(cfg: CfgNode, section: str = "") -> None:
     """Raises ConfigError where a key of a section, such as ``MODEL.DETR``, has a value that is not allowed.
 
-    All are checked, whether or not the chosen parts read them.
+    All are checked, whether or not the chosen parts read them. No section: every declared key.
     """
     for name, declared in declared_keys():
-        if name.startswith(f"{section}."):
+        if not section or name.startswith(f"{section}."):
             declared.check(name, read_key(cfg, name))
+
+
+def flatten(node: dict, prefix: str = "") -> dict[str, object]:
+    """``{"A": {"B": 1}}`` as ``{"A.B": 1}``."""
+    flat: dict[str, object] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

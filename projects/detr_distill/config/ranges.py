@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..errors import ConfigError
+
+
+class Allowed(Protocol):
+    """What a value may be."""
+
+    def check(self, key: str, value: object) -> None:
+        """Raises ConfigError where ``value``, the setting of ``key``, is not allowed."""
+
+    def in_words(self) -> str:
+        """For a message and for docs/configs.md."""
 
 
 class Range(NamedTuple):
     """Finite numbers from ``least`` to ``most``, both included, more than ``above`` and less than ``below``.
 
-    ``odd``: whole odd numbers alone, as sizes of convolutions that keep their maps' size.
+    ``odd``: whole odd numbers alone, as sizes of convolutions that keep their maps' size. ``whole``: whole numbers
+    alone.
     """
 
     least: float = -math.inf
@@ -19,11 +30,15 @@ class Range(NamedTuple):
     above: float = -math.inf
     below: float = math.inf
     odd: bool = False
+    whole: bool = False
 
     def check(self, key: str, value: object) -> None:
         """Raises ConfigError where ``value``, the setting of ``key``, is outside or no number."""
-        if not isinstance(value, int | float) or not self._holds(value):
+        # True is an int to Python, and no number to whoever wrote it.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self._holds(value):
             raise ConfigError(f"{key} is {value!r}. Give {self.in_words()}.")
+        if self.whole and not isinstance(value, int):
+            raise ConfigError(f"{key} is {value!r}. Give a whole number, {self.in_words()}.")
 
     def _holds(self, value: float) -> bool:
         inside = self.least <= value <= self.most and self.above < value < self.below
@@ -58,9 +73,48 @@ class Words(tuple[str | int, ...]):
         return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
 
 
+class Each(NamedTuple):
+    """A list: of ``length`` entries, or of ``least`` or more, each of which ``entry`` allows."""
+
+    entry: Allowed
+    length: int | None = None
+    least: int = 1
+
+    def check(self, key: str, value: object) -> None:
+        """Raises ConfigError where ``value``, the setting of ``key``, is no such list."""
+        if not isinstance(value, list | tuple) or not self._has_length(len(value)):
+            raise ConfigError(f"{key} is {value!r}. Give {self.in_words()}.")
+        for entry in value:
+            self.entry.check(f"An entry of {key}", entry)
+
+    def _has_length(self, length: int) -> bool:
+        return length >= self.least if self.length is None else length == self.length
+
+    def in_words(self) -> str:
+        """Such as ``a list of 4, each more than 0``."""
+        count = f"of {self.length}" if self.length is not None else f"of {self.least} or more"
+        return f"a list {count}, each {self.entry.in_words()}"
+
+
+class Infinite(NamedTuple):
+    """What ``finite`` allows, and infinity."""
+
+    finite: Allowed
+
+    def check(self, key: str, value: object) -> None:
+        """Raises ConfigError where ``value``, the setting of ``key``, is neither."""
+        if value != math.inf:
+            self.finite.check(key, value)
+
+    def in_words(self) -> str:
+        """Such as ``more than 0, or inf``."""
+        return f"{self.finite.in_words()}, or inf"
+
+
 NOT_NEGATIVE = Range(0)
 POSITIVE = Range(above=0)
 SHARE = Range(0, most=1)
 PROPER_SHARE = Range(above=0, most=1)
-COUNT = Range(1)
+COUNT = Range(1, whole=True)
+WHOLE = Range(0, whole=True)
 ODD = Range(1, odd=True)

@@ -11,7 +11,11 @@ HEAD = """# Configuration keys
 
 What this project adds to detectron2's own keys, and one default that it changes. A run is described by a file under
 `configs/`, then by `KEY VALUE` pairs on the command line, which override it. Values are read as Python literals: lists
-and tuples in quotes, decimals for a key whose default is a decimal (`0.0`, not `0`).
+and tuples in quotes, decimals for a key whose default is a decimal (`0.0`, not `0`). In a file a key stands once.
+
+Values outside of what a key may be are refused, detectron2's own included (`config/detectron2_keys.py`). Keys of
+detectron2 that nothing here reads, such as `TEST.AUG` or `TEST.PRECISE_BN`, are named at the start of a run that sets
+them; `MODEL.KEYPOINT_ON` and `MODEL.LOAD_PROPOSALS` are refused.
 
 This page is made from the code by `python tools/write_key_reference.py`: every key is declared once, beside the class
 that reads it, with its default, what it may be, and its meaning. A test fails where page and code differ. A plug-in of
@@ -24,6 +28,7 @@ SECTIONS = (
     ("Solver and evaluation", "", ("SOLVER", "TEST")),
     ("Backbones", "", ("MODEL.CONV_BACKBONE", "MODEL.TIMM", "MODEL.TORCHVISION")),
     ("Detector", "Read when the detector, or the student, is a `DetrDetector`.", ("MODEL.DETR",)),
+    ("detectron2's detectors", "Beside detectron2's own keys.", ("MODEL.FCOS",)),
     ("Distillation", "Read when `MODEL.META_ARCHITECTURE` is `DistillDetector`.", ("MODEL.DISTILL",)),
 )
 

@@ -6,23 +6,96 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.fcos import FCOS as PythonFCOS
 from detectron2.modeling.meta_arch.fcos import FCOSHead
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils import comm
+from fvcore.nn import giou_loss
 from torch import Tensor, nn
 
+from ..config.keys import Key, declare
+
 GROUPS = 32
+CENTERNESS_WEIGHTS = "MODEL.FCOS.CENTERNESS_WEIGHTS"
+
+declare(
+    __name__,
+    {
+        CENTERNESS_WEIGHTS: Key(
+            False,
+            "`FCOS`: the box loss of a location weighs as much as its centre-ness, and the sum is divided by the sum "
+            "of the weights, as published and in LGD; `False`: all alike, as in detectron2",
+        ),
+    },
+)
 
 
 @META_ARCH_REGISTRY.register()
 class FCOS(PythonFCOS):
-    """FCOS (1904.01355) with the keys of ``MODEL.RETINANET``; ``NORM`` "GN" normalises its head as published."""
+    """FCOS (1904.01355) with the keys of ``MODEL.RETINANET``; ``NORM`` "GN" normalises its head as published.
+
+    Boxes and losses are computed in float32, whatever the predictions are: in half precision a corner at 500 pixels is
+    off by up to two of them.
+
+    Args:
+        centerness_weights: in the box loss [P]; False: all locations of objects count alike, as in detectron2.
+        arguments: detectron2's.
+    """
 
     @configurable
-    def __init__(self, **arguments: Any):
+    def __init__(self, *, centerness_weights: bool = False, **arguments: Any):
         super().__init__(**arguments)
+        self.centerness_weights = centerness_weights
+
+    def forward_training(
+        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]], gt_instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """The three losses; see :meth:`losses`. detectron2's box loss refuses half precision."""
+        with torch.autocast(features[0].device.type, enabled=False):
+            return super().forward_training(images, features, _in_float32(predictions), gt_instances)
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
+    ) -> list[Instances]:
+        """Detections in pixels of ``images``, best first."""
+        return super().forward_inference(images, features, _in_float32(predictions))
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Boxes],
+        pred_centerness: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """``loss_fcos_{cls,loc,ctr}`` of predictions by level and ground truth by image, see the base class."""
+        losses = super().losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, pred_centerness)
+        if self.centerness_weights:
+            losses["loss_fcos_loc"] = self._weighted_box_loss(anchors, gt_labels, pred_anchor_deltas, gt_boxes)
+        return losses
+
+    def _weighted_box_loss(
+        self, anchors: list[Boxes], gt_labels: list[Tensor], pred_anchor_deltas: list[Tensor], gt_boxes: list[Boxes]
+    ) -> Tensor:
+        """``sum of c * (1 - GIoU) / sum of c`` over locations of objects, c their centre-ness.
+
+        The divisor is the mean over the ranks, at least 1. Source: FCOS (1904.01355) [P], as LGD's code has it [C].
+        """
+        positive = torch.stack(gt_labels) != self.num_classes
+        everywhere = Boxes.cat(anchors).tensor
+        deltas = torch.cat(pred_anchor_deltas, dim=1)
+        found = torch.stack([self.box2box_transform.apply_deltas(image, everywhere) for image in deltas])
+        goal = torch.stack([boxes.tensor for boxes in gt_boxes])
+        weight = self.compute_ctrness_targets(anchors, gt_boxes)[positive]
+        total = weight.sum()
+        if comm.get_world_size() > 1:
+            dist.all_reduce(total)
+            total = total / comm.get_world_size()
+        return (weight * giou_loss(found[positive], goal[positive])).sum() / total.clamp(min=1)
 
     @torch.no_grad()
     def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Boxes]]:
@@ -49,6 +122,7 @@ class FCOS(PythonFCOS):
             prior_prob=node.PRIOR_PROB,
         )
         return {
+            "centerness_weights": cfg.MODEL.FCOS.CENTERNESS_WEIGHTS,
             "backbone": backbone,
             "head": head,
             "head_in_features": list(node.IN_FEATURES),
@@ -62,6 +136,10 @@ class FCOS(PythonFCOS):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
+
+
+def _in_float32(predictions: list[list[Tensor]]) -> list[list[Tensor]]:
+    return [[values.float() for values in levels] for levels in predictions]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -2,13 +2,14 @@
 
 from ..errors import DataError
 from .bad_boxes import check_boxes
+from .builtin_coco import register_builtin_coco
 from .coco import load_coco
 from .digit_pictures import CANVAS, draw_picture
 from .digits import build_digits, prepare, register_digits, split_samples
 from .image import read_image
 from .loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
-from .registration import check_num_classes, class_names, register_datasets, training_class_names
+from .registration import check_num_classes, class_names, dataset_files, register_datasets, training_class_names
 
 __all__ = [
     "CANVAS",
@@ -22,6 +23,7 @@ __all__ = [
     "check_boxes",
     "check_num_classes",
     "class_names",
+    "dataset_files",
     "draw_picture",
     "load_coco",
     "prepare",
@@ -33,3 +35,4 @@ __all__ = [
 ]
 
 register_digits()
+register_builtin_coco()

@@ -77,7 +77,8 @@ class ResizeShortSide(T.Augmentation):
         choice = int(np.random.random() * len(self.sizes))
         if not self.sizes or self.sizes[choice] == 0:
             return NoOpTransform()
-        new = T.ResizeShortestEdge.get_output_shape(height, width, self.sizes[choice], self.max_size)
+        resized = T.ResizeShortestEdge.get_output_shape(height, width, self.sizes[choice], self.max_size)
+        new = max(resized[0], 1), max(resized[1], 1)  # an extremely thin image would be rounded to nothing
         return NoOpTransform() if new == (height, width) else Resize(height, width, *new)
 
 

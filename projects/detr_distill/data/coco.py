@@ -1,153 +1,127 @@
-"""Reads COCO-format annotation files and says in words what is wrong with one."""
+"""Loads COCO-format data sets as detectron2's records, from annotation files that are checked first."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
-from pathlib import Path
 from typing import Any
 
-from detectron2.data.datasets import load_coco_json
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
 
 from ..errors import DataError
-from .bad_boxes import check_boxes
+from .annotation_fields import first
+from .annotation_file import AnnotationFile, id_order, read_annotation_file, read_class_names
+from .annotation_text import collector_off
+from .bad_boxes import ObjectBoxes, check_object_boxes, check_policy
+from .box_convention import check_areas
+from .masks import usable_segmentation
 
-_NAMED = 5  # missing files or faulty entries that an error message lists
-_ID, _TEXT, _LENGTH, _BOX = "a whole number", "a text", "a positive number", "four numbers"
-# Section -> key that every entry needs -> what it must be. COCO's evaluation takes no other ids than whole numbers.
-_REQUIRED = {
-    "images": {"id": _ID, "file_name": _TEXT, "width": _LENGTH, "height": _LENGTH},
-    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "bbox": _BOX},
-    "categories": {"id": _ID, "name": _TEXT},
-}
+__all__ = ["load_coco", "read_class_names"]
 
 
 def load_coco(
     annotation_file: str | os.PathLike,
     image_folder: str | os.PathLike,
     name: str | None = None,
-    bad_boxes: str = "error",
+    bad_boxes: str | None = "error",
 ) -> list[dict]:
     """Loads a COCO-format dataset after checking the annotation file and that every image file is there.
 
     Args:
-        annotation_file: COCO instances JSON. Category ids may have gaps.
+        annotation_file: COCO instances JSON, see ``annotation_file.read_annotation_file``.
         image_folder: folder to which the file names in the annotation file are relative.
         name: the dataset's registered name, whose metadata gets the class names and the mapping of category ids
             to 0, 1, ...; None leaves the category ids as they are in the file.
-        bad_boxes: see ``bad_boxes.check_boxes``.
+        bad_boxes: see ``bad_boxes.check_boxes``; None leaves boxes as they are, unless the whole file is in another
+            convention.
 
     Returns:
-        Dicts in detectron2's dataset format; every annotation keeps its ``id``.
+        Dicts in detectron2's dataset format, in the order of the image ids; every annotation keeps its ``id``, and its
+        ``segmentation`` where it has the form of one. Without ``annotations`` if the file has none.
 
     Raises:
         DataError: a file is missing, the annotation file is not COCO's format or contradicts itself, or has bad boxes.
     """
-    path = str(annotation_file)
-    contents = _read_json(path)
-    _check_entries(path, contents)
-    _check_references(path, contents)
-    _check_images(path, str(image_folder), [image["file_name"] for image in contents["images"]])
-    del contents  # detectron2 parses the file again; two copies of a large one would not fit everywhere
-    try:
-        records = load_coco_json(path, str(image_folder), name, extra_annotation_keys=["id"])
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"Annotation file {path} is not COCO's instances format: {error}") from error
-    check_boxes(records, bad_boxes, f"Annotation file {path}")
+    if bad_boxes is not None:
+        check_policy(bad_boxes)
+    source = f"Annotation file {annotation_file}"
+    with collector_off():
+        file = read_annotation_file(annotation_file)
+        for warning in file.warnings:
+            logging.getLogger(__name__).warning(warning)
+        _check_images(file.path, str(image_folder), [image["file_name"] for image in file.images])
+        records, boxes = _records(file, str(image_folder), _class_indices(file, name))
+        if file.annotated:
+            if bad_boxes is not None:
+                check_object_boxes(records, boxes, bad_boxes, source)
+            check_areas(file, source)
     return records
 
 
-def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
-    """Class names of a COCO-format annotation file in the order of their ids, without loading the dataset.
-
-    Raises:
-        DataError: the file is missing or not COCO's format.
-    """
-    path = str(annotation_file)
-    contents = _read_json(path)
-    _check_entries(path, contents, ("categories",))
-    return tuple(item["name"] for item in sorted(contents["categories"], key=lambda item: item["id"]))
-
-
-def _read_json(path: str) -> dict:
+def _class_indices(file: AnnotationFile, name: str | None) -> dict[int, int] | None:
+    """Category id -> 0, 1, ... in the order of the ids, which the metadata of the set learns."""
+    if name is None:
+        return None
+    index_of_id = {id: index for index, id in enumerate(sorted(item["id"] for item in file.categories))}
+    metadata = MetadataCatalog.get(name)
     try:
-        contents = json.loads(Path(path).read_bytes())
-    except OSError as error:
+        metadata.set(thing_classes=list(file.names), thing_dataset_id_to_contiguous_id=index_of_id)
+    except AssertionError as error:
         raise DataError(
-            f"Annotation file {path} cannot be read: {error.strerror or error}. "
-            "Correct the path in DATASETS.REGISTER, or put the file there."
+            f"Annotation file {file.path} has the classes {', '.join(file.names)} (ids {first(index_of_id)}), but "
+            f"{name} is known with {', '.join(metadata.thing_classes)}. Give the set its own name in DATASETS.REGISTER."
         ) from error
-    except ValueError as error:
-        raise DataError(f"Annotation file {path} is not JSON: {error}. Restore it, or export it again.") from error
-    if not isinstance(contents, dict):
-        raise DataError(f"Annotation file {path} holds a {type(contents).__name__}; COCO's format is an object.")
-    return contents
+    return index_of_id
 
 
-def _check_entries(path: str, contents: dict, sections: Iterable[str] = tuple(_REQUIRED)) -> None:
-    """Every section is a list of objects with the keys and types that are needed; ids and class names are unique."""
-    for section in sections:
-        items = contents.get(section)
-        if not isinstance(items, list) or (not items and section != "annotations"):
-            found = ", ".join(contents) or "nothing"
-            raise DataError(
-                f"Annotation file {path} has no {section!r} (found: {found}). "
-                "COCO's instances format needs images, annotations and categories."
-            )
-        for item in items:
-            _check_entry(path, section, item)
-        _check_unique(path, section, "id", items)
-        if section == "categories":
-            _check_unique(path, section, "name", items)  # class lists are matched by name
+def _records(file: AnnotationFile, folder: str, index_of_id: dict[int, int] | None) -> tuple[list[dict], ObjectBoxes]:
+    """The records, and the boxes of their objects. Written for a million objects: one pass over them for each step."""
+    images = sorted(file.images, key=lambda image: id_order(image["id"]))
+    objects = _objects(file.annotations, index_of_id)
+    row_of_id = {image["id"]: row for row, image in enumerate(images)}
+    rows = np.array([row_of_id[item["image_id"]] for item in file.annotations], dtype=np.int64)
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    starts = np.searchsorted(rows, np.arange(len(images) + 1))
+    objects = [objects[number] for number in order.tolist()]
+    records: list[dict] = []
+    for image, start, end in zip(images, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        file_name = os.path.join(folder, image["file_name"])
+        size = {"height": image["height"], "width": image["width"]}
+        records.append({"file_name": file_name, **size, "image_id": image["id"]})
+        if file.annotated:
+            records[-1]["annotations"] = objects[start:end]
+    owner = np.stack([rows, np.arange(len(rows)) - starts[rows]], axis=1)
+    sizes = np.array([(image["width"], image["height"]) for image in images], dtype=np.float64)[rows]
+    kept = ~file.crowds[order]
+    return records, ObjectBoxes(owner[kept], file.boxes[order][kept], sizes[kept], BoxMode.XYWH_ABS)
 
 
-def _check_entry(path: str, section: str, item: Any) -> None:
-    for key, expected in _REQUIRED[section].items():
-        if not isinstance(item, dict) or key not in item:
-            raise DataError(f"Annotation file {path}: an entry of {section!r} lacks {key!r}: {_short(item)}")
-        if not _IS[expected](item[key]):
-            raise DataError(
-                f"Annotation file {path}: an entry of {section!r} has {key} {_short(item[key])}; expected {expected}. "
-                f"Correct the entry: {_short(item)}"
-            )
+def _objects(items: list[dict], index_of_id: dict[int, int] | None) -> list[dict[str, Any]]:
+    """detectron2's form of annotations, in the same order."""
+    categories = [item["category_id"] for item in items]
+    classes = categories if index_of_id is None else [index_of_id[category] for category in categories]
+    mode = BoxMode.XYWH_ABS
+    objects: list[dict[str, Any]] = [
+        {"iscrowd": i["iscrowd"], "bbox": i["bbox"], "category_id": k, "id": i["id"], "bbox_mode": mode}
+        for i, k in zip(items, classes, strict=True)
+    ]
+    for key, form in (("segmentation", usable_segmentation), ("keypoints", _centred)):
+        for item, result in zip(items, objects, strict=True):
+            if item.get(key):
+                value = form(item[key])
+                if value is not None:
+                    result[key] = value
+    return objects
 
 
-def _check_unique(path: str, section: str, key: str, items: list[dict]) -> None:
-    counts = Counter(item[key] for item in items)
-    if len(counts) < len(items):
-        twice = [value for value, count in counts.items() if count > 1]
-        raise DataError(f"Annotation file {path}: {key}s used twice in {section!r}: {_first(twice)}. Make them unique.")
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-_IS: dict[str, Callable[[Any], bool]] = {
-    _ID: _is_id,
-    _TEXT: lambda value: isinstance(value, str),
-    _LENGTH: lambda value: _is_number(value) and value > 0,
-    _BOX: lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)),
-}
-
-
-def _check_references(path: str, contents: dict) -> None:
-    """Every annotation belongs to an image and a category of the file."""
-    for section, key in (("images", "image_id"), ("categories", "category_id")):
-        known = {item["id"] for item in contents[section]}
-        strays = [item for item in contents["annotations"] if item[key] not in known]
-        if strays:
-            raise DataError(
-                f"Annotation file {path}: {len(strays)} annotations have a {key} that {section!r} does not hold: "
-                + _first(f"annotation {item['id']} ({key} {item[key]})" for item in strays)
-                + ". Correct the ids, or remove these annotations."
-            )
+def _centred(keypoints: Any) -> list[float] | None:
+    """COCO's keypoints (x, y, visibility each) are indices of pixels; all else is measured from the pixels' corners."""
+    if not isinstance(keypoints, list) or set(map(type, keypoints)) - {int, float}:
+        return None
+    return [value if number % 3 == 2 else value + 0.5 for number, value in enumerate(keypoints)]
 
 
 def _check_images(path: str, folder: str, names: list[str]) -> None:
@@ -163,17 +137,8 @@ def _check_images(path: str, folder: str, names: list[str]) -> None:
         if base not in listings[parent]:
             missing.append(name)
     if missing:
+        hint = " Its paths have Windows' backslashes: write them with /." if "\\" in missing[0] else ""
         raise DataError(
             f"Image folder {folder} lacks {len(missing)} of the {len(names)} images that {path} names: "
-            f"{_first(missing)}. Correct the folder in DATASETS.REGISTER, or put the images there."
+            f"{first(missing)}. Correct the folder in DATASETS.REGISTER, or put the images there.{hint}"
         )
-
-
-def _first(items: Iterable[Hashable]) -> str:
-    found = [str(item) for item in items]
-    return ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
-
-
-def _short(item: Any) -> str:
-    text = repr(item)
-    return text if len(text) <= 120 else f"{text[:117]}..."

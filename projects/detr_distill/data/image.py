@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 
 import cv2
 import numpy as np
@@ -13,13 +14,24 @@ from ..errors import DataError
 
 FORMATS = ("BGR", "RGB")
 
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # First bytes of a file type, and the bytes that end every complete file of it.
-_ENDINGS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
-_TAIL = 64  # bytes searched for the ending: some writers pad the file
+_ENDINGS = ((_JPEG, b"\xff\xd9"), (_PNG, b"IEND"))
+TAIL = 64  # bytes searched for the ending: some writers pad the file
+_DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners give; files keep them in 16
+_OVERSHOOT = 1.01  # of an image from 0 to 1 that was resized or sharpened
+_DEEP_MODES = ("I", "F")  # Pillow's, of more than 8 bits a channel
+_SAMPLED = 16  # rows and columns between two pixels of a quick look
+
+_logger = logging.getLogger(__name__)
 
 
 def read_image(path: str, format: str = "BGR") -> np.ndarray:
-    """Reads an image as 8-bit colour; grey, palette, 16-bit and transparent images are converted.
+    """Reads an image as 8-bit colour; grey, palette, CMYK, transparent and deeper images are converted.
+
+    An image of more than 8 bits is scaled by the smallest depth of 8, 10, 12, 14 and 16 bits that holds its content,
+    one of floating point from the range 0 to 1, or taken as 0 to 255 where it goes beyond. A picture that is drawn in
+    its transparency alone is laid on white.
 
     Args:
         path: local path, or any address that detectron2's ``PathManager`` opens.
@@ -29,15 +41,42 @@ def read_image(path: str, format: str = "BGR") -> np.ndarray:
         (height, width, 3) uint8, turned upright as its EXIF orientation says.
 
     Raises:
-        DataError: the file is missing, empty, not an image, or ends too early.
+        DataError: the file is missing, empty, not an image, ends too early, is too large, or has values of no known
+            range.
     """
     data = _read_bytes(path)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         image = _read_strictly(path, data)  # a type that OpenCV was built without, or no image at all
-    elif not _has_ending(data):
+    elif not has_ending(data):
         _read_strictly(path, data)  # OpenCV 4 fills what is missing with grey and says nothing
+    if image.dtype != np.uint8:
+        image = _to_eight_bits(path, image)
+    if not data.startswith(_JPEG) and _is_blank(image):
+        image = _on_white(data, image)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
+
+
+def check_eight_bits(path: str) -> None:
+    """For readers that know no other images than of 8 bits a channel; looks at the file's header alone.
+
+    Raises:
+        DataError: the image has more bits, or more pixels than Pillow opens. Files that are no images pass.
+    """
+    try:
+        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            mode = image.mode
+    except OSError:
+        return
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"Image file {path} is too large: {error} Make it smaller, or set INPUT.MAPPER detr."
+        ) from error
+    if mode.startswith(_DEEP_MODES):
+        raise DataError(
+            f"Image file {path} has more than 8 bits a channel (Pillow's mode {mode}), which INPUT.MAPPER detectron2 "
+            "cannot read. Set INPUT.MAPPER detr, or save it with 8 bits."
+        )
 
 
 def _read_bytes(path: str) -> bytes:
@@ -55,19 +94,77 @@ def _read_bytes(path: str) -> bytes:
     return data
 
 
-def _has_ending(data: bytes) -> bool:
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # more pixels than OpenCV takes, or a header that contradicts itself
+        return None
+
+
+def has_ending(data: bytes) -> bool:
     """False when a JPEG or PNG file lacks its end marker; True for every other type."""
-    return all(not data.startswith(start) or end in data[-_TAIL:] for start, end in _ENDINGS)
+    return all(not data.startswith(start) or end in data[-TAIL:] for start, end in _ENDINGS)
 
 
 def _read_strictly(path: str, data: bytes) -> np.ndarray:
-    """Decodes with Pillow, which refuses what is incomplete: (height, width, 3) uint8, BGR."""
+    """Decodes with Pillow, which refuses what is incomplete: (height, width, 3), BGR, as deep as it is."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            deep = upright.mode.startswith(_DEEP_MODES)
+            pixels = np.asarray(upright if deep else upright.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise DataError(
             f"Image file {path} ({len(data)} bytes) is damaged, cut short or not an image: {error}. "
             "Restore it, or take it out of the annotation file."
         ) from error
-    return np.ascontiguousarray(pixels[:, :, ::-1])
+    # Pillow's deep images are grey.
+    return np.stack([pixels] * 3, axis=2) if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def _to_eight_bits(path: str, image: np.ndarray) -> np.ndarray:
+    least, most = float(image.min()), float(image.max())
+    scale = None
+    if np.issubdtype(image.dtype, np.floating):
+        if least >= 0 and most <= _OVERSHOOT:
+            scale, said = 255.0, "0 to 1"
+        elif least >= 0 and 25 < most <= 255:
+            scale, said = 1.0, "0 to 255"
+    elif least >= 0:
+        depth = next((bits for bits in _DEPTHS if most < 2**bits), None)
+        if depth is not None:
+            scale, said = 2.0 ** (8 - depth), f"{depth} bits"
+    if scale is None:
+        raise DataError(
+            f"Image file {path} has {image.dtype} values from {least:g} to {most:g}, which show no known range. Save "
+            "it with 8 bits a channel, or as floating point from 0 to 1."
+        )
+    if said != "16 bits":
+        _warn_once(f"Image file {path} has {image.dtype} values from {least:g} to {most:g}: read as {said}.")
+    values = image * np.float32(scale)
+    # Whole numbers lose their lowest bits, as they always did; fractions are rounded.
+    return (values if image.dtype.kind in "iu" else np.rint(values)).clip(0, 255).astype(np.uint8)
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    """A set has many such images; one of them tells."""
+    if not _warned:
+        _warned.add(message)
+        _logger.warning("%s Others like it are not named.", message)
+
+
+def _is_blank(image: np.ndarray) -> bool:
+    sample = image[::_SAMPLED, ::_SAMPLED]
+    return bool((sample == image[0, 0]).all()) and bool((image == image[0, 0]).all())
+
+
+def _on_white(data: bytes, image: np.ndarray) -> np.ndarray:
+    """A picture of one colour whose drawing is its transparency, on white; any other as it is."""
+    whole = _decode(data, cv2.IMREAD_UNCHANGED)
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.shape[:2] != image.shape[:2]:
+        return image
+    alpha = whole[:, :, 3:] / np.float32(np.iinfo(whole.dtype).max)
+    return np.rint(image * alpha + 255 * (1 - alpha)).astype(np.uint8)

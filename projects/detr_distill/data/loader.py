@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import cv2
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import DatasetFromList
 from detectron2.data.samplers import (
     InferenceSampler,
     RandomSubsetTrainingSampler,
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from ..config.keys import read_key
 from ..errors import DataError
 from ..randomness import LOADING, LOADING_UNLABELED
-from .mapper import DetrDatasetMapper
+from .mapper import DetrDatasetMapper, PillowDatasetMapper
 from .records import load_records
 from .stream import Position, SeededDataset, batches_of
 from .transport import pack, unpack
@@ -31,7 +32,7 @@ from .unlabeled import MixedLoader, divide_labels, load_unlabeled
 
 Mapper = Callable[[dict], dict]
 
-_MAPPERS = {"detr": DetrDatasetMapper, "detectron2": DatasetMapper}
+_MAPPERS = {"detr": DetrDatasetMapper, "detectron2": PillowDatasetMapper}
 
 
 class TrainLoader:
@@ -192,6 +193,8 @@ def _collate(batch: Any) -> Any:
 def _start_worker(_worker: int) -> None:
     # The workers are the parallelism; threads of their own would only fight over the same cores.
     torch.set_num_threads(1)
+    # Ctrl-C reaches all processes of a terminal; the one that trains ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 
@@ -223,6 +226,11 @@ def _sampler(cfg: CfgNode, records: list[dict]) -> Callable[[int], Iterable[int]
         return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
     if name == "RandomSubsetTrainingSampler":
         ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+        if int(len(records) * ratio) < 1:
+            raise DataError(
+                f"DATALOADER.RANDOM_SUBSET_RATIO is {ratio}: of {len(records)} training images none is left. Give "
+                f"{1 / len(records):.2g} or more."
+            )
         return lambda seed: RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
     raise DataError(
         f"DATALOADER.SAMPLER_TRAIN is {name!r}; choose one of: "

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
+from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from ..errors import DataError
 from .augmentation import ResizeShortSide, detr_augmentation
-from .image import FORMATS, read_image
+from .image import FORMATS, check_eight_bits, read_image
 from .strong import StrongAugmentation
 
 _CROP_TYPES = ("absolute_range", "absolute", "relative_range", "relative")  # DETR's is the first
@@ -106,6 +106,14 @@ class DetrDatasetMapper:
         moved = [detection_utils.transform_instance_annotations(copy.deepcopy(o), transforms, size) for o in objects]
         instances = detection_utils.annotations_to_instances(moved, size, mask_format=self.mask_format)
         return detection_utils.filter_empty_instances(instances)
+
+
+class PillowDatasetMapper(DatasetMapper):
+    """detectron2's own mapper. Its reader would cut off what exceeds 8 bits, so deeper images are refused."""
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        check_eight_bits(dataset_dict["file_name"])
+        return super().__call__(dataset_dict)
 
 
 def _instances(objects: list[dict], transforms: T.Transform, size: tuple[int, int]) -> Instances:

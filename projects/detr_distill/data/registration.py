@@ -30,9 +30,19 @@ def register_datasets(entries: Iterable[Sequence[str]], bad_boxes: str = "error"
     """
     check_policy(bad_boxes)
     for entry in entries:
-        if isinstance(entry, str) or len(entry) != 3 or not all(isinstance(part, str) and part for part in entry):
-            raise DataError(f"{_KEY} has the entry {entry!r}; expected [name, annotation file, image folder].")
-        _register(entry[0], (os.path.expanduser(entry[1]), os.path.expanduser(entry[2])), bad_boxes)
+        _register(entry[0], entry_files(entry), bad_boxes)
+
+
+def entry_files(entry: Sequence[str]) -> tuple[str, str]:
+    """Annotation file and image folder of an entry of ``DATASETS.REGISTER``.
+
+    Raises:
+        DataError: it is not three texts.
+    """
+    is_list = isinstance(entry, list | tuple)
+    if not is_list or len(entry) != 3 or not all(isinstance(part, str) and part for part in entry):
+        raise DataError(f"{_KEY} has the entry {entry!r}; expected [name, annotation file, image folder].")
+    return os.path.expanduser(entry[1]), os.path.expanduser(entry[2])
 
 
 def _register(name: str, files: tuple[str, str], bad_boxes: str) -> None:
@@ -78,8 +88,19 @@ def class_names(dataset_name: str) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def dataset_files(name: str) -> tuple[str, ...]:
+    """Annotation file and image folder of a registered dataset; empty where it has none or nobody told."""
+    if name not in DatasetCatalog:
+        return ()
+    metadata = MetadataCatalog.get(name)
+    return tuple(metadata.get(key) for key in ("json_file", "image_root") if metadata.get(key))
+
+
 def training_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
     """Class names of a configuration's training set: of the first of ``DATASETS.TRAIN`` whose names can be known.
+
+    The configuration's own ``DATASETS.REGISTER`` counts, registered or not: a teacher's set may have the name of one of
+    the student's and be another.
 
     Returns:
         None when there is none.
@@ -87,8 +108,17 @@ def training_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
     Raises:
         DataError: see :func:`class_names`.
     """
-    known = (class_names(name) for name in cfg.DATASETS.TRAIN)
+    entries = cfg.DATASETS.get("REGISTER", ())  # a plain configuration of detectron2 has no such key
+    own = {entry[0]: files for entry in entries if (files := entry_files(entry))}
+    known = (_names_in(own.get(name), name) for name in cfg.DATASETS.TRAIN)
     return next((names for names in known if names is not None), None)
+
+
+def _names_in(files: tuple[str, str] | None, name: str) -> tuple[str, ...] | None:
+    """Class names of a set whose configuration gives it these files, or leaves it to what is registered."""
+    if files is None or _registered.get(name) == files:
+        return class_names(name)
+    return read_class_names(files[0]) if os.path.isfile(files[0]) else None
 
 
 def _find_class_names(dataset_name: str) -> None:

@@ -8,7 +8,10 @@ from detectron2.data.detection_utils import SizeMismatchError
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from ..moved import renamed
 from ..randomness import LOADING, preserved_randomness, seed_step
+
+__getattr__ = renamed(__name__, {})
 
 # Position in a rank's endless stream, and index of the image in the dataset.
 Position = tuple[int, int]

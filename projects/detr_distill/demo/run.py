@@ -15,14 +15,15 @@ import torch
 from detectron2.config import CfgNode
 from rich.console import Console
 
-from ..checkpoint.files import write_atomically
+from ..checkpoint.writing import write_atomically
 from ..config.files import SHIPPED
 from ..data.records import load_records
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
-from ..engine.launch import prepare_datasets
+from ..engine.folder_lock import locked
+from ..engine.moving import move_aside
 from ..engine.report import report_user_errors
-from ..engine.run_folder import move_aside
+from ..engine.start import prepare_datasets
 from ..visualization import View, load_samples, pictures, views_of, write_gallery
 from .console import METRICS, results_table
 from .settings import check_comparable, configure, configure_teacher
@@ -94,7 +95,8 @@ def start_afresh(output: Path) -> None:
     remove = shutil.rmtree if output.resolve() == Path(OUTPUT).resolve() else move_aside
     for name in ("teacher", "student", "distilled"):
         if (output / name).exists():
-            remove(output / name)
+            with locked(output / name, "--output"):
+                remove(output / name)
     (output / "results.json").unlink(missing_ok=True)  # results must never stand beside another run's pictures
 
 

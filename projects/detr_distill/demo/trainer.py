@@ -8,12 +8,14 @@ import logging
 import shlex
 import sys
 import time
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from rich.console import Console
 
 from ..engine import DistillTrainer
+from ..engine.folder_lock import locked
 from ..engine.launch import evaluate_only
 from ..engine.process import LOGGERS, set_up_process
 from .console import TrainingBar
@@ -57,10 +59,11 @@ class DemoTrainer(DistillTrainer):
 
 def train(cfg: CfgNode, name: str, console: Console) -> DemoTrainer:
     """Trains one student; see :class:`DemoTrainer`."""
-    prepare_process(cfg, training=True)
-    trainer = DemoTrainer(cfg, name, console)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    with locked(Path(cfg.OUTPUT_DIR), "--output"):
+        prepare_process(cfg, training=True)
+        trainer = DemoTrainer(cfg, name, console)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
     return trainer
 
 

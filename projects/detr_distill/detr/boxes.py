@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# How far from 0 and 1 a box stays before its logit is taken, in the code of DN-DETR and DINO [C].
-DINO_EPSILON = 1e-3
+# How far from 0 and 1 a box stays before its logit is taken: in most code, and in that of DAB-DETR and of what was
+# built on it, DN-DETR and DINO [C].
+EPSILON = 1e-5
+DAB_EPSILON = 1e-3
 
 
 def to_corners(boxes: Tensor) -> Tensor:
@@ -21,9 +23,16 @@ def to_centres(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def inverse_sigmoid(values: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Logit of values in [0, 1], kept ``epsilon`` away from infinity."""
-    return torch.logit(values.clamp(0, 1).clamp(min=epsilon, max=1 - epsilon))
+def as_compared(boxes: Tensor, form: str) -> Tensor:
+    """Boxes (..., 4) as their L1 distance sees them: ``centres`` (as they are) or ``corners``."""
+    return to_corners(boxes) if form == "corners" else boxes
+
+
+def inverse_sigmoid(values: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Logit of values in [0, 1], kept finite: log(max(v, epsilon) / max(1 - v, epsilon)) [C]."""
+    nearest = values.clamp(min=epsilon, max=1 - epsilon)
+    # Beyond the limits only one of the two is held: the other goes on, here to the first order.
+    return torch.logit(nearest) + (values.clamp(0, 1) - nearest) / (1 - epsilon)
 
 
 def _area(corners: Tensor) -> Tensor:

@@ -43,6 +43,19 @@ ANCHOR_ATTENTION = key(
     Words("row_column", "standard"),
     path="MODEL.DETR.ANCHOR.ATTENTION",
 )
+LOGIT_EPSILON = key(
+    0.0,
+    "how far from 0 and 1 a reference point or box stays before its logit is taken; 0 is what the authors of the "
+    "decoder have: 1e-3 of DAB-DETR, DN-DETR and DINO, 1e-5 of the others; detrex has 1e-3 in all, transformers 1e-5",
+    Range(0, below=0.5),
+    path="MODEL.DETR.LOGIT_EPSILON",
+)
+L1_BOXES = key(
+    "centres",
+    'what the L1 distance of loss and matching cost compares: centres and sizes, or `"corners"`, as AdaMixer does',
+    Words("centres", "corners"),
+    path="MODEL.DETR.LOSS.L1_BOXES",
+)
 CLASSIFICATION = key(
     "softmax",
     '`"softmax"` with a "no object" class, or `"focal"`, a sigmoid for each class',

@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import DataError
+from ..moved import renamed
 from ..structures import GroundTruth, ImageBatch
 from .boxes import to_centres
+
+__getattr__ = renamed(__name__, {})
 
 
 def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: int) -> ImageBatch:

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..config.keys import Key, declare
-from ..config.ranges import COUNT, Range
+from ..config.ranges import NOT_NEGATIVE, Range
 from ..errors import ConfigError
 from ..iteration import needed_iteration
 
@@ -21,16 +21,25 @@ logger = logging.getLogger(__name__)
 
 NODE = "MODEL.DISTILL.BALANCE"
 
+SMOOTHING = 25  # steps over which the losses' ratio is averaged, and in which a share that was missed is made good
+TOLD_AT = 1000  # where the whole run is steered: the iteration at which a factor at a bound is told
+
 declare(
     __name__,
     {
         f"{NODE}.TARGET_SHARE": Key(
             0.0,
-            "share of the distillation losses in the total that a common factor is steered to; 0: weights stay as "
-            "configured",
+            "mean of `distill_share`, the share of the distillation losses in the total, over the iterations in which "
+            "a common factor of theirs is steered (within 0.01 from 200 iterations on, `SCHEDULE` apart); 0: weights "
+            "stay as configured",
             Range(0, below=1),
         ),
-        f"{NODE}.ITERATIONS": Key(1000, "iterations in which the factor is steered; then it stays", COUNT),
+        f"{NODE}.ITERATIONS": Key(
+            0,
+            "iterations from the start in which the factor is steered; then it stays, and the share goes its own way; "
+            "0: the whole run",
+            NOT_NEGATIVE,
+        ),
         f"{NODE}.RANGE": Key(
             (0.01, 100.0),
             "bounds of the factor, which multiplies the losses with their weights; `metrics.json` has it as "
@@ -41,30 +50,38 @@ declare(
 
 
 class ShareBalance(nn.Module):
-    """A common factor of the distillation losses, found in the first iterations of a run and kept from then on.
+    """A common factor of the distillation losses that gives them a share of the total.
 
-    The factor makes ``mean distillation / mean total`` equal to the target over the iterations seen so far. It is part
-    of checkpoints: a resumed run goes on with it. SSSD (2303.05015) chooses lambda by this share, 45 % over the first
-    1,000 iterations, in trial runs [P]; steering it in the run itself is ours [R].
+    ``f = a / (1 - a) * mean(others / distilled)``, a geometric mean over about the last ``SMOOTHING`` steps, so that
+    the factor follows the losses' course and not each batch. ``a`` is the target plus what the steps so far have
+    missed, spread over as many: a mean lags behind the course, which alone would leave the share off the target for as
+    long as the losses have a trend. So the mean share of the steps is the target, and that of any stretch is near
+    it. The state is part of checkpoints: a resumed run goes on with it. SSSD (2303.05015) chooses lambda by this share,
+    45 % over the first 1,000 iterations, in trial runs [P]; steering it in the run itself is ours [R].
 
     Args:
-        target_share: in (0, 1). iterations: of the search. bounds: of the factor, the lowest and the highest.
+        target_share: in (0, 1). iterations: in which the factor is steered; 0: always. bounds: of the factor, the
+            lowest and the highest.
 
     Raises:
         ConfigError: bounds that are not two factors in order.
     """
 
     factor: Tensor
-    sums: Tensor
+    ratio: Tensor
+    missed: Tensor
+    steps: Tensor
 
     def __init__(self, target_share: float, iterations: int, bounds: Sequence[float]):
         super().__init__()
         if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
             raise ConfigError(f"MODEL.DISTILL.BALANCE.RANGE is {list(bounds)}. Give two factors above 0, in order.")
-        self.ratio = target_share / (1 - target_share)
+        self.target = target_share
         self.iterations, (self.lowest, self.highest) = iterations, bounds
         self.register_buffer("factor", torch.ones(()))
-        self.register_buffer("sums", torch.zeros(2))
+        self.register_buffer("ratio", torch.zeros(()))  # of the other losses to those of distillation, a logarithm
+        self.register_buffer("missed", torch.zeros(()))  # of the target, summed over the steps
+        self.register_buffer("steps", torch.zeros(()))  # that had something to distil
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ShareBalance | None:
@@ -81,9 +98,9 @@ class ShareBalance(nn.Module):
             ConfigError: the iteration is unknown.
         """
         iteration = needed_iteration(iteration, NODE)
-        if iteration < self.iterations:
+        if not self.iterations or iteration < self.iterations:
             self._update(distilled, others)
-        if iteration == self.iterations:
+        if iteration == (self.iterations or TOLD_AT):
             self._tell()
         factor = self.factor.clone()
         return {name: value * factor for name, value in distilled.items()}
@@ -96,8 +113,8 @@ class ShareBalance(nn.Module):
         factor = self.factor.item()
         if factor in (self.lowest, self.highest):
             logger.warning(
-                f"MODEL.DISTILL.BALANCE: the factor ended at {factor}, a bound of RANGE, so TARGET_SHARE is not "
-                "reached. Widen RANGE, or change the losses' own weights."
+                f"MODEL.DISTILL.BALANCE: the factor is {factor}, a bound of RANGE, so TARGET_SHARE is not reached. "
+                "Widen RANGE, or change the losses' own weights."
             )
 
     @torch.no_grad()
@@ -105,6 +122,14 @@ class ShareBalance(nn.Module):
         step = torch.stack([torch.as_tensor(sum(losses.values())).float() for losses in (distilled, others)])
         if comm.get_world_size() > 1:
             dist.all_reduce(step)
-        self.sums += step
-        own, other = self.sums.unbind()
-        self.factor.copy_((self.ratio * other / own.clamp(min=1e-12)).clamp(self.lowest, self.highest))
+        own, other = step.unbind()
+        known = (own > 0) & (other > 0)
+        self.steps += known
+        ratio = self.ratio.lerp((other / own).log(), (1 / self.steps).clamp(min=1 / SMOOTHING))
+        self.ratio.copy_(torch.where(known, ratio, self.ratio))
+        aim = self.target + self.missed / SMOOTHING
+        self.factor.copy_((aim / (1 - aim) * self.ratio.exp()).clamp(self.lowest, self.highest))
+        share = self.factor * own / (self.factor * own + other).clamp(min=1e-12)
+        # What cannot be made good, where a bound is reached or there is nothing to distil, is not remembered for ever.
+        most = SMOOTHING * min(self.target, 1 - self.target) / 2
+        self.missed.add_(self.target - share).clamp_(-most, most)

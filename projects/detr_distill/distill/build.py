@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,7 +21,9 @@ from .losses.base import DistillLoss
 from .losses.pair_loss import matcher_names
 from .matchers.base import QueryMatcher
 from .schedule import Schedule
-from .students.base import check_student, student_of
+from .side import ASSIGNMENT
+from .students.base import Student, check_student, student_of
+from .teachers.base import Teacher
 from .unlabeled import check_unlabeled
 
 NODE = "MODEL.DISTILL"
@@ -73,6 +77,26 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
         }
 
 
+def check_parts(
+    student: Student, teacher: Teacher, matchers: Sequence[QueryMatcher], losses: Sequence[DistillLoss]
+) -> None:
+    """Whether the sides give what matchers and losses ask for, however these were built.
+
+    Raises:
+        ConfigError: a side lacks something, or two matchers, whose losses would have the same names, are called alike.
+    """
+    names = [matcher.name for matcher in matchers]
+    if len(set(names)) < len(names) or "" in names:
+        raise ConfigError(f"MODEL.DISTILL.MATCHERS are called {names}. Give each class a name of its own.")
+    plugins: list[QueryMatcher | DistillLoss] = [*matchers, *losses]
+    for plugin in plugins:
+        plugin.check_side(student, "student", plugin.requires | plugin.needs)
+        plugin.check_side(teacher, "teacher", plugin.requires | plugin.needs | plugin.needs_of_teacher)
+    for loss in losses:
+        if loss.needs_assignment:
+            loss.check_side(teacher, "teacher", frozenset({ASSIGNMENT}))
+
+
 @dataclass
 class PluginsInUse:
     """The plug-ins that have an effect: the name of the teacher, and the classes of matchers and losses by name."""
@@ -110,4 +134,4 @@ def _named(registry: Registry, cfg: CfgNode, key: str) -> dict[str, Any]:
 
 def _node_of(cfg: CfgNode, plugin: type[Plugin]) -> CfgNode:
     """The configuration node of a plug-in; empty where it has none."""
-    return cfg.MODEL.DISTILL.get(plugin.node.rpartition(".")[2], CfgNode())
+    return reduce(lambda node, part: node.get(part, CfgNode()), plugin.node.split("."), cfg)

@@ -64,9 +64,14 @@ def focal_binary_cross_entropy(teacher: Tensor, student_logits: Tensor) -> Tenso
 
 def binary_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """KL of independent Bernoulli scores softened by a temperature, times its square, summed over classes."""
-    soft = (teacher_logits.float() / temperature).sigmoid()
-    own = torch.xlogy(soft, soft) + torch.xlogy(1 - soft, 1 - soft)
-    return temperature**2 * own.sum(-1) + softened_cross_entropy(teacher_logits, student_logits, temperature)
+    entropy = binary_entropy((teacher_logits.float() / temperature).sigmoid())
+    return softened_cross_entropy(teacher_logits, student_logits, temperature) - temperature**2 * entropy
+
+
+def binary_entropy(scores: Tensor) -> Tensor:
+    """``-(t log t + (1 - t) log(1 - t))`` in nats, summed over classes: what KL is less than the cross-entropy."""
+    scores = scores.float()
+    return -(torch.xlogy(scores, scores) + torch.xlogy(1 - scores, 1 - scores)).sum(-1)
 
 
 def softened_cross_entropy(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:

@@ -18,7 +18,7 @@ from ..detr.supervision.matchings import Matching, Matchings
 from ..iteration import trainer_iteration
 from ..structures import QueryGroup
 from .balance import ShareBalance
-from .build import build_parts
+from .build import build_parts, check_parts
 from .knowledge import Knowledge
 from .losses.base import DistillLoss
 from .match import Match
@@ -68,10 +68,7 @@ class DistillDetector(nn.Module):
         self.capture: frozenset[str] = frozenset().union(*wanted)
         for loss in self._losses:
             loss.check_matchers(self._matchers)
-        plugins: list[QueryMatcher | DistillLoss] = [*self._matchers, *self._losses]
-        for plugin in plugins:
-            for who, side in (("student", self._runner), ("teacher", teacher)):
-                plugin.check_side(side, who, plugin.requires)
+        check_parts(self._runner, teacher, self._matchers, self._losses)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -104,6 +101,7 @@ class DistillDetector(nn.Module):
         knowledge, groups = self._extra_groups(self.teacher(as_teacher_sees(step), self.capture), len(batched_inputs))
         matchings = Matchings()
         student = self._runner.finish(step, groups, self.capture, matchings)
+        student = dataclasses.replace(student, step=student.step or step)
         on_teacher = self._run_head_on_teacher(step, knowledge, matchings)
         handles = [_add(matchings, matcher.cost(student, knowledge)) for matcher in self._matchers]
         assignment = _add(matchings, self._teacher_cost(step, knowledge))

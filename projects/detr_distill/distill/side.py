@@ -13,6 +13,7 @@ from ..structures import CROSS_ATTENTION, PREDICTIONS, SAMPLED_ATTENTION, SELF_A
 __all__ = [
     "ASSIGNMENT",
     "CROSS_ATTENTION",
+    "DECODING",
     "HIDDEN",
     "MAPS",
     "MEMORY",
@@ -31,6 +32,7 @@ __all__ = [
 MAPS = "feature maps"
 MEMORY = "an encoder's memory"
 QUERIES = "queries"
+DECODING = "a decoder for queries of others"
 HIDDEN = "hidden states"
 ASSIGNMENT = "an assignment of its own queries to objects"
 ONE_TO_ONE = "one prediction an object"
@@ -58,6 +60,11 @@ class Side:
     def queries(self) -> Queries | None:
         """Its own; None where it has none."""
         return None
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of its hidden states, 0 where it has none."""
+        return 0
 
     @property
     def num_layers(self) -> int:
@@ -126,6 +133,10 @@ class ReadThrough(Side):
     @property
     def queries(self) -> Queries | None:
         return self.reader.queries
+
+    @property
+    def hidden_width(self) -> int:
+        return self.reader.hidden_width
 
     @property
     def num_layers(self) -> int:

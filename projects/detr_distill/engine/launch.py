@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -11,19 +13,23 @@ import tempfile
 import torch.multiprocessing
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
+from detectron2.utils import comm
 
-from ..checkpoint import SafeCheckpointer
+from ..checkpoint import SafeCheckpointer, last_checkpoint
 from ..config.build import build_config
-from ..config.defaults import CLASS_NODES, detector_name, num_classes_key
 from ..config.plugins import import_plugins
-from ..data import check_num_classes, class_names, register_datasets, training_class_names
-from ..errors import DataError
+from ..data import register_datasets
+from .contents import keep_contents
 from .device import choose_device
+from .interruption import INTERRUPTED, end_started_processes
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
 from .results import write_results
-from .run_folder import prepare_run_folder
+from .run_folder import claim_run_folder, output_folder
+from .start import check_start
 from .trainer import DistillTrainer
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -36,6 +42,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start although OUTPUT_DIR holds another run; its folder is kept as OUTPUT_DIR.old-<n>",
     )
+    parser.set_defaults(warnings=())  # of the checks before the start, for the log
     return parser
 
 
@@ -45,12 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
     with report_user_errors():
         cfg = setup(arguments)
-    world_size = arguments.num_gpus * arguments.num_machines
-    if world_size <= 1:
-        with report_user_errors():
+    with report_user_errors(how_to_go_on=lambda: advice(cfg, arguments)), _claimed(cfg, arguments):
+        if arguments.num_gpus * arguments.num_machines > 1:
+            _launch_processes(cfg, arguments)
+        else:
             run(cfg, arguments)
-        return
-    _launch_processes(cfg, arguments)
 
 
 def flags_first(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
@@ -69,56 +75,35 @@ def flags_first(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
 
 
 def setup(arguments: argparse.Namespace) -> CfgNode:
-    """Configuration of this run, checked against the machine and the output folder.
+    """Configuration of this run, checked against the machine.
 
     Raises:
-        ConfigError: see ``build_config``, ``choose_device`` and ``prepare_run_folder``.
+        ConfigError: see ``build_config``, ``choose_device``, ``output_folder`` and ``check_start``.
+        DataError: see ``check_start``.
     """
     set_up_logs()
     cfg = build_config(arguments.config_file, arguments.opts or [], plugins=True)
     choose_device(cfg, arguments)
+    cfg.OUTPUT_DIR = output_folder(cfg.OUTPUT_DIR)
     cfg.freeze()
-    if not arguments.eval_only and arguments.machine_rank == 0:
-        prepare_run_folder(cfg, resume=arguments.resume, overwrite=arguments.overwrite)
+    # Before the folder: a start that fails here leaves nothing. What is said goes to its log once there is one.
+    arguments.warnings = check_start(cfg, training=not arguments.eval_only)
     return cfg
 
 
 def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """What every process does."""
-    prepare_datasets(cfg)
+    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
     set_up_process(cfg, training=not arguments.eval_only, command=shlex.join(sys.argv))
+    for text in arguments.warnings if comm.is_main_process() else ():
+        logger.warning("%s", text)
     if arguments.eval_only:
         evaluate_only(cfg, resume=arguments.resume)
         return
+    keep_contents(cfg, resume=arguments.resume)
     trainer = DistillTrainer(cfg)
     trainer.resume_or_load(resume=arguments.resume)
     trainer.train()
-
-
-def prepare_datasets(cfg: CfgNode) -> None:
-    """Registers the datasets and checks the detector's number of classes against them."""
-    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
-    if detector_name(cfg) in CLASS_NODES:
-        key, count = num_classes_key(cfg)
-        check_num_classes(tuple(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])), count, key)
-    check_same_classes(cfg)
-
-
-def check_same_classes(cfg: CfgNode) -> None:
-    """Raises DataError when a test set's class list is not the training set's: its AP would be of other classes."""
-    expected = training_class_names(cfg)
-    for name in cfg.DATASETS.TEST:
-        found = class_names(name)
-        if expected is None or found is None or list(found) == list(expected):
-            continue
-        pairs = zip(expected, found, strict=False)
-        first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
-        trained = ", ".join(cfg.DATASETS.TRAIN)
-        raise DataError(
-            f"DATASETS.TEST {name} and DATASETS.TRAIN {trained} have different class lists from class {first} on: "
-            f"{list(found)[first : first + 3]} and {list(expected)[first : first + 3]}. "
-            "Give both annotation files the same categories in the same order of ids."
-        )
 
 
 def evaluate_only(cfg: CfgNode, *, resume: bool = False) -> dict:
@@ -137,6 +122,21 @@ def evaluate_only(cfg: CfgNode, *, resume: bool = False) -> dict:
     return results
 
 
+def advice(cfg: CfgNode, arguments: argparse.Namespace) -> str:
+    """How to go on with a training that was stopped; nothing for an evaluation."""
+    if arguments.eval_only:
+        return ""
+    last = last_checkpoint(cfg.OUTPUT_DIR)
+    return f"--resume goes on from {last}." if last else "There is no checkpoint yet: start it again."
+
+
+def _claimed(cfg: CfgNode, arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """The first machine's process keeps the folder for all processes of its run; an evaluation keeps none."""
+    if arguments.eval_only or arguments.machine_rank > 0:
+        return contextlib.nullcontext()
+    return claim_run_folder(cfg, resume=arguments.resume, overwrite=arguments.overwrite)
+
+
 def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         message_file = os.path.join(folder, "message")
@@ -149,13 +149,21 @@ def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
                 dist_url=arguments.dist_url,
                 args=(cfg, arguments, message_file),
             )
-        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+        except KeyboardInterrupt:
+            end_started_processes()
+            raise
+        except torch.multiprocessing.ProcessExitedException as error:
+            # Below 0 it was killed, and what the others left only says that they were ended in turn.
+            if error.exit_code > 0 and print_message_of(message_file):
+                sys.exit(error.exit_code if error.exit_code in INTERRUPTED else 1)
+            raise
+        except torch.multiprocessing.ProcessRaisedException:
             if print_message_of(message_file):
                 sys.exit(1)
             raise
 
 
 def _run_reporting(cfg: CfgNode, arguments: argparse.Namespace, message_file: str) -> None:
-    with report_user_errors(message_file):
+    with report_user_errors(message_file, lambda: advice(cfg, arguments)):
         import_plugins(cfg.PLUGINS)  # a process that was started anew knows the package alone
         run(cfg, arguments)

@@ -8,7 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
-from ..config.build import flatten, suggest
+from ..config.keys import flatten
+from ..config.spelling import suggest
 from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,8 @@ def build_named_model(cfg: CfgNode) -> nn.Module:
     """``MODEL.META_ARCHITECTURE``, built; its kind and size go to the log.
 
     Raises:
-        ConfigError: a name that is not registered, or a feature map that the backbone does not give.
+        ConfigError: a name that is not registered, a feature map that the backbone does not give, or values that do
+            not go together.
     """
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in META_ARCH_REGISTRY:
@@ -39,6 +41,12 @@ def build_named_model(cfg: CfgNode) -> nn.Module:
         raise ConfigError(
             f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} does not give the map '{error.args[0]}' that "
             f"{' and '.join(keys)} ask for. Set a backbone that does, or the names of its maps."
+        ) from error
+    # Values that are allowed one by one may not go together, which detectron2 and torch notice while they build.
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f'MODEL.META_ARCHITECTURE "{name}" cannot be built: {error or "an assertion failed"} '
+            f"({type(error).__name__}). Values under MODEL do not go together; look at those that you set."
         ) from error
     logger.info("%s", describe_model(model))
     return model

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
+import sys
 
 import torch
 import torchvision
@@ -13,7 +15,8 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint.files import write_atomically
+from ..checkpoint.writing import explain_unwritable, write_atomically
+from ..config.without_effect import keys_without_effect
 from ..errors import ConfigError
 from .run_folder import CONFIG_FILE
 
@@ -33,11 +36,14 @@ def set_up_process(cfg: CfgNode, *, training: bool, command: str = "") -> None:
     """
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        set_up_logs(cfg.OUTPUT_DIR)
     except OSError as error:
-        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made: {error.strerror}. Name another.") from error
-    set_up_logs(cfg.OUTPUT_DIR)
+        where = "" if training else " To evaluate a run that lies there, name its checkpoint with MODEL.WEIGHTS."
+        raise ConfigError(f"OUTPUT_DIR {explain_unwritable(cfg.OUTPUT_DIR, error)}{where}") from error
     logger.info("Command: %s", command)
     logger.info("%s; process %d of %d", describe_environment(cfg), comm.get_rank() + 1, comm.get_world_size())
+    for words in keys_without_effect(cfg):
+        logger.warning("%s", words)
     if training and comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE)
         write_atomically(path, lambda file: file.write(cfg.dump().encode()))
@@ -64,6 +70,41 @@ def set_up_logs(folder: str | None = None) -> None:
     # detectron2 adds handlers at each call with new arguments: without this, each line would appear twice.
     if hasattr(setup_logger, "cache_clear"):
         setup_logger.cache_clear()
+    rank = comm.get_rank()
+    file = None if folder is None else LogFile(os.path.join(folder, "log.txt" + (f".rank{rank}" if rank else "")))
     for name in LOGGERS:
-        logging.getLogger(name).handlers.clear()
-        setup_logger(folder, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
+        each = logging.getLogger(name)
+        for handler in each.handlers:
+            if isinstance(handler, LogFile):
+                handler.close()
+        each.handlers.clear()
+        setup_logger(None, distributed_rank=rank, name=name, abbrev_name=name)
+        if file is not None:
+            each.addHandler(file)
+
+
+class LogFile(logging.FileHandler):
+    """The file of the log. Where it cannot be written any more, one line says so and the run goes on.
+
+    Args:
+        path: of the file; lines are added to what it has.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(path, encoding="utf-8")
+        self.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
+        self._failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Called by ``logging`` where a line could not be written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            print(f"{explain_unwritable(self.baseFilename, error)} The run goes on without its log.", file=sys.stderr)
+
+    def close(self) -> None:
+        """Lines that found no room are lost."""
+        with contextlib.suppress(OSError):
+            super().close()

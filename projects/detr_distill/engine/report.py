@@ -1,4 +1,4 @@
-"""How a user's error leaves the program: one block on stderr and in the log, exit status 1."""
+"""How a user's error or an interruption leaves the program: one block on stderr and in the log, and an exit status."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import DetrDistillError
+from ..errors import OutputError
+from .faults import in_words
+from .interruption import Interruption, interruptible
+from .process import LogFile
 
 TRACEBACK_VARIABLE = "DETR_DISTILL_TRACEBACK"
 
 
 class UserErrorExit(SystemExit):
-    """Ends a process whose error has been reported."""
+    """Ends a process whose error, or interruption, has been reported."""
 
 
 def wants_traceback() -> bool:
@@ -30,26 +34,57 @@ def format_block(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def report_user_errors(message_file: str | None = None) -> Iterator[None]:
-    """Turns a user-facing error into a message and ``UserErrorExit(1)``; other errors pass.
+def report_user_errors(message_file: str | None = None, how_to_go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turns an error in words, and a fault of the machine that has words, into a message and ``UserErrorExit(1)``.
+
+    Ctrl-C and SIGTERM become one line and exit status 130 and 143. Other errors pass.
 
     Args:
         message_file: write the message there instead of to stderr: of several processes that fail, the first alone
             is heard, by the process that started them.
+        how_to_go_on: said where the program was stopped from outside, by a signal or a fault of the machine.
     """
     try:
-        yield
-    except DetrDistillError as error:
+        with interruptible(), _quiet_threads():
+            yield
+    except Interruption as interruption:
         if wants_traceback():
             raise
-        block = format_block(error)
-        _write_to_log_files(block)
-        if message_file is None:
-            print(block, file=sys.stderr, flush=True)
-        else:
-            with contextlib.suppress(FileExistsError), open(message_file, "x") as file:
-                file.write(block)
+        _report(f"Ended by {interruption}. {how_to_go_on()}".rstrip(), message_file)
+        raise UserErrorExit(interruption.status) from interruption
+    except Exception as error:
+        words = in_words(error)
+        if words is None or wants_traceback():
+            raise
+        from_outside = words is not error or isinstance(words, OutputError)
+        advice = how_to_go_on() if from_outside else ""
+        _report(format_block(type(words)(f"{words} {advice}".rstrip())), message_file)
         raise UserErrorExit(1) from error
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """A thread's fault that has words reaches the main thread, and is said there: TensorBoard's writer hands it on."""
+    before = threading.excepthook
+
+    def print_unknown(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is None or in_words(arguments.exc_value) is None:
+            before(arguments)
+
+    threading.excepthook = print_unknown
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _report(block: str, message_file: str | None) -> None:
+    _write_to_log_files(block)
+    if message_file is None:
+        print(block, file=sys.stderr, flush=True)
+    else:
+        with contextlib.suppress(FileExistsError), open(message_file, "x") as file:
+            file.write(block)
 
 
 def print_message_of(message_file: str) -> bool:
@@ -65,6 +100,5 @@ def _write_to_log_files(block: str) -> None:
     """The log's files alone: its console stream would print the block a second time."""
     record = logging.LogRecord("detr_distill", logging.ERROR, __file__, 0, block, None, None)
     for handler in logging.getLogger("detr_distill").handlers:
-        stream = getattr(handler, "stream", None)
-        if stream not in (sys.stdout, sys.stderr):
+        if isinstance(handler, LogFile):
             handler.handle(record)

@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..checkpoint.files import write_atomically
+from ..checkpoint.writing import write_atomically
 
 RESULTS_FILE = "results.json"
 
@@ -23,11 +23,12 @@ def write_results(cfg: CfgNode, results: dict, iteration: int | None = None, fil
     if not comm.is_main_process():
         return
     datasets = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
-    text = json.dumps(_finite({"iteration": iteration, "datasets": datasets}), indent=2)
+    text = json.dumps(without_nan({"iteration": iteration, "datasets": datasets}), indent=2)
     write_atomically(os.path.join(cfg.OUTPUT_DIR, file), lambda file: file.write(text.encode()))
 
 
-def _finite(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """A number, or a tree of dictionaries of them, with None in place of what JSON has no number for."""
     if isinstance(value, dict):
-        return {key: _finite(member) for key, member in value.items()}
+        return {key: without_nan(member) for key, member in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode
 
+from ..checkpoint.checkpointer import LAST
 from ..config.build import default_config, flatten
 from ..errors import ConfigError
 from ..registry import current_names
+from .folder_lock import locked
+from .metrics_file import METRICS_FILE
+from .moving import check_movable, free_name, move_aside, move_back
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.json"
 DIFFERENCES_SHOWN = 6
 
 # Keys that may change when a run is resumed: they alter how long, where or how visibly it runs, not what it learns.
@@ -41,19 +46,65 @@ HARMLESS = (
 )
 
 
-def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> None:
+def output_folder(path: str) -> str:
+    """The value of ``OUTPUT_DIR`` with ``~`` for the home folder.
+
+    Raises:
+        ConfigError: it is empty, of an unknown user, an address, or no path.
+    """
+    expanded = os.path.expanduser(path)
+    if not expanded.strip() or "://" in expanded or "\0" in expanded or expanded.startswith("~"):
+        raise ConfigError(f"OUTPUT_DIR is {path!r}. Name a folder of this machine, such as output/my_run.")
+    return expanded
+
+
+@contextlib.contextmanager
+def claim_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
+    """Keeps ``OUTPUT_DIR`` for a training run as long as the context lasts; see ``prepare_run_folder``.
+
+    A run that ``overwrite`` moved aside comes back where the new one ends before it has anything to keep.
+
+    Raises:
+        ConfigError: another process trains in it, too.
+    """
+    folder = Path(os.path.realpath(cfg.OUTPUT_DIR))
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(locked(folder))
+        moved = prepare_run_folder(cfg, resume=resume, overwrite=overwrite)
+        if moved is not None:
+            locks.enter_context(locked(folder))
+            locks.enter_context(_given_back_unused(folder, moved))
+        yield
+
+
+@contextlib.contextmanager
+def _given_back_unused(folder: Path, moved: Path) -> Iterator[None]:
+    """Puts the run that was moved aside back where the one that takes its place fails before its first step."""
+    try:
+        yield
+    except BaseException:
+        if not holds_a_run(folder):
+            move_back(moved, folder)
+        raise
+
+
+def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> Path | None:
     """Checks that a training run may use ``OUTPUT_DIR``; to be called before anything is written there.
 
     Args:
         cfg: of the run. resume: go on with the run in the folder. overwrite: move another run's folder aside.
 
+    Returns:
+        Where the folder is now, if it was moved aside.
+
     Raises:
-        ConfigError: the folder holds another run, or the run to resume had another configuration.
+        ConfigError: the folder holds another run, the run to resume had another configuration, or the folder is none
+            that can be moved.
     """
     folder = Path(cfg.OUTPUT_DIR)
     # A start that failed before its first step leaves a configuration and a log, and nothing to protect.
-    if not has_checkpoints(folder) and not (folder / METRICS_FILE).is_file():
-        return
+    if not holds_a_run(folder):
+        return None
     changes = differences(folder, cfg)
     if resume:
         changes = {key: change for key, change in changes.items() if not _is_harmless(key, cfg)}
@@ -62,24 +113,32 @@ def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = 
                 f"--resume: the run in {folder} was started with another configuration:\n{_show(changes)}\n"
                 "Give it the values that it had, or train the new ones in another OUTPUT_DIR."
             )
-        return
+        return None
     changes.pop("OUTPUT_DIR", None)
     if not changes and not has_checkpoints(folder):
-        return
+        return None
     if overwrite:
-        logger.warning("--overwrite: the run in %s is now in %s", folder, move_aside(folder))
-        return
+        check_movable(folder, cfg)
+        moved = move_aside(folder)
+        logger.warning("--overwrite: the run in %s is now in %s", folder, moved)
+        return moved
     what = "holds another run" if changes else "holds a run of this configuration, with checkpoints"
     raise ConfigError(
         f"OUTPUT_DIR {folder} {what}.\n{_show(changes)}"
         "Use --resume to go on with it, another OUTPUT_DIR to keep both, "
-        f"or --overwrite, which renames it to {_free_name(folder)}."
+        f"or --overwrite, which renames it to {free_name(folder)}."
     )
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether a run left something there that is worth keeping: checkpoints, or metrics of a step."""
+    metrics = folder / METRICS_FILE
+    return has_checkpoints(folder) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def has_checkpoints(folder: Path) -> bool:
     """Whether a run stored its state there."""
-    return (folder / "last_checkpoint").is_file() or any(folder.glob("model_*.pth"))
+    return (folder / LAST).is_file() or any(folder.glob("model_*.pth"))
 
 
 def differences(folder: Path, cfg: CfgNode) -> dict[str, tuple[object, object]]:
@@ -88,30 +147,17 @@ def differences(folder: Path, cfg: CfgNode) -> dict[str, tuple[object, object]]:
     A key that the folder's older configuration lacks had its default then; a plug-in may have had another name.
     """
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        return {}
     try:
-        old = flatten(yaml.safe_load(path.read_text()) or {})
-    except (yaml.YAMLError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): use another OUTPUT_DIR.") from error
+        old = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+        if "VERSION" not in old:  # among the last keys of every configuration
+            raise ValueError("it is cut short")
+    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:  # AttributeError: it is no KEY: VALUE
+        logger.warning("%s cannot be read, so its settings are not compared with this run's: %s", path, error)
+        return {}
     new = _flat(cfg)
     defaults = _flat(default_config())
     pairs = {key: (old.get(key, defaults.get(key)), value) for key, value in new.items()}
     return {key: pair for key, pair in pairs.items() if current_names(pair[0]) != current_names(pair[1])}
-
-
-def move_aside(folder: Path) -> Path:
-    """Renames a folder to the first free ``NAME.old-<n>``."""
-    target = _free_name(folder)
-    os.rename(folder, target)
-    return target
-
-
-def _free_name(folder: Path) -> Path:
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    return target
 
 
 def _flat(cfg: CfgNode) -> dict[str, object]:

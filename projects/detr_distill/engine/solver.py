@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from ..config.ranges import NOT_NEGATIVE
 from ..errors import ConfigError
 
 NORMALISATION_LAYERS = (
@@ -117,13 +118,16 @@ def _compile_factors(lr_factors: Sequence) -> list[tuple[re.Pattern, float]]:
     factors = []
     for pair in lr_factors:
         try:
-            pattern, factor = pair
-            factors.append((re.compile(pattern), float(factor)))
+            expression, factor = pair
+            pattern, factor = re.compile(expression), float(factor)
         except (TypeError, ValueError, re.error) as error:
             raise ConfigError(
                 f"SOLVER.LR_FACTORS holds {pair!r} ({error}). Expected [regular expression, factor] pairs, "
                 'for example [["backbone", 0.1]].'
             ) from error
+        # Below 0 a parameter would climb its loss.
+        NOT_NEGATIVE.check(f'SOLVER.LR_FACTORS: the factor of "{expression}"', factor)
+        factors.append((pattern, factor))
     return factors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import weakref
@@ -15,17 +16,18 @@ from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..checkpoint import SafeCheckpointer, save_weights, student_state_dict
+from ..checkpoint import SafeCheckpointer
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, ConfigError, DetrDistillError
+from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer
 from .evaluation import build_evaluator
+from .faults import in_words
 from .freezing import ParameterFreeze
-from .hooks import BestCheckpoint, EvaluationHook
+from .hooks import BestCheckpoint, EvaluationHook, FinalFiles
+from .metrics_file import METRICS_FILE, MetricsWriter, TensorBoardWriter, was_evaluated
 from .model import build_named_model
 from .precision import GradientClipper, Precision
 from .progress import ProgressPrinter
@@ -51,10 +53,6 @@ class DistillTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # The base class would build its own step, loaders and checkpointer; only its interface is wanted.
         TrainerBase.__init__(self)
-        if cfg.SOLVER.MAX_ITER < 1:
-            raise ConfigError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; it counts training steps, 1 or more.")
-        if cfg.SOLVER.ACCUMULATE < 1:
-            raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts passes of a step, 1 or more.")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # fvcore's scripted losses round differently once torch has fused them: a resumed run would differ in its first
         # iterations.
@@ -114,16 +112,23 @@ class DistillTrainer(DefaultTrainer):
         is_main = comm.is_main_process()
         # Hooks live inside the trainer, so they refer to it weakly.
         trainer = weakref.proxy(self)
-        best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC) if cfg.TEST.BEST_METRIC else None
+        metric, sets = cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
+        best = BestCheckpoint(self.checkpointer, metric, sets) if metric else None
         chosen = [hooks.IterationTimer(), hooks.LRScheduler()]
         if is_main:
             keep = cfg.SOLVER.CHECKPOINT_KEEP or None
+            writers = self.build_writers()
+            # Metrics go to disk before a checkpoint, behind which a resumed run goes on, and after each evaluation.
+            metrics = [writer for writer in writers if isinstance(writer, MetricsWriter)]
+            chosen.append(hooks.PeriodicWriter(metrics, period=WRITER_PERIOD))
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
-            chosen.append(hooks.CallbackHook(after_step=_save_student_after_last_step))
-        if cfg.DATASETS.TEST:
-            chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best))
+            chosen.append(FinalFiles(self.checkpointer, STUDENT_FILE))
+        if sets:
+            evaluated = functools.partial(was_evaluated, os.path.join(cfg.OUTPUT_DIR, METRICS_FILE))
+            chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best, evaluated))
         if is_main:
-            chosen.append(hooks.PeriodicWriter(self.build_writers(), period=WRITER_PERIOD))
+            chosen.append(hooks.PeriodicWriter(metrics, period=cfg.TEST.EVAL_PERIOD or self.max_iter))
+            chosen.append(hooks.PeriodicWriter(writers, period=WRITER_PERIOD))
         return chosen
 
     def build_writers(self) -> list:
@@ -131,8 +136,8 @@ class DistillTrainer(DefaultTrainer):
         os.makedirs(folder, exist_ok=True)
         return [
             ProgressPrinter(self.max_iter),
-            JSONWriter(os.path.join(folder, "metrics.json")),
-            TensorboardXWriter(folder),
+            MetricsWriter(os.path.join(folder, METRICS_FILE)),
+            TensorBoardWriter(folder),
         ]
 
     def evaluate(self) -> dict:
@@ -196,18 +201,14 @@ def _dense_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if "loss_normalizer" in vars(module))
 
 
-def _save_student_after_last_step(trainer: DistillTrainer) -> None:
-    if trainer.iter + 1 == trainer.max_iter:
-        save_weights(student_state_dict(trainer.model), os.path.join(trainer.cfg.OUTPUT_DIR, STUDENT_FILE))
-
-
 @contextlib.contextmanager
 def _without_stack_trace() -> Iterator[None]:
-    """The base class logs every exception with its stack; for a user's error the command line prints the message."""
+    """The base class logs every exception with its stack; where there are words the command line prints them."""
     loop_logger = logging.getLogger("detectron2.engine.train_loop")
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], DetrDistillError))
+        error = record.exc_info and record.exc_info[1]
+        return not error or in_words(error) is None
 
     loop_logger.addFilter(is_wanted)
     try:

@@ -14,6 +14,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from matplotlib.typing import ColorType
 
+from .words import style
+
 # One colour a model, in every picture; distinguishable with the usual colour blindnesses (Okabe and Ito).
 COLORS = {
     "ground truth": "#009e73",
@@ -50,7 +52,7 @@ def show_image(axes: Axes, image: np.ndarray, title: str = "", color: str = "bla
     for spine in axes.spines.values():
         spine.set_visible(False)
     if title:
-        axes.set_title(title, color=color, fontsize=11)
+        axes.set_title(title, color=color, fontsize=11, **style(title))
 
 
 def draw_box(axes: Axes, box_xyxy: np.ndarray, color: ColorType, *, dashed: bool = False, width: float = 1.6) -> None:
@@ -88,6 +90,7 @@ def label_box(axes: Axes, box_xyxy: np.ndarray, words: str, color: ColorType) ->
         ha="left",
         va="bottom",
         bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.9},
+        **style(words),
     )
     text.set_in_layout(False)  # a label must not push the images apart
     return Label(axes, text, places)

@@ -13,9 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
-from ..checkpoint.files import write_atomically
+from ..checkpoint.writing import write_atomically
 from .collect import Objects, Query, Sample
 from .draw import COLORS, Label, draw_attention, draw_box, label_box, show_image, spread_labels
+from .words import drawable, style
 
 DPI = 110
 SMALLEST_CELL, LARGEST_CELL = 2.7, 5.0  # inches, width of one image
@@ -110,7 +111,9 @@ def ap_over_iterations(curves: Mapping[str, Sequence[tuple[int, float]]], teache
     for name, points in curves.items():
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, marker="o", color=COLORS[name], label=f"{name}: {values[-1]:.1f}")
-    axes.set(title="The same training with and without the teacher", xlabel="iterations", ylabel=f"AP on {dataset}")
+    axes.set(title="The same training with and without the teacher", xlabel="iterations")
+    words = f"AP on {drawable(dataset)}"
+    axes.set_ylabel(words, **style(words))
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -136,6 +139,7 @@ def _grid(
 def _draw_objects(axes: Axes, objects: Objects, color: str) -> list[Label]:
     labels = []
     for index, (box, name) in enumerate(zip(objects.boxes_xyxy, objects.labels, strict=True)):
+        name = drawable(name)
         words = name if objects.scores is None else f"{name} {objects.scores[index]:.2f}"
         draw_box(axes, box, color)
         labels.append(label_box(axes, box, words, color))
@@ -162,14 +166,14 @@ def _list_pairs(axes: Axes, pairs: Sequence[Pair], teacher: str, student: str) -
     axes.set(xlim=(0, 1), ylim=(0, 1))
     lines: list[tuple[tuple[str, str, str], ColorType]] = [(("", teacher, student), "black")]
     for index, pair in enumerate(pairs):
-        partner = f"{pair[student].label}   {pair[student].score:.2f}" if student in pair else "none"
-        words = (str(index + 1), f"{pair[teacher].label}   {pair[teacher].score:.2f}", partner)
+        partner = _class_and_score(pair[student]) if student in pair else "none"
+        words = (str(index + 1), _class_and_score(pair[teacher]), partner)
         lines.append((words, _pair_color(index)))
     step = min(0.11, 1.0 / len(lines))
     for number, (words, color) in enumerate(lines):
         for x, word in zip(columns, words, strict=True):
             weight = "bold" if number == 0 or x == columns[0] else "normal"
-            axes.text(x, 0.97 - number * step, word, color=color, va="top", fontsize=9, weight=weight)
+            axes.text(x, 0.97 - number * step, word, color=color, va="top", fontsize=9, weight=weight, **style(word))
 
 
 def _draw_map(axes: Axes, sample: Sample, query: Query | None, name: str, *, dashed: bool) -> None:
@@ -179,4 +183,9 @@ def _draw_map(axes: Axes, sample: Sample, query: Query | None, name: str, *, das
     draw_attention(axes, sample.image, query.attention, query.span)
     draw_box(axes, query.box_xyxy, COLORS.get(name, "white"), dashed=dashed)
     axes.set_axis_on()
-    axes.set_xlabel(f"{query.label}   {query.score:.2f}", fontsize=9, color=COLORS.get(name, "black"), labelpad=2)
+    words = _class_and_score(query)
+    axes.set_xlabel(words, fontsize=9, color=COLORS.get(name, "black"), labelpad=2, **style(words))
+
+
+def _class_and_score(query: Query) -> str:
+    return f"{drawable(query.label)}   {query.score:.2f}"

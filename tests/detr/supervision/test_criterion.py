@@ -39,10 +39,11 @@ def make_case(layers=2, images=2, queries=6, classes=4, counts=(3, 1), activatio
     return output, GroundTruth(labels, boxes, valid, list(counts))
 
 
-def make_criterion(classification, deep_supervision=True, classes=4):
+def make_criterion(classification, deep_supervision=True, classes=4, l1_boxes="centres"):
     return SetCriterion(
         num_classes=classes,
-        matcher=HungarianMatcher(cost_class=2.0),
+        matcher=HungarianMatcher(cost_class=2.0, l1_boxes=l1_boxes),
+        l1_boxes=l1_boxes,
         classification=classification,
         class_weight=2.0,
         deep_supervision=deep_supervision,
@@ -72,7 +73,20 @@ def test_pairwise_giou_equals_torchvision():
     assert torch.allclose(to_centres(to_corners(first)), first, atol=1e-6)
     point = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
     assert pairwise_giou(point, point).isfinite().all()
-    assert torch.allclose(inverse_sigmoid(torch.tensor([0.5, 0.0, 1.0])).sigmoid(), torch.tensor([0.5, 1e-5, 1 - 1e-5]))
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
+def test_inverse_sigmoid_holds_each_of_two_sides(epsilon):
+    """log(max(v, epsilon) / max(1 - v, epsilon)); within the limits torch's logit and its gradient, to the last bit."""
+    beyond = torch.tensor([0.0, epsilon / 3, 1 - epsilon / 3, 1.0, -0.5, 1.5], dtype=torch.float64)
+    inside = torch.tensor([epsilon, 2 * epsilon, 0.3, 0.5, 1 - 2 * epsilon])
+    held = beyond.clamp(0, 1)
+    expected = (held.clamp(min=epsilon) / (1 - held).clamp(min=epsilon)).log()
+    assert (inverse_sigmoid(beyond, epsilon) - expected).abs().max() < 1e-6
+    values, same = inside.clone().requires_grad_(), inside.clone().requires_grad_()
+    found, logit = inverse_sigmoid(values, epsilon), torch.logit(same)
+    assert torch.equal(found, logit)
+    assert torch.equal(*(torch.autograd.grad(x.sum(), y)[0] for x, y in ((found, values), (logit, same))))
 
 
 def test_assignment_is_the_cheapest_of_all():
@@ -110,10 +124,11 @@ def test_non_finite_cost_names_layer_and_image(bad):
     solve_assignments([Cost("boxes", values, [2, 2, 0])])  # a padded column may hold anything
 
 
+@pytest.mark.parametrize("l1_boxes", ["centres", "corners"])
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_matching_cost_by_hand(activation):
+def test_matching_cost_by_hand(activation, l1_boxes):
     output, targets = make_case(activation=activation)
-    cost = HungarianMatcher(cost_class=2.0, cost_l1=5.0, cost_giou=3.0)(output, targets)
+    cost = HungarianMatcher(cost_class=2.0, cost_l1=5.0, cost_giou=3.0, l1_boxes=l1_boxes)(output, targets)
     layer, image, query, place = 1, 0, 4, 2
     box, goal = output.boxes[layer, image, query], targets.boxes[image, place]
     label = targets.labels[image, place]
@@ -123,15 +138,19 @@ def test_matching_cost_by_hand(activation):
         p = output.logits[layer, image, query, label].sigmoid()
         class_cost = 0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log()
     giou = generalized_box_iou(to_corners(box)[None], to_corners(goal)[None])[0, 0]
-    expected = 2 * class_cost + 5 * (box - goal).abs().sum() - 3 * giou
+    first, second = (to_corners(box), to_corners(goal)) if l1_boxes == "corners" else (box, goal)
+    expected = 2 * class_cost + 5 * (first - second).abs().sum() - 3 * giou
     assert torch.allclose(cost[layer, image, query, place], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("classification", ["focal", "softmax"])
-def test_losses_equal_a_loop_over_images(classification):
+@pytest.mark.parametrize(
+    ("classification", "l1_boxes"), [("focal", "centres"), ("softmax", "centres"), ("focal", "corners")]
+)
+def test_losses_equal_a_loop_over_images(classification, l1_boxes):
     activation = "softmax" if classification == "softmax" else "sigmoid"
     output, targets = make_case(activation=activation)
-    criterion, group = make_criterion(classification), QueryGroup("own", torch.zeros(2, 6, 1), torch.zeros(2, 6, 1))
+    criterion = make_criterion(classification, l1_boxes=l1_boxes)
+    group = QueryGroup("own", torch.zeros(2, 6, 1), torch.zeros(2, 6, 1))
     (pairs,) = solve_assignments([criterion.cost(output, group, targets)])
     losses = criterion(output, group, targets, pairs)
     objects = sum(targets.counts)
@@ -143,7 +162,8 @@ def test_losses_equal_a_loop_over_images(classification):
                 if w > 0:
                     labels[image, q] = targets.labels[image, t]
                     pred, goal = output.boxes[layer, image, q], targets.boxes[image, t]
-                    box += (pred - goal).abs().sum() / objects
+                    difference = to_corners(pred) - to_corners(goal) if l1_boxes == "corners" else pred - goal
+                    box += difference.abs().sum() / objects
                     giou += (1 - generalized_box_iou(to_corners(pred)[None], to_corners(goal)[None])[0, 0]) / objects
         logits = output.logits[layer].flatten(0, 1)
         if classification == "softmax":

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.boxes import pairwise_giou
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.detr.supervision.assignment import Cost, solve_assignments
 from detr_distill.detr.supervision.matchings import Matchings
 from detr_distill.distill.classes import match_classes
+from detr_distill.distill.knowledge import Knowledge
+from detr_distill.distill.matchers.adaptive import AdaptiveMatcher
 from detr_distill.distill.matchers.layer_pairs import pair_layers, take_layers
-from detr_distill.distill.students import StudentStep
+from detr_distill.distill.students import StudentOutput, StudentStep
 from detr_distill.errors import ConfigError
+from detr_distill.structures import DecoderOutput
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, small_cfg
 from helpers.distill.student_steps import start_step
@@ -79,9 +84,52 @@ def test_adaptive_cost_by_hand(build_distiller, wide_teacher, inputs):
     from torchvision.ops import generalized_box_iou
 
     giou = generalized_box_iou(to_corners(pred)[None], to_corners(goal)[None])[0, 0]
-    expected = entropy + 5 * (pred - goal).abs().sum() - 2 * giou
+    own_entropy = torch.distributions.Bernoulli(soft).entropy().sum()
+    expected = entropy - own_entropy + 5 * (pred - goal).abs().sum() - 2 * giou
     assert cost.values.shape == (2, 2, 7, 9)
     assert torch.allclose(cost.values[layer, image, query, target], expected.detach(), atol=1e-4)
+
+
+def predictions(queries: int, seed: int) -> DecoderOutput:
+    """Two layers of two images, some queries sure of a class and others not."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(2, 2, queries, 5, generator=generator) - 3
+    boxes = 0.1 + 0.8 * torch.rand(2, 2, queries, 4, generator=generator)
+    return DecoderOutput(logits, boxes, torch.zeros(2, 2, queries, 0), "sigmoid")
+
+
+def cost_by_hand(own, output, layer: int, image: int, entropy_counts: bool) -> torch.Tensor:
+    """(Qs, Qt): KL, L1 and GIoU, row by row; where the teacher's entropy does not count, cross-entropy for KL."""
+    soft, boxes = output.logits[layer, image].sigmoid(), output.boxes[layer, image]
+    entropy = entropy_counts * torch.distributions.Bernoulli(soft).entropy().sum(-1)
+    rows = []
+    for logits, box in zip(own.logits[layer, image], own.boxes[layer, image], strict=True):
+        cross = F.binary_cross_entropy_with_logits(logits.expand_as(soft), soft, reduction="none").sum(-1)
+        distance = (box - boxes).abs().sum(-1)
+        rows.append(cross - entropy + 5 * distance - 2 * pairwise_giou(box[None], boxes)[0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("queries", "differ"), [(90, True), (30, False), (20, False)])
+def test_the_teachers_entropy_decides_who_stays_alone(queries, differ):
+    """KL and cross-entropy differ by it, which matters only where a teacher's query can stay unmatched."""
+    names = list("abcde")
+    own, output = predictions(30, seed=1), predictions(queries, seed=2)
+    found = {}
+    for divergence in ("kl", "bce"):
+        matcher = AdaptiveMatcher(classes=match_classes(names, names, 5, 5), divergence=divergence)
+        cost = matcher.cost(StudentOutput({}, {"own": own}), Knowledge(output=output))
+        (pairs,) = solve_assignments([cost])
+        for layer, image in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            expected = cost_by_hand(own, output, layer, image, divergence == "kl")
+            rows, columns = linear_sum_assignment(expected.numpy())
+            assert pairs.query[layer, image].tolist() == rows.tolist()
+            assert pairs.target[layer, image].tolist() == columns.tolist()
+            if differ:
+                assert torch.allclose(cost.values[layer, image], expected, atol=1e-4)
+        found[divergence] = pairs.target
+    different = (found["kl"] != found["bce"]).float().mean()
+    assert different > 0.15 if differ else different == 0
 
 
 def test_rectangular_matching_pairs_the_smaller_side(build_distiller, save_teacher, inputs):

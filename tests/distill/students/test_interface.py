@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import ClassVar
 
@@ -142,6 +143,31 @@ def test_it_may_teach_its_maps():
     assert torch.equal(knowledge.features["grid"], detector.maps(inputs)) and knowledge.output is None
 
 
+def test_it_teaches_from_its_files(taught_cfg, tmp_path):
+    """Another of its kind, frozen: nothing of a backbone is asked of it."""
+    teacher_cfg = small_cfg(MODEL__META_ARCHITECTURE="CountingNet")
+    torch.save({"model": build_model(teacher_cfg).state_dict()}, tmp_path / "teacher.pth")
+    (tmp_path / "teacher.yaml").write_text(teacher_cfg.dump())
+    cfg = taught_cfg("CountingNet", FEATURE_LOSS__TEACHER_FEATURES=["grid"])
+    cfg.MODEL.DISTILL.TEACHER.CONFIG_FILE = str(tmp_path / "teacher.yaml")
+    cfg.MODEL.DISTILL.TEACHER.WEIGHTS = str(tmp_path / "teacher.pth")
+    assert build_model(cfg).train()(make_inputs(sizes=SIZES))["loss_distill_feature"] > 0
+
+
+def test_a_step_that_it_leaves_out_is_known_all_the_same(taught_cfg):
+    """The iteration, by which a schedule goes, and the objects."""
+
+    class ForgetfulStudent(CountingStudent):
+        def finish(self, *arguments, **keys):
+            return dataclasses.replace(super().finish(*arguments, **keys), step=None)
+
+    student_for(CountingNet)(ForgetfulStudent)
+    keys = {"SCHEDULE__STEPS": [1], "SCHEDULE__FACTORS": [0.5], "FEATURE_LOSS__FOREGROUND": True}
+    model = build_model(taught_cfg("CountingNet", **keys)).train()
+    first, second = (model(make_inputs(sizes=SIZES), iteration=n)["loss_distill_feature"] for n in (0, 1))
+    assert torch.allclose(second, 0.5 * first) and first > 0
+
+
 def test_a_detector_without_a_student_is_refused(taught_cfg):
     @META_ARCH_REGISTRY.register()
     class StrangeNet(nn.Module):
@@ -193,6 +219,12 @@ def test_a_student_that_lacks_a_half_is_no_student():
 
     with pytest.raises(TypeError, match="abstract method"):
         HalfStudent(CountingNet(small_cfg()))
+    with pytest.raises(
+        ConfigError, match=r"HalfStudent does not define finish\(\), select\(\), start\(\); see .*Student"
+    ):
+        student_for(CountingNet)(HalfStudent)
+    with pytest.raises(ConfigError, match=r"is no Student\. Let it inherit"):
+        student_for(CountingNet)(CountingNet)
 
 
 def test_both_halves_alone():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.queries import AnchorBoxQueries
+
 import torch
 from detectron2.modeling import build_model
-from helpers.builders import randomise, small_cfg
+from helpers.builders import SPREAD, randomise, small_cfg
 from helpers.checkpoint.imported_detectors import build_imported, last_layer
 
 LEVELS = {"NECK__NAME": "MultiLevelNeck", "NUM_LEVELS": 4, "ENCODER__NAME": "DeformableEncoder"}
@@ -61,7 +63,10 @@ def build_ours(name: str, num_classes: int = 5):
     cfg.MODEL.DETR.HIDDEN_DIM, cfg.MODEL.DETR.NUM_HEADS, cfg.MODEL.DETR.FFN_DIM = 32, 4, 48
     cfg.MODEL.DETR.ENCODER.NUM_LAYERS, cfg.MODEL.DETR.DECODER.NUM_LAYERS = 2, 3
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-    return randomise(build_model(cfg), seed=4).eval()
+    model = randomise(build_model(cfg), seed=4).eval()
+    if isinstance(model.queries, AnchorBoxQueries):  # all over the image and at its border, where limits count
+        model.queries.position.weight.data *= 4 / SPREAD
+    return model
 
 
 def assert_round_trip(imported, model, tmp_path) -> None:

@@ -37,8 +37,8 @@ def describe(weights: Mapping[str, Tensor], family: Family, settings: Settings) 
             "META_ARCHITECTURE": "DetrDetector",
             "BACKBONE": {"NAME": "build_detr_resnet_backbone", "FREEZE_AT": 2},
             "RESNETS": _describe_resnet(weights, settings, node["IN_FEATURES"]),
-            "PIXEL_MEAN": [round(255 * value, 3) for value in settings.image_mean],
-            "PIXEL_STD": [round(255 * value, 3) for value in settings.image_std],
+            "PIXEL_MEAN": [round(value, 3) for value in settings.pixel_mean],
+            "PIXEL_STD": [round(value, 3) for value in settings.pixel_std],
             "DETR": node,
         },
         "INPUT": {"FORMAT": "RGB"},
@@ -80,6 +80,8 @@ def _describe_network(weights: Mapping[str, Tensor], family: Family, settings: S
         "IN_FEATURES": ["res5"],
         **parts,
     }
+    if settings.logit_epsilon:
+        node["LOGIT_EPSILON"] = settings.logit_epsilon
     if family.has_levels:
         _describe_levels(node, weights, settings)
     family.describe(node, weights, settings)

@@ -14,6 +14,10 @@ SOFTMAX = Supervision("softmax", matching_costs=(1.0, 5.0, 2.0), loss_weights=(1
 FOCAL = Supervision("focal", matching_costs=(2.0, 5.0, 2.0), loss_weights=(2.0, 5.0, 2.0))
 FOCAL_OF_WEIGHT_1 = replace(FOCAL, loss_weights=(1.0, 5.0, 2.0))
 
+# How far from 0 and 1 boxes stay before their logit is taken: in DAB-DETR, what was built on it, and all of detrex; and
+# in all others, transformers' DAB-DETR included [C].
+WIDE, NARROW = 1e-3, 1e-5
+
 # Parameter names by which detrex's families differ.
 _LEVELS = "transformer.level_embeds"
 _POSITION_HEAD = "transformer.decoder.ref_point_head.layers.0.weight"
@@ -29,13 +33,15 @@ DAB_DETR = Family(
     forms={
         TRANSFORMERS: Form(
             has=("dab-detr",),
+            logit_epsilon=NARROW,
             temperature=20.0,
             temperature_key="temperature_height",
             expected={"activation_function": "prelu"},
         ),
-        DETREX: Form(has=(_SIZE_HEAD,), temperature=20.0),
+        DETREX: Form(has=(_SIZE_HEAD,), temperature=20.0, logit_epsilon=WIDE),
         OFFICIAL: Form(
             has=("refpoint_embed.weight",),
+            logit_epsilon=WIDE,
             temperature=20.0,
             temperature_key="pe_temperatureH",
             expected={"transformer_activation": "prelu"},
@@ -69,9 +75,9 @@ FAMILIES: dict[str, Family] = {
             supervision=FOCAL,
             rules=(*ONE_LEVEL, *CONDITIONAL, *REFERENCE_HEAD),
             forms={
-                TRANSFORMERS: Form(has=("conditional_detr",)),
-                DETREX: Form(has=(_POSITION_HEAD,), lacks=(_LEVELS,)),
-                OFFICIAL: Form(has=("transformer.decoder.layers.0.ca_qcontent_proj.weight",)),
+                TRANSFORMERS: Form(has=("conditional_detr",), logit_epsilon=NARROW),
+                DETREX: Form(has=(_POSITION_HEAD,), lacks=(_LEVELS,), logit_epsilon=WIDE),
+                OFFICIAL: Form(has=("transformer.decoder.layers.0.ca_qcontent_proj.weight",), logit_epsilon=NARROW),
             },
         ),
         DAB_DETR,
@@ -97,9 +103,9 @@ FAMILIES: dict[str, Family] = {
             has_levels=True,
             describe=describe_deformable,
             forms={
-                TRANSFORMERS: Form(has=("deformable_detr",), arrange=arrange_deformable),
-                DETREX: Form(has=(_LEVELS,), lacks=(_POSITION_HEAD,), arrange=arrange_deformable),
-                OFFICIAL: Form(has=("transformer.level_embed",), arrange=arrange_deformable),
+                TRANSFORMERS: Form(has=("deformable_detr",), arrange=arrange_deformable, logit_epsilon=NARROW),
+                DETREX: Form(has=(_LEVELS,), lacks=(_POSITION_HEAD,), arrange=arrange_deformable, logit_epsilon=WIDE),
+                OFFICIAL: Form(has=("transformer.level_embed",), arrange=arrange_deformable, logit_epsilon=NARROW),
             },
         ),
         Family(
@@ -112,7 +118,7 @@ FAMILIES: dict[str, Family] = {
             has_levels=True,
             label_owner="DenoisingQueries",
             detections_per_image=300,
-            forms={OFFICIAL: Form(has=("tgt_embed.weight",), arrange=arrange_own_heads)},
+            forms={OFFICIAL: Form(has=("tgt_embed.weight",), arrange=arrange_own_heads, logit_epsilon=WIDE)},
         ),
         Family(
             name="dino",
@@ -127,13 +133,18 @@ FAMILIES: dict[str, Family] = {
             detections_per_image=300,
             forms={
                 # Positions as in its settings for 12 epochs; others have temperature 20 and offset 0 [C].
-                DETREX: Form(has=(_LEVELS, "transformer.tgt_embed.weight"), arrange=arrange_own_heads),
+                DETREX: Form(
+                    has=(_LEVELS, "transformer.tgt_embed.weight"),
+                    arrange=arrange_own_heads,
+                    logit_epsilon=WIDE,
+                ),
                 OFFICIAL: Form(
                     has=("transformer.enc_out_class_embed.weight",),
                     arrange=arrange_by_value,
                     temperature=20.0,
                     temperature_key="pe_temperatureH",
                     position_offset=0.0,
+                    logit_epsilon=WIDE,
                     expected={"transformer_activation": "relu"},
                 ),
             },

@@ -13,9 +13,9 @@ from .rules import Rule
 # Keys of a family's forms: transformers, detrex, and the code that the family's authors published.
 TRANSFORMERS, DETREX, OFFICIAL = "transformers", "detrex", "official"
 
-# In the range 0 to 1, RGB: the ImageNet statistics with which all sources train.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
+# Of RGB pixels in the range 0 to 255: the ImageNet statistics with which all sources train.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass
@@ -26,8 +26,9 @@ class Settings:
         num_heads: of every attention. dilation: the backbone's last stage is dilated instead of strided (DC5).
         num_queries: of two-stage networks, which have none in their weights. refinement: Deformable DETR refines boxes
             from layer to layer; None: to be read from the weights. temperature: of the image cells' sine embedding.
-        position_offset: of the cells in the sine embedding of networks with levels.
-        image_mean, image_std: in the range 0 to 1, RGB. class_names: empty where unknown.
+        position_offset: of the cells in the sine embedding of networks with levels. logit_epsilon: how far from 0 and 1
+            references stay before their logit is taken; 0 where boxes are absolute.
+        pixel_mean, pixel_std: of pixels in the range 0 to 255, RGB. class_names: empty where unknown.
     """
 
     num_heads: int = 8
@@ -36,8 +37,9 @@ class Settings:
     refinement: bool | None = None
     temperature: float = 10000.0
     position_offset: float = -0.5
-    image_mean: tuple[float, ...] = IMAGE_MEAN
-    image_std: tuple[float, ...] = IMAGE_STD
+    logit_epsilon: float = 0.0
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN
+    pixel_std: tuple[float, ...] = PIXEL_STD
     class_names: tuple[str, ...] = ()
 
 
@@ -87,7 +89,7 @@ class Form:
         has: parameter names by which its checkpoints are recognised; of transformers, the ``model_type`` of
             ``config.json``. lacks: names that only relatives have which cannot be imported.
         arrange: sorts heads and queries.
-        temperature, position_offset: see :class:`Settings`; where the source stores none.
+        temperature, position_offset, logit_epsilon: see :class:`Settings`; where the source stores none.
         temperature_key: of the stored settings; empty: none tells the temperature of this family.
         expected: stored settings, with the only value that exists here; beside those of all families.
     """
@@ -98,6 +100,7 @@ class Form:
     temperature: float = 10000.0
     temperature_key: str = ""
     position_offset: float = -0.5
+    logit_epsilon: float = 0.0
     expected: Mapping[str, object] = field(default_factory=dict)
 
     def stored_temperature(self, stored: Mapping[str, Any]) -> float:

@@ -19,6 +19,7 @@ from ...config.build import build_config, default_config
 from ...errors import CheckpointError
 from ..files import read_checkpoint
 from ..matching import compare
+from ..transformers_folder import open_folder, read_config, read_weights
 from .describe import describe
 from .families import FAMILIES, families_of
 from .family import DETREX, OFFICIAL, TRANSFORMERS, Family, Settings
@@ -27,10 +28,10 @@ from .names_detrex import detrex_family, rename_detrex
 from .names_official import rename_official
 from .names_transformers import rename_transformers
 from .settings import (
+    OPTION,
     coco_names_by_id,
     detrex_settings,
     official_settings,
-    read_config,
     transformers_family,
     transformers_settings,
 )
@@ -83,12 +84,11 @@ def import_checkpoint(source: str, path: str | os.PathLike[str], overrides: list
 
 
 def _read_transformers(source: str, folder: Path) -> tuple[dict[str, Tensor], Family, Settings]:
-    config = read_config(folder)
+    folder = open_folder(folder, OPTION)
+    config = read_config(folder, OPTION)
     family, settings = transformers_family(config), transformers_settings(config, folder)
-    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
-    if not files:
-        raise CheckpointError(f"{folder} holds neither model.safetensors nor pytorch_model.bin.")
-    weights = _read_file(source, files[0])["model"]
+    weights, file = read_weights(folder, OPTION)
+    check_layout(weights, source, file)
     return rename_transformers(weights, family.name, settings.refinement), family, settings
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from ...config.ranges import COUNT
 from ...errors import CheckpointError
-from ..files import read_json
+from ..transformers_folder import Preprocessing, read_class_names, read_preprocessing
 from .families import FAMILIES, families_of, recognise
-from .family import DETREX, IMAGE_MEAN, IMAGE_STD, OFFICIAL, TRANSFORMERS, Family, Settings
+from .family import DETREX, OFFICIAL, PIXEL_MEAN, PIXEL_STD, TRANSFORMERS, Family, Settings
+
+logger = logging.getLogger(__name__)
 
 OPTION = "--weights"  # of tools/import_checkpoint.py
 
@@ -36,7 +40,7 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
     """Settings from a folder's ``config.json`` and, where it is there, ``preprocessor_config.json``.
 
     Raises:
-        CheckpointError: the network has a part that ours has not; names it.
+        CheckpointError: the network has a part that ours has not; names it. Also what its readers raise.
     """
     form = transformers_family(config).forms[TRANSFORMERS]
     expected = {
@@ -52,10 +56,14 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
     }
     _check(expected, config, f"{folder / 'config.json'}")
     backbone = {**(config.get("backbone_config") or {}), **(config.get("backbone_kwargs") or {})}
-    labels = config.get("id2label") or {}
-    images_file = folder / "preprocessor_config.json"
-    images = read_json(images_file, OPTION) if images_file.is_file() else {}
-    names = tuple(labels[key] for key in sorted(labels, key=int))
+    images = read_preprocessing(folder, OPTION)
+    if images is None:
+        logger.warning(
+            "%s %s has no preprocessor_config.json: images are taken to be normalised as ImageNet's.", OPTION, folder
+        )
+        images = Preprocessing(PIXEL_MEAN, PIXEL_STD, None)
+    for name in ("encoder_attention_heads", "two_stage_num_proposals"):
+        COUNT.check(f"{folder / 'config.json'}: {name}", config.get(name, 1))
     return Settings(
         num_heads=config.get("encoder_attention_heads", 8),
         dilation=bool(config.get("dilation")) or backbone.get("output_stride") == 16,
@@ -63,9 +71,10 @@ def transformers_settings(config: Mapping[str, Any], folder: Path) -> Settings:
         refinement=config.get("with_box_refine"),
         temperature=form.stored_temperature(config),
         position_offset=form.position_offset,
-        image_mean=tuple(images.get("image_mean", IMAGE_MEAN)),
-        image_std=tuple(images.get("image_std", IMAGE_STD)),
-        class_names=() if all(name.startswith("LABEL_") for name in names) else names,
+        logit_epsilon=form.logit_epsilon,
+        pixel_mean=images.mean,
+        pixel_std=images.std,
+        class_names=read_class_names(config, folder, OPTION),
     )
 
 
@@ -96,31 +105,22 @@ def official_settings(arguments: Mapping[str, Any], family: Family) -> Settings:
         refinement=arguments.get("with_box_refine"),
         temperature=form.stored_temperature(arguments),
         position_offset=form.position_offset,
+        logit_epsilon=form.logit_epsilon,
     )
 
 
 def detrex_settings(family: Family) -> Settings:
     """What detrex builds a family with; its checkpoints do not tell."""
     form = family.forms[DETREX]
-    return Settings(temperature=form.temperature, position_offset=form.position_offset)
+    return Settings(
+        temperature=form.temperature, position_offset=form.position_offset, logit_epsilon=form.logit_epsilon
+    )
 
 
 def coco_names_by_id() -> tuple[str, ...]:
     """Names of COCO's category ids 0 to 90, "N/A" where an id is not in use: the classes of a 91-class head."""
     names = {entry["id"]: entry["name"] for entry in COCO_CATEGORIES if entry["isthing"]}
     return tuple(names.get(index, "N/A") for index in range(91))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Content of a folder's ``config.json``.
-
-    Raises:
-        CheckpointError: it is not there or cannot be read.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointError(f"{folder}: a folder of transformers holds config.json; this one does not.")
-    return read_json(file, OPTION)
 
 
 def _check(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:

@@ -78,14 +78,15 @@ class AdaMixerLayer(DecoderLayer):
 class AdaMixerDecoder(Decoder):
     """Stages with heads of their own; each moves the box of the one before, without gradient to it [P].
 
-    The queries' ``position`` (B, Q, 4) is a box as logits. Padding is read as zero, as is all beyond a level [R].
-    Sampling has no dense map; self-attention alone can be captured.
+    The queries' ``position`` (B, Q, 4) is a box as logits. All beyond a level is read as zero [C]; padding too, unless
+    ``read_padding`` [R]. Sampling has no dense map; self-attention alone can be captured.
 
     Args:
         num_levels: L, one a feature.
 
     Attributes:
-        num_groups, in_points, out_points: of sampling and mixing.
+        num_groups, in_points, out_points: of sampling and mixing. read_padding: read what the levels hold in the
+            padding, as published [C].
     """
 
     neck_name = "AdaMixerNeck"
@@ -104,6 +105,12 @@ class AdaMixerDecoder(Decoder):
     )
     out_points: int = key(
         128, "`AdaMixerDecoder`: points of a group after mixing", COUNT, path="MODEL.DETR.ADAMIXER.OUT_POINTS"
+    )
+
+    read_padding: bool = key(
+        False,
+        "`AdaMixerDecoder`: points in an image's padding read what convolutions left there, as published, and not zero",
+        path="MODEL.DETR.ADAMIXER.READ_PADDING",
     )
 
     @configurable
@@ -127,7 +134,9 @@ class AdaMixerDecoder(Decoder):
     ) -> list[DecoderOutput]:
         """See the base class."""
         extent = image_extent(memory)
-        tokens = memory.tokens if memory.mask is None else memory.tokens.masked_fill(memory.mask.unsqueeze(-1), 0)
+        tokens = memory.tokens
+        if memory.mask is not None and not self.read_padding:
+            tokens = tokens.masked_fill(memory.mask.unsqueeze(-1), 0)
         positions = boxes_to_positions(position.float().sigmoid(), extent)
         record = DecoderRecord(capture)
         logits, boxes = [], []

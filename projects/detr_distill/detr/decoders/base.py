@@ -16,7 +16,8 @@ from ...config.ranges import COUNT
 from ...plugin import Plugin
 from ...registry import DECODER_REGISTRY
 from ...structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory, SampledPoints
-from ..keys import ACTIVATIONS, DROPOUT, FFN_DIM, HIDDEN_DIM, NUM_CLASSES, NUM_HEADS
+from ..boxes import EPSILON
+from ..keys import ACTIVATIONS, DROPOUT, FFN_DIM, HIDDEN_DIM, LOGIT_EPSILON, NUM_CLASSES, NUM_HEADS
 from ..layers.attention import GroupLayout, GroupMaps, MultiHeadAttention
 from ..layers.feed_forward import Dropout, FeedForward
 from ..queries.base import PLACE_WIDTHS
@@ -34,6 +35,7 @@ class Decoder(Plugin):
         takes_levels: False: it takes one plain map alone.
         neck_name: the neck that gives these levels, for messages.
         layers: L modules.
+        logit_epsilon: how far from 0 and 1 references stay before their logit is taken; 0: ``published_epsilon``.
     """
 
     section = "MODEL.DETR"
@@ -44,6 +46,7 @@ class Decoder(Plugin):
     takes_levels: ClassVar[bool] = True
     neck_name: ClassVar[str] = "MultiLevelNeck"
     layers: nn.ModuleList
+    published_epsilon: ClassVar[float] = EPSILON
 
     num_layers: int = key(6, "layers of the decoder", COUNT, path="MODEL.DETR.DECODER.NUM_LAYERS")
     width: int = HIDDEN_DIM
@@ -51,6 +54,7 @@ class Decoder(Plugin):
     ffn_width: int = FFN_DIM
     dropout: float = DROPOUT
     num_classes: int = NUM_CLASSES
+    logit_epsilon: float = LOGIT_EPSILON
 
     @configurable
     def __init__(self, *, activation: str, **settings: Any):
@@ -65,6 +69,11 @@ class Decoder(Plugin):
     def position_width(self) -> int:
         """Of the queries' positions that it reads."""
         return PLACE_WIDTHS.get(self.position_kind, self.width)
+
+    @property
+    def epsilon(self) -> float:
+        """How far from 0 and 1 references stay before their logit is taken."""
+        return self.logit_epsilon or self.published_epsilon
 
     @property
     def layer_sizes(self) -> tuple[int, int, int, float]:

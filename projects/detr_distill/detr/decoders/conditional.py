@@ -95,7 +95,7 @@ class ConditionalDecoder(Decoder):
             record.add(self.norm(content), self_maps, cross_map)
         hidden = torch.stack(record.hidden)
         offsets = self.heads.box_head(hidden).float()
-        centre = offsets[..., :2] + inverse_sigmoid(reference)
+        centre = offsets[..., :2] + inverse_sigmoid(reference, self.epsilon)
         boxes = torch.cat([centre, offsets[..., 2:]], dim=-1).sigmoid()
         return record.outputs(hidden, self.heads.class_head(hidden), boxes, self.activation, layout)
 

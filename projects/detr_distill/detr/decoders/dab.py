@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...registry import DECODER_REGISTRY
 from ...structures import CAPTURES, DecoderOutput, Memory
-from ..boxes import inverse_sigmoid
+from ..boxes import DAB_EPSILON, inverse_sigmoid
 from ..keys import POINT_TEMPERATURE
 from ..layers.attention import GroupLayout
 from ..layers.feed_forward import PerceptronHead
@@ -38,6 +38,7 @@ class DabDecoder(Decoder):
 
     captures = CAPTURES
     position_kind = "box_logits"
+    published_epsilon = DAB_EPSILON
 
     temperature: float = POINT_TEMPERATURE
 
@@ -71,13 +72,15 @@ class DabDecoder(Decoder):
             position_embedding = self.position_head(embedding)
             content, self_maps, cross_map = layer(content, position_embedding, sine, layout, memory, capture)
             record.add(self.norm(content), self_maps, cross_map)
-            anchors.append((self.heads.box_head(content).float() + inverse_sigmoid(anchor)).sigmoid())
-        hidden, start = torch.stack(record.hidden), inverse_sigmoid(torch.stack(anchors[:-1]))
+            moved = self.heads.box_head(content).float() + inverse_sigmoid(anchor, self.epsilon)
+            anchors.append(moved.sigmoid())
+        hidden, start = torch.stack(record.hidden), inverse_sigmoid(torch.stack(anchors[:-1]), self.epsilon)
         logits, boxes = self.heads(hidden, start)
         return record.outputs(hidden, logits, boxes, self.activation, layout)
 
     def _size_ratio(self, content: Tensor, anchor: Tensor) -> Tensor:
         """(B, Q, C): predicted over actual height for the row half, width for the column half."""
         predicted = self.size_head(content).float().sigmoid()  # (width, height)
-        ratio = (predicted / anchor[..., 2:].clamp(min=1e-6)).flip(-1)
+        # Not by zero; a larger limit would show where anchors are as narrow as training makes some.
+        ratio = (predicted / anchor[..., 2:].clamp(min=1e-20)).flip(-1)
         return ratio.repeat_interleave(self.width // 2, dim=-1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...registry import DECODER_REGISTRY
 from ...structures import DecoderOutput, Memory
-from ..boxes import DINO_EPSILON, inverse_sigmoid
+from ..boxes import DAB_EPSILON, inverse_sigmoid
 from ..keys import POINT_TEMPERATURE
 from ..layers.attention import GroupLayout
 from ..layers.feed_forward import PerceptronHead
@@ -28,12 +28,12 @@ class DabDeformableDecoder(SamplingDecoder):
     scaled by the content from the second layer on. A layer's box, without gradient, is the next layer's anchor.
 
     Attributes:
-        temperature: of the anchors' sine embedding. epsilon: distance that boxes keep from 0 and 1 before their logit.
+        temperature: of the anchors' sine embedding.
         shared_heads: one class and box head for all layers. look_forward_twice: see :class:`DinoDecoder`.
     """
 
     position_kind = "box_logits"
-    epsilon = DINO_EPSILON
+    published_epsilon = DAB_EPSILON
     shared_heads: bool = False
     look_forward_twice: bool = False
 

@@ -145,7 +145,7 @@ class DeformableDecoder(SamplingDecoder):
             record.add(content, maps, points=points)
             heads = self.heads[index if self.box_refinement else 0]
             logits.append(heads.class_head(content))
-            boxes.append(_refine(reference, heads.box_head(content).float()))
+            boxes.append(_refine(reference, heads.box_head(content).float(), self.epsilon))
             if self.box_refinement:
                 reference = boxes[-1].detach()
         hidden = torch.stack(record.hidden)
@@ -204,9 +204,9 @@ def _over_image(points: SampledPoints, memory: Memory) -> SampledPoints:
     return SampledPoints(points.locations / memory.valid_ratios[:, None, None, :, None, :], points.weights)
 
 
-def _refine(reference: Tensor, offsets: Tensor) -> Tensor:
+def _refine(reference: Tensor, offsets: Tensor, epsilon: float) -> Tensor:
     """Boxes (B, Q, 4) from offsets (B, Q, 4) in logit space; a reference point moves the centre alone."""
-    start = inverse_sigmoid(reference)
+    start = inverse_sigmoid(reference, epsilon)
     if start.shape[-1] == 2:
         start = torch.cat([start, torch.zeros_like(start)], dim=-1)
     return (offsets + start).sigmoid()

@@ -32,7 +32,7 @@ def level_strides(memory: Memory) -> Tensor:
 
 
 def image_extent(memory: Memory) -> Tensor:
-    """(B, 1, 2) width and height of each image without its padding, to the finest cell; B = 1 where none is padded."""
+    """(B, 1, 2) width and height of each image without its padding, in units of x and y; B = 1 where none is padded."""
     return image_extents(memory)[:, :1] * BASE_STRIDE
 
 
@@ -113,7 +113,7 @@ class AdaptiveSampling(nn.Module):
         nn.init.constant_(offsets[:, 2], -1.0)
 
     def forward(self, content: Tensor, positions: Tensor, tokens: Tensor, memory: Memory) -> Tensor:
-        """Samples ``tokens`` (B, S, C), zero in the padding, for content (B, Q, C) at positions (B, Q, 4).
+        """Samples ``tokens`` (B, S, C) for content (B, Q, C) at positions (B, Q, 4).
 
         Returns:
             (B, Q, G, P, c).

@@ -17,6 +17,9 @@ from ...structures import Memory, QueryGroup
 from ..boxes import inverse_sigmoid
 from .base import Queries
 
+# The sigmoid of a logit is never 1: near enough that a box of the whole image is, to the last digit of float32.
+WHOLE = 1e-7
+
 
 @QUERIES_REGISTRY.register()
 class AdaMixerQueries(Queries):
@@ -33,7 +36,7 @@ class AdaMixerQueries(Queries):
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         self.content = nn.Embedding(self.num_queries, self.width)
-        self.register_buffer("start", inverse_sigmoid(torch.tensor([0.5, 0.5, 1.0, 1.0])), persistent=False)
+        self.register_buffer("start", inverse_sigmoid(torch.tensor([0.5, 0.5, 1.0, 1.0]), WHOLE), persistent=False)
 
     def forward(self, memory: Memory, beside: QueryGroup | None = None) -> QueryGroup:
         """See the base class."""

@@ -20,8 +20,8 @@ from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE
 from ...plugin import Plugin
 from ...structures import DecoderOutput, GroundTruth, Pairs, QueryGroup
-from ..boxes import generalized_iou
-from ..keys import CLASSIFICATION, FOCAL_ALPHA, FOCAL_GAMMA, NUM_CLASSES
+from ..boxes import as_compared, generalized_iou
+from ..keys import CLASSIFICATION, FOCAL_ALPHA, FOCAL_GAMMA, L1_BOXES, NUM_CLASSES
 from .assignment import Cost
 from .matcher import HungarianMatcher
 from .matchings import Matching, Matchings
@@ -71,6 +71,7 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
     no_object_weight: float = key(0.1, "softmax: weight of queries without an object", NOT_NEGATIVE)
     focal_alpha: float = FOCAL_ALPHA
     focal_gamma: float = FOCAL_GAMMA
+    l1_boxes: str = L1_BOXES
     deep_supervision: bool = key(True, "a detection loss on every decoder layer instead of the last alone")
 
     @configurable
@@ -112,7 +113,8 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
             num_objects = _mean_over_ranks(sum(targets.counts), output.logits.device)
             logits = output.logits[layers].float()
             losses = {"class": self._class_loss(logits, targets, pairs, num_objects, group.padding)}
-            losses["box"], losses["giou"] = _box_losses(output.boxes[layers].float(), targets, pairs, num_objects)
+            boxes = output.boxes[layers].float()
+            losses["box"], losses["giou"] = _box_losses(boxes, targets, pairs, num_objects, self.l1_boxes)
         weights = {"class": self.class_weight, "box": self.l1_weight, "giou": self.giou_weight}
         suffix = "" if group.name == "own" else f"_{group.name}"
         named = {}
@@ -150,12 +152,12 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
 
 
 def _box_losses(
-    pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor | float
+    pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor | float, form: str
 ) -> tuple[Tensor, Tensor]:
-    """L1 and GIoU losses of the matched pairs, (L,) each."""
+    """L1 and GIoU losses of the matched pairs, (L,) each; ``form`` as in :func:`as_compared`."""
     pred = pairs.take_query(pred_boxes)
     gt = pairs.take_target(targets.boxes.unsqueeze(0).expand(len(pred), -1, -1, -1))
-    distance = (pred - gt).abs().sum(-1)
+    distance = (as_compared(pred, form) - as_compared(gt, form)).abs().sum(-1)
     giou = 1 - generalized_iou(pred, gt)
     distance, giou = ((values * pairs.weight).sum((1, 2)) / num_objects for values in (distance, giou))
     return distance, giou

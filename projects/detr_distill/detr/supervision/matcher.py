@@ -13,13 +13,19 @@ from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE
 from ...plugin import Plugin
 from ...structures import DecoderOutput, GroundTruth
-from ..boxes import pairwise_giou
-from ..keys import FOCAL_ALPHA, FOCAL_GAMMA
+from ..boxes import as_compared, pairwise_giou
+from ..keys import FOCAL_ALPHA, FOCAL_GAMMA, L1_BOXES
 
 
-def box_cost(pred_boxes: Tensor, gt_boxes: Tensor, weight_l1: float, weight_giou: float) -> Tensor:
-    """Weighted L1 distance minus weighted GIoU of every pair: (..., Q, 4) and (..., G, 4) to (..., Q, G)."""
-    distance = torch.cdist(pred_boxes, gt_boxes, p=1)
+def box_cost(
+    pred_boxes: Tensor, gt_boxes: Tensor, weight_l1: float, weight_giou: float, form: str = "centres"
+) -> Tensor:
+    """Weighted L1 distance minus weighted GIoU of every pair: (..., Q, 4) and (..., G, 4) to (..., Q, G).
+
+    Args:
+        form: what the L1 distance compares, "centres" or "corners".
+    """
+    distance = torch.cdist(as_compared(pred_boxes, form), as_compared(gt_boxes, form), p=1)
     return weight_l1 * distance - weight_giou * pairwise_giou(pred_boxes, gt_boxes)
 
 
@@ -35,6 +41,7 @@ class HungarianMatcher(Plugin, node="MODEL.DETR.MATCHER"):
     cost_giou: float = key(2.0, "weight of the generalised-IoU term", NOT_NEGATIVE)
     focal_alpha: float = FOCAL_ALPHA
     focal_gamma: float = FOCAL_GAMMA
+    l1_boxes: str = L1_BOXES
 
     @torch.no_grad()
     def forward(self, output: DecoderOutput, targets: GroundTruth) -> Tensor:
@@ -54,7 +61,8 @@ class HungarianMatcher(Plugin, node="MODEL.DETR.MATCHER"):
             known = (targets.labels >= 0)[None, :, None, :]
             class_cost = class_cost.gather(-1, columns) * known
             gt_boxes = targets.boxes.float().unsqueeze(0).expand(layers, -1, -1, -1)
-            return self.cost_class * class_cost + box_cost(output.boxes.float(), gt_boxes, self.cost_l1, self.cost_giou)
+            boxes = output.boxes.float()
+            return self.cost_class * class_cost + box_cost(boxes, gt_boxes, self.cost_l1, self.cost_giou, self.l1_boxes)
 
     def _class_cost(self, output: DecoderOutput) -> Tensor:
         """(L, B, Q, K): cost of giving each class to each query."""

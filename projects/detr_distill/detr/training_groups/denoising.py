@@ -18,8 +18,8 @@ from ...config.keys import key
 from ...config.ranges import COUNT, NOT_NEGATIVE, SHARE, Range
 from ...registry import TRAINING_GROUP_REGISTRY
 from ...structures import GroundTruth, Memory, Pairs, QueryGroup
-from ..boxes import DINO_EPSILON, inverse_sigmoid
-from ..keys import HIDDEN_DIM, NUM_CLASSES
+from ..boxes import DAB_EPSILON, inverse_sigmoid
+from ..keys import HIDDEN_DIM, LOGIT_EPSILON, NUM_CLASSES
 from .base import TrainingGroup
 from .noise import draw_labels, move_corners, shift_boxes
 
@@ -31,7 +31,8 @@ class LabelledQueries(TrainingGroup):
 
     Attributes:
         num_classes: K. width: C. label_noise, box_noise: see the subclasses.
-        mark: entries of the content beside the embedding.
+        logit_epsilon: how far from 0 and 1 boxes stay before their logit is taken; 0: 1e-3 [C]. mark: entries of the
+            content beside the embedding.
     """
 
     position_kind = "box_logits"
@@ -41,11 +42,16 @@ class LabelledQueries(TrainingGroup):
 
     num_classes: int = NUM_CLASSES
     width: int = HIDDEN_DIM
+    logit_epsilon: float = LOGIT_EPSILON
 
     @configurable
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         self.label_embedding = nn.Embedding(self.num_classes, self.width - self.mark)
+
+    def to_logits(self, boxes: Tensor) -> Tensor:
+        """Positions (B, Q, 4) of boxes (B, Q, 4)."""
+        return inverse_sigmoid(boxes, self.logit_epsilon or DAB_EPSILON)
 
 
 @TRAINING_GROUP_REGISTRY.register()
@@ -78,7 +84,7 @@ class DenoisingQueries(LabelledQueries, node="MODEL.DETR.DENOISING"):
         boxes = shift_boxes(objects.boxes, torch.rand_like(objects.boxes), self.box_noise)
         content = self.label_embedding(draw_labels(objects.labels, self.label_noise, self.label_embedding))
         content = torch.cat([content, torch.ones_like(content[..., :1])], dim=-1)
-        return [denoising_group(own, content, boxes, objects, self.num_groups)]
+        return [denoising_group(own, content, self.to_logits(boxes), objects, self.num_groups)]
 
 
 @TRAINING_GROUP_REGISTRY.register()
@@ -118,16 +124,17 @@ class ContrastiveDenoisingQueries(LabelledQueries, node="MODEL.DETR.CONTRASTIVE_
         signs = 2 * torch.randint_like(boxes, 2) - 1
         distances = signs * (least[:, None] + torch.rand_like(boxes))
         content = self.label_embedding(draw_labels(labels, self.label_noise / 2, self.label_embedding))
-        return [denoising_group(own, content, move_corners(boxes, distances, self.box_noise), objects, num_groups)]
+        position = self.to_logits(move_corners(boxes, distances, self.box_noise))
+        return [denoising_group(own, content, position, objects, num_groups)]
 
 
 def denoising_group(
-    own: QueryGroup, content: Tensor, boxes: Tensor, objects: GroundTruth, num_groups: int
+    own: QueryGroup, content: Tensor, position: Tensor, objects: GroundTruth, num_groups: int
 ) -> QueryGroup:
     """Disturbed objects as queries.
 
     Args:
-        own: the detector's own queries. content: (B, Q, C). boxes: (B, Q, 4). The first M queries are to find
+        own: the detector's own queries. content: (B, Q, C). position: (B, Q, 4). The first M queries are to find
             ``objects``, one each; any extra M are to find nothing.
         objects: (B, M), repeated ``num_groups`` times by :meth:`GroundTruth.repeat`.
     """
@@ -139,7 +146,7 @@ def denoising_group(
     return QueryGroup(
         name=NAME,
         content=content.to(own.content.dtype),
-        position=inverse_sigmoid(boxes, DINO_EPSILON).to(own.position.dtype),
+        position=position.to(own.position.dtype),
         sees=("own",),
         inner_mask=group[:, None] != group[None, :],
         targets=objects,

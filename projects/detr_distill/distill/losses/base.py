@@ -36,6 +36,7 @@ class DistillLoss(Plugin):
     """
 
     section = "MODEL.DISTILL"
+    hint = " A loss of matched queries, with terms(), inherits from detr_distill.distill.losses.pair_loss.PairLoss."
     requires: frozenset[str] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
     needs_of_teacher: ClassVar[frozenset[str]] = frozenset()

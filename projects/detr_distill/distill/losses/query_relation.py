@@ -61,9 +61,10 @@ class QueryRelationLoss(PairLoss):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
-        settings = super().from_config(cfg, student, teacher)
-        assert student.queries is not None and teacher.queries is not None
-        return {**settings, "widths": (student.queries.widths[0], teacher.queries.widths[0])}
+        return {
+            **super().from_config(cfg, student, teacher),
+            "widths": (student.hidden_width, teacher.hidden_width),
+        }
 
     def terms(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> dict[str, Tensor]:
         """The term ``query_relation``, (Ls,)."""

@@ -17,7 +17,7 @@ from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, SHARE, Words
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
-from ...structures.levels import from_maps, resize_tokens
+from ...structures.levels import from_maps, memory_maps, resize_tokens
 from ..knowledge import Knowledge
 from ..match import Match
 from ..side import ASSIGNMENT, HIDDEN, MEMORY
@@ -90,18 +90,17 @@ class TargetAwareLoss(DistillLoss):
                 f"{cls.node}.PROJECTION is 'teacher', but the teacher's {teacher.part} has no cross-attention whose "
                 "projections could be used. Set 'learned'."
             )
-        return {
-            **settings,
-            "channels": _common_width(student.feature_channels, "student"),
-            "teacher_channels": _common_width(teacher.feature_channels, "teacher"),
-            "read": projection,
-        }
+        channels, teacher_channels = (
+            _common_width(side.memory_channels if settings["features"] == "memory" else side.feature_channels, who)
+            for side, who in ((student, "student"), (teacher, "teacher"))
+        )
+        return {**settings, "channels": channels, "teacher_channels": teacher_channels, "read": projection}
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
         """``loss_distill_target_aware``; with a learned projection its own ``loss_target_mask`` too."""
         memory, assignment, truth = knowledge.memory, knowledge.assignment, knowledge.ground_truth
         assert memory is not None and assignment is not None and truth is not None and knowledge.output is not None
-        student_maps, teacher_maps = (self._chosen(side.maps) for side in (student, knowledge))
+        student_maps, teacher_maps = (self._chosen(side) for side in (student, knowledge))
         student_tokens = self.adapter(from_maps(student_maps))
         with torch.autocast(student_tokens.device.type, enabled=False):
             pairs = assignment.slice_layers(slice(-1, None))
@@ -124,12 +123,9 @@ class TargetAwareLoss(DistillLoss):
                 losses["loss_target_mask"] = mask_loss(logits, boxes, quality, memory)
         return losses
 
-    def _chosen(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _chosen(self, side: StudentOutput | Knowledge) -> dict[str, Tensor]:
         """The maps of one side that are compared, in order."""
-        from_memory = {name: values for name, values in maps.items() if name.startswith("memory")}
-        if self.features == "memory":
-            return from_memory
-        return {name: values for name, values in maps.items() if name not in from_memory}
+        return memory_maps(side.memory) if self.features == "memory" else side.features
 
     def _mask_logits(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """(B, M, C) and (B, S, C) to the logits (B, M, S) of the masks."""

@@ -48,6 +48,7 @@ class QueryMatcher(Plugin):
     Attributes:
         name: short, the suffix of the losses and what a loss's GROUPS may name.
         requires: what the detectors must give beside their usual output, see structures/.
+        needs: what both sides must give, needs_of_teacher: what the teacher must, see side.py.
         teacher_queries_are_own: the pairs' teacher queries are the teacher's own, of which it knows the assignment.
         teacher_layer: see :func:`pair_layers`.
     """
@@ -56,6 +57,8 @@ class QueryMatcher(Plugin):
     declares = ("name",)
     name: ClassVar[str]
     requires: frozenset[str] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
+    needs_of_teacher: frozenset[str] = frozenset()
     teacher_queries_are_own: ClassVar[bool] = True
 
     teacher_layer: str = key(

@@ -14,9 +14,10 @@ from torch import nn
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, Words
 from ...registry import MATCHER_REGISTRY
-from ...structures import Pairs, QueryGroup, pairs_in_order
+from ...structures import PREDICTIONS, Pairs, QueryGroup, pairs_in_order
 from ..knowledge import Knowledge
 from ..match import Match
+from ..side import ASSIGNMENT, QUERIES
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
 from .base import QueryMatcher, query_maps
@@ -37,6 +38,7 @@ class FixedMatcher(QueryMatcher):
     """
 
     name = "fixed"
+    needs = frozenset({QUERIES})
 
     teacher_assignment: str = key(
         "last",
@@ -59,6 +61,7 @@ class FixedMatcher(QueryMatcher):
         super().__init__(**settings)
         forced = {"last": [student_layers - 1], "all": list(range(student_layers)), "none": []}
         self.forced_layers = forced[self.teacher_assignment]
+        self.needs_of_teacher = frozenset({PREDICTIONS, ASSIGNMENT} if self.forced_layers else {PREDICTIONS})
         self.student_layers = student_layers
         self.content_projection = content_projection
         self.position_projection = position_projection
@@ -73,7 +76,7 @@ class FixedMatcher(QueryMatcher):
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
         queries, output, cost = knowledge.queries, knowledge.output, knowledge.label_cost
-        assert queries is not None and output is not None and cost is not None
+        assert queries is not None and output is not None
         layers = pair_layers(self.student_layers, output.num_layers, self.teacher_layer)
         with torch.autocast(queries.position.device.type, enabled=False):
             content = self.content_projection(queries.content.detach().float())
@@ -84,7 +87,7 @@ class FixedMatcher(QueryMatcher):
                 content=content,
                 position=position,
                 loss_weight=self.loss_weight,
-                forced_cost={layer: cost[layers[layer]] for layer in self.forced_layers},
+                forced_cost={} if cost is None else {layer: cost[layers[layer]] for layer in self.forced_layers},
             )
         ]
 

@@ -17,6 +17,7 @@ from ...registry import MATCHER_REGISTRY
 from ...structures import Pairs, QueryGroup, pairs_in_order
 from ..knowledge import Knowledge
 from ..match import Match
+from ..side import DECODING, QUERIES
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
 from .base import QueryMatcher, SharedGroup, query_maps
@@ -38,6 +39,8 @@ class GeneralMatcher(QueryMatcher):
     """
 
     name = "general"
+    needs = frozenset({QUERIES})
+    needs_of_teacher = frozenset({DECODING})
     teacher_queries_are_own = False
 
     num_queries: int = key(300, "random queries that teacher and student decode in a step", COUNT)

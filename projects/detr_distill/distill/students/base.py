@@ -114,6 +114,11 @@ class Student(Side, ABC):
         return type(self.detector).__name__
 
     @property
+    def backbone(self) -> nn.Module | None:
+        """The part that a frozen teacher may bring into the form that runs fastest; None: nothing is known of one."""
+        return None
+
+    @property
     @abstractmethod
     def num_classes(self) -> int:
         """K: the classes that the detector predicts."""
@@ -178,13 +183,26 @@ _STUDENTS: dict[type[nn.Module], type[Student]] = {}
 
 
 def student_for(*architectures: type[nn.Module]) -> Callable[[type[Student]], type[Student]]:
-    """Decorates the :class:`Student` that runs detectors of some classes and their subclasses."""
+    """Decorates the :class:`Student` that runs detectors of some classes and their subclasses.
+
+    Raises:
+        ConfigError: it is no Student, or lacks a method.
+    """
 
     def register(student: type[Student]) -> type[Student]:
+        _check_complete(student)
         _STUDENTS.update(dict.fromkeys(architectures, student))
         return student
 
     return register
+
+
+def _check_complete(student: type) -> None:
+    if not (isinstance(student, type) and issubclass(student, Student)):
+        raise ConfigError(f"student_for(): {student!r} is no Student. Let it inherit from {__name__}.Student.")
+    undefined = ", ".join(f"{name}()" for name in sorted(student.__abstractmethods__))
+    if undefined:
+        raise ConfigError(f"{student.__name__} does not define {undefined}; see {__name__}.Student.")
 
 
 def student_of(detector: nn.Module) -> Student:

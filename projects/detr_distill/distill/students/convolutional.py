@@ -10,6 +10,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
+from torch import nn
 
 from ...convolutional.detections import as_output, detect_dense, detect_regions
 from ...convolutional.predictions import dense_output, listening, region_output
@@ -40,6 +41,10 @@ class ConvolutionalStudent(Student):
 
     keeps = frozenset({PREDICTIONS})
     detector: Any
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.detector.backbone
 
     @property
     def head_features(self) -> list[str]:

@@ -18,7 +18,7 @@ from ...structures import PREDICTIONS, DecoderOutput, QueryGroup
 from ...structures.levels import from_maps, to_maps
 from ..classes import ClassMap
 from ..knowledge import Knowledge
-from ..side import ASSIGNMENT, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
+from ..side import ASSIGNMENT, DECODING, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
 from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
 
 
@@ -30,12 +30,20 @@ class DetrStudent(Student):
 
     @property
     def gives(self) -> frozenset[str]:
-        own = {MAPS, MEMORY, QUERIES, HIDDEN, ASSIGNMENT, ONE_TO_ONE, PREDICTIONS}
+        own = {MAPS, MEMORY, QUERIES, DECODING, HIDDEN, ASSIGNMENT, ONE_TO_ONE, PREDICTIONS}
         return self.detector.decoder.captures | own
 
     @property
     def queries(self) -> Queries:
         return self.detector.queries
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.detector.backbone
+
+    @property
+    def hidden_width(self) -> int:
+        return self.queries.widths[0]
 
     @property
     def num_layers(self) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ...config.keys import key
 from ...plugin import Plugin
-from ...registry import TEACHER_REGISTRY
+from ...registry import LOSS_REGISTRY, TEACHER_REGISTRY
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..side import Side
@@ -25,7 +25,10 @@ WEIGHTS = key(
     path=f"{SECTION}.WEIGHTS",
 )
 CLASS_NAMES = key(
-    (), "the teacher's classes in order; empty: the names of its own training set", path=f"{SECTION}.CLASS_NAMES"
+    (),
+    "the teacher's classes in order, each once (`N/A`: an index without a class), paired with the student's by name; "
+    "empty: the names of its training set, which its own `DATASETS.REGISTER` may define",
+    path=f"{SECTION}.CLASS_NAMES",
 )
 
 
@@ -53,6 +56,10 @@ class Teacher(Side, Plugin):
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
         return cls.read_keys(cfg)
 
+    @classmethod
+    def check_files(cls, cfg: CfgNode) -> None:
+        """Raises ConfigError where a file that the teacher will need is missing or cannot be read; builds nothing."""
+
     @property
     def detector(self) -> nn.Module | None:
         return None
@@ -68,3 +75,10 @@ class Teacher(Side, Plugin):
         Args:
             step: of the student, with the ground truth. capture: what to keep beside, see structures/.
         """
+
+
+def compares_classes(cfg: CfgNode) -> bool:
+    """Whether a loss of a configuration compares queries or reads their assignment, and so needs classes paired."""
+    names = [LOSS_REGISTRY.current_name(name, warn=False) for name in cfg.MODEL.DISTILL.LOSSES]
+    found = [LOSS_REGISTRY.get(name) for name in names if name in LOSS_REGISTRY]
+    return any(loss.needs_pairs or loss.needs_assignment for loss in found)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
-from ...config.build import build_config
-from ...config.files import find_file
+from ...config.build import build_config, flatten
+from ...config.files import complete_path, find_file
 from ...errors import ConfigError
 from ..students.base import Student, known_students, student_of
 
@@ -35,6 +36,16 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
     teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS
     teacher_cfg.MODEL.DETR.DEFORMABLE_KERNEL = cfg.MODEL.DETR.DEFORMABLE_KERNEL
     return teacher_cfg
+
+
+def teacher_settings(cfg: CfgNode) -> dict[str, object]:
+    """What the teacher's file and its bases say, by key; empty where none is named or it cannot be read."""
+    file = cfg.MODEL.DISTILL.TEACHER.CONFIG_FILE
+    try:
+        return flatten(CfgNode.load_yaml_with_base(complete_path(file))) if file else {}
+    # What is wrong with the file is said, in words, when the teacher is built.
+    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError):
+        return {}
 
 
 def find_weights(cfg: CfgNode) -> str:

@@ -14,7 +14,7 @@ from ...config.ranges import Range
 from ...errors import ConfigError
 from ...iteration import needed_iteration
 from ...registry import TEACHER_REGISTRY
-from ..classes import match_classes
+from ..classes import same_classes
 from ..knowledge import Knowledge
 from ..side import ReadThrough
 from ..students.base import Student, StudentStep, student_of
@@ -46,7 +46,7 @@ class EmaTeacher(ReadThrough, Teacher):
     def __init__(self, *, student: Student, **settings: Any):
         super().__init__(**settings)
         self.average = student.detecting_copy().eval().requires_grad_(False)
-        self.classes = match_classes(None, None, student.num_classes, student.num_classes)
+        self.classes = same_classes(student.num_classes)
         self.reader = student_of(self.average)
         # The student is a module of its own beside its teacher, and a Student is no module.
         self._student = student

@@ -15,11 +15,11 @@ from ...checkpoint.strict import load_strict
 from ...config.keys import key
 from ...data import training_class_names
 from ...registry import TEACHER_REGISTRY
-from ..classes import NAMES_KEY, ClassMap, match_classes
+from ..classes import NAMES_KEY, ClassMap, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..side import ONE_TO_ONE, ReadThrough
 from ..students.base import Student, StudentStep, student_of
-from .base import CLASS_NAMES, SECTION, WEIGHTS, Teacher
+from .base import CLASS_NAMES, SECTION, WEIGHTS, Teacher, compares_classes
 from .configuration import check_teacher, find_weights, load_teacher_config
 from .inference_form import prepare_for_inference
 
@@ -82,6 +82,11 @@ class FrozenDetector(ReadThrough, HiddenDetector):
         self.reader = student_of(detector)
 
     @classmethod
+    def check_files(cls, cfg: CfgNode) -> None:
+        load_teacher_config(cfg)
+        find_weights(cfg)
+
+    @classmethod
     def from_config(cls, cfg: CfgNode, student: Student | None = None) -> dict[str, Any]:
         node = cfg.MODEL.DISTILL.TEACHER
         teacher_cfg = load_teacher_config(cfg)
@@ -90,13 +95,18 @@ class FrozenDetector(ReadThrough, HiddenDetector):
             detector = build_model(teacher_cfg)
         reader = check_teacher(detector, node.CONFIG_FILE)
         load_strict(detector, find_weights(cfg))
-        prepare_for_inference(detector.backbone)
+        if reader.backbone is not None:
+            prepare_for_inference(reader.backbone)
         classes = None
         if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
             teacher_names = list(node.CLASS_NAMES) or training_class_names(teacher_cfg)
+            source = NAMES_KEY if node.CLASS_NAMES else f"DATASETS.TRAIN {list(teacher_cfg.DATASETS.TRAIN)} of its file"
             num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
-            source = NAMES_KEY if node.CLASS_NAMES else "its training set"
-            classes = match_classes(training_class_names(cfg), teacher_names, num_student, reader.num_classes, source)
+            # Maps are learned whatever classes they lead to.
+            asks = teacher_names is not None or compares_classes(cfg) or num_student != reader.num_classes
+            student_names = training_class_names(cfg) if asks else None
+            classes = match_classes(student_names, teacher_names, num_student, reader.num_classes, source)
+            report_pairing(classes, student_names, teacher_names)
         flip_channels = teacher_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
         return {**cls.read_keys(cfg), "detector": detector, "classes": classes, "flip_channels": flip_channels}
 

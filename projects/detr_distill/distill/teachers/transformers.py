@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ...checkpoint.files import read_json
+from ...checkpoint.contents import check_finite
 from ...checkpoint.matching import Fit
+from ...checkpoint.transformers_folder import open_folder, read_config, read_preprocessing
 from ...data import training_class_names
 from ...detr.preprocess import pad_images
 from ...errors import CheckpointError, ConfigError
 from ...registry import TEACHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput
-from ..classes import match_classes
+from ..classes import NAMES_KEY, known_names, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
 from .base import CLASS_NAMES, WEIGHTS
@@ -82,19 +83,22 @@ class TransformersDetector(HiddenDetector):
     def from_config(cls, cfg: CfgNode, student: Student | None = None) -> dict[str, Any]:
         if not cfg.MODEL.DISTILL.TEACHER.WEIGHTS:
             raise ConfigError(f"{KEY} is empty; TransformersDetector takes a folder of transformers. Name it.")
-        folder = Path(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
+        folder = open_folder(cfg.MODEL.DISTILL.TEACHER.WEIGHTS, KEY)
         detector = load_model(folder)
-        labels = detector.config.id2label
-        names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or [labels[index] for index in sorted(labels)]
-        known = not all(name.startswith("LABEL_") for name in names)
+        labels, given = detector.config.id2label, list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
+        names = given or known_names([labels[index] for index in sorted(labels)])
+        source = NAMES_KEY if given else f"id2label of {folder / 'config.json'}"
+        student_names = training_class_names(cfg)
         own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
+        classes = match_classes(student_names, names, own_count, len(labels), source)
+        report_pairing(classes, student_names, names)
         return {
             **cls.read_keys(cfg),
             "detector": detector,
-            "classes": match_classes(training_class_names(cfg), names if known else None, own_count, len(labels)),
+            "classes": classes,
             "flip_channels": cfg.INPUT.FORMAT == "BGR",
             "activation": ACTIVATIONS[detector.config.model_type],
-            **read_preprocessing(folder),
+            **find_preprocessing(folder),
         }
 
     @property
@@ -131,8 +135,8 @@ def load_model(folder: Path) -> Any:
     """The detector of a folder, with every one of its weights; nothing is downloaded.
 
     Raises:
-        ConfigError: transformers is not installed, no such folder, or a model of another type.
-        CheckpointError: the weights cannot be read, or do not fit the model that config.json describes.
+        ConfigError: transformers is not installed, or a model of another type.
+        CheckpointError: the weights cannot be read, are not finite, or do not fit the model of config.json.
     """
     try:
         import transformers
@@ -141,9 +145,7 @@ def load_model(folder: Path) -> Any:
             "MODEL.DISTILL.TEACHER.NAME is TransformersDetector, which needs transformers: pip install transformers. "
             "DETR, Conditional, DAB and Deformable DETR can be imported without it: tools/import_checkpoint.py."
         ) from error
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{KEY} is '{folder}'; TransformersDetector takes a folder that holds config.json.")
-    found = read_json(folder / "config.json", KEY).get("model_type")
+    found = str(read_config(folder, KEY).get("model_type"))
     if found not in ACTIVATIONS:
         raise ConfigError(f"{KEY} {folder} holds a model of type {found!r}. Known: {', '.join(ACTIVATIONS)}.")
     try:
@@ -165,38 +167,21 @@ def load_model(folder: Path) -> Any:
             f"{KEY} {folder}: the weights do not fit the model that config.json describes:\n{fit.problems()}\n"
             "Use the config.json that belongs to them; its id2label gives the number of classes."
         )
+    check_finite(model.state_dict(), f"{KEY} {folder}")
     return model
 
 
-def read_preprocessing(folder: Path) -> dict[str, Any]:
-    """``mean``, ``std`` and ``size`` from a folder's ``preprocessor_config.json``.
+def find_preprocessing(folder: Path) -> dict[str, Any]:
+    """``mean``, ``std`` and ``size`` of images from a folder's ``preprocessor_config.json``.
 
     Raises:
-        ConfigError: it is not there or does not tell; a guess would spoil the teacher silently.
-        CheckpointError: it cannot be read.
+        ConfigError: it is not there; a guess would spoil the teacher silently.
+        CheckpointError: it cannot be read, or tells what cannot be.
     """
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
+    images = read_preprocessing(folder, KEY)
+    if images is None:
         raise ConfigError(f"{KEY} {folder} lacks preprocessor_config.json, which says how its images are normalised.")
-    content = read_json(file, KEY)
-    statistics = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    if content.get("do_normalize", True):
-        statistics = {name: _three_numbers(content.get(name), name, file) for name in statistics}
-    size = content.get("size") if content.get("do_resize", True) else None
-    return {
-        "mean": [255.0 * value for value in statistics["image_mean"]],
-        "std": [255.0 * value for value in statistics["image_std"]],
-        "size": (size["height"], size["width"]) if isinstance(size, dict) and "height" in size else None,
-    }
-
-
-def _three_numbers(found: Any, name: str, file: Path) -> list[float]:
-    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(value, int | float) for value in found):
-        raise ConfigError(
-            f"{KEY}: {name} of {file} is {found!r}; three numbers in the range 0 to 1 are expected, for red, green and "
-            "blue. Take the file that belongs to the weights, or write into it what they were trained with."
-        )
-    return found
+    return {"mean": list(images.mean), "std": list(images.std), "size": images.size}
 
 
 @contextlib.contextmanager

@@ -43,6 +43,15 @@ def test_descriptor_rows_by_hand():
     assert labels.is_context.tolist() == [[False, True], [True, False]]
 
 
+def test_corners_end_at_the_last_pixel_where_wanted():
+    """As LGD's code has it: 95 and 63 of an image of 96x64, the context's included."""
+    descriptor = LabelDescriptor(3, context=True, class_embedding=0, use_masks=False, clamp_corners=True)
+    rows = describe(descriptor, entry_of([[24.0, 16, 96, 64], [0, 0, 95, 63]], [1, 0])).rows[0, :, :4]
+    right, bottom = 2 * 95 / 96 - 1, 2 * 63 / 64 - 1
+    expected = [[-0.5, -0.5, right, bottom], [-1, -1, right, bottom], [-1, -1, right, bottom]]
+    assert torch.allclose(rows, torch.tensor(expected))
+
+
 def test_descriptor_with_masks_and_class_embedding():
     mask = torch.zeros(1, 64, 96, dtype=torch.bool)
     mask[:, 16:64, 24:36] = True  # the left half of the box

@@ -9,6 +9,7 @@ from detr_distill.errors import CheckpointError, ConfigError
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -115,6 +116,30 @@ def test_maps_have_the_students_names_and_sizes(case):
     assert {name: values.shape for name, values in taught.items()} == {
         name: values.shape for name, values in step.features.items()
     }
+
+
+@pytest.mark.parametrize("coarse", ["c5", "p5", "max_pool"])
+def test_coarse_maps_are_made_as_the_detectors_pyramid_makes_them(coarse):
+    strides = {f"p{level}": 2**level for level in range(3, 8)}
+    encoder = randomise(
+        LabelMapEncoder(strides=strides, channels=4, num_classes=3, width=4, coarse_maps=coarse, weights="")
+    )
+    seen: list[torch.Tensor] = []
+    encoder.stages[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    maps = encoder(step_of([[0.0, 0, 90, 120], [30, 20, 200, 90]], [2, 0], (128, 256)), frozenset()).features
+    assert [tuple(values.shape[-2:]) for values in maps.values()] == [(16, 32), (8, 16), (4, 8), (2, 4), (1, 2)]
+    if coarse == "max_pool":
+        assert torch.equal(maps["p6"], maps["p5"][..., ::2, ::2]) and torch.equal(maps["p7"], maps["p6"][..., ::2, ::2])
+        assert not list(encoder.coarser.parameters())
+        return
+    p6, p7 = (
+        lambda values, layer=layer: F.conv2d(values, layer.weight, layer.bias, stride=2, padding=1)
+        for layer in encoder.coarser
+    )
+    source = seen[0] if coarse == "c5" else maps["p5"]
+    assert torch.allclose(maps["p6"], p6(source), atol=1e-5)
+    assert torch.allclose(maps["p7"], p7(p6(source).relu()), atol=1e-5)
+    assert not torch.allclose(maps["p7"], p7(p6(source)), atol=1e-3), "the ReLU must matter here"
 
 
 def test_what_does_not_fit_is_named(tmp_path):

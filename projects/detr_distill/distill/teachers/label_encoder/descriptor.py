@@ -44,15 +44,19 @@ class LabelDescriptor(nn.Module):
 
     Args:
         num_classes: K. context: append the row of the whole image. class_embedding: width of the learned vector, 0 for
-            one-hot. use_masks: read ``gt_masks``.
+            one-hot. use_masks: read ``gt_masks``. clamp_corners: to the last pixel's index, (width - 1, height - 1),
+            before they are divided by the size.
 
     Attributes:
         width: D.
     """
 
-    def __init__(self, num_classes: int, context: bool, class_embedding: int, use_masks: bool):
+    def __init__(
+        self, num_classes: int, context: bool, class_embedding: int, use_masks: bool, clamp_corners: bool = False
+    ):
         super().__init__()
         self.num_classes, self.context, self.use_masks = num_classes, context, use_masks
+        self.clamp_corners = clamp_corners
         # The last row is the context's.
         self.class_embedding = nn.Embedding(num_classes + 1, class_embedding) if class_embedding else None
         self.width = 4 + (class_embedding or num_classes) + MASK_SIZE**2 * use_masks
@@ -73,6 +77,8 @@ class LabelDescriptor(nn.Module):
         labels = F.pad(ground_truth.labels, (0, boxes.shape[1] - ground_truth.labels.shape[1]))
         classes = labels.masked_fill(~valid | is_context, self.num_classes)
         x, y = boxes.unflatten(-1, (2, 2)).unbind(-1)
+        if self.clamp_corners:
+            x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
         corners = torch.stack([x / width, y / height], dim=-1).flatten(-2)
         parts = [2 * corners.clamp(0, 1) - 1, self._classes(classes)]
         masks = None

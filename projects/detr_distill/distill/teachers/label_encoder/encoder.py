@@ -55,6 +55,11 @@ class LabelEncoder(Teacher):
     )
     context: bool = key(True, "a row of the whole image behind each image's objects")
     use_masks: bool = key(False, "objects are their masks instead of their boxes")
+    clamp_corners: bool = key(
+        False,
+        "an object's corners end at the index of the image's last pixel, width - 1 and height - 1, before they are "
+        "divided by width and height, as LGD's do; `False`: at the border",
+    )
     class_embedding: int = key(
         0, "width of a learned vector for each class, for large label sets; 0: one-hot", NOT_NEGATIVE
     )
@@ -117,7 +122,9 @@ class LabelEncoder(Teacher):
             **cls.read_keys(cfg),
             "in_features": in_features,
             "channels": student.feature_channels[in_features[0]],
-            "descriptor": LabelDescriptor(num_classes, node.CONTEXT, node.CLASS_EMBEDDING, node.USE_MASKS),
+            "descriptor": LabelDescriptor(
+                num_classes, node.CONTEXT, node.CLASS_EMBEDDING, node.USE_MASKS, node.CLAMP_CORNERS
+            ),
         }
 
     @property

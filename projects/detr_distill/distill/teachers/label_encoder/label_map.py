@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from ....checkpoint.strict import load_part
 from ....config.keys import key
-from ....config.ranges import Range
+from ....config.ranges import Range, Words
 from ....errors import ConfigError
 from ....registry import TEACHER_REGISTRY
 from ....structures import GroundTruth
@@ -37,7 +37,7 @@ class LabelMapEncoder(Teacher):
 
     Two trainings. In the first, without ``weights``, it learns beside a student whose head detects on its maps too; in
     the second its weights are read from the first and frozen, and a fresh student learns from its maps. Source:
-    LabelEnc (2007.03282) [C]; maps coarser than stride 32 come from convolutions of stride 2 [R].
+    LabelEnc (2007.03282) [C], where the encoder's stages feed a pyramid built like the student's.
 
     Args:
         strides: the student's maps, name -> stride in pixels, a power of two from 4 on, fine to coarse. channels: C.
@@ -50,6 +50,13 @@ class LabelMapEncoder(Teacher):
         128,
         "`LabelMapEncoder`: channels of its stem; the last stage has sixteen times as many",
         Range(2),  # the narrowest inner layer has half of it
+    )
+    coarse_maps: str = key(
+        "c5",
+        'its maps coarser than stride 32, as the student has them: `"c5"` (RetinaNet), a convolution of its own last '
+        'stage, and of each map behind a ReLU the next; `"p5"` (FCOS), the first from the map of stride 32; '
+        '`"max_pool"` (Faster R-CNN), every second cell of the map before',
+        Words("c5", "p5", "max_pool"),
     )
 
     @configurable
@@ -68,13 +75,15 @@ class LabelMapEncoder(Teacher):
         # Maps of the pyramid by the stage that they come from, and coarser ones each from the map before.
         self.inner = {name: stage for name, stage in stages.items() if stage < len(BLOCKS)}
         self.pyramid = FeaturePyramidNetwork([widths[stage + 1] for stage in self.inner.values()], channels)
-        self.coarser = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(len(stages) - len(self.inner))
-        )
+        self.coarser = self._make_coarser(widths[-1], channels, len(stages) - len(self.inner))
         self.frozen = bool(weights)
         if weights:
             load_part(self, weights, "teacher.", "MODEL.DISTILL.TEACHER.WEIGHTS")
             self.requires_grad_(False)
+
+    @classmethod
+    def check_files(cls, cfg: CfgNode) -> None:
+        find_weights(cfg)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
@@ -135,9 +144,18 @@ class LabelMapEncoder(Teacher):
             outputs.append(values)
         maps = self.pyramid({name: outputs[stage] for name, stage in self.inner.items()})
         names = list(self.feature_channels)
-        for name, convolution in zip(names[len(self.inner) :], self.coarser, strict=True):
-            maps[name] = convolution(next(reversed(maps.values())))
+        last = names[len(self.inner) - 1]
+        values = outputs[-1] if self.coarse_maps == "c5" else maps[last]
+        for index, (name, step) in enumerate(zip(names[len(self.inner) :], self.coarser, strict=True)):
+            values = maps[name] = step(values.relu() if index and self.coarse_maps != "max_pool" else values)
         return {name: maps[name] for name in names}
+
+    def _make_coarser(self, stage_width: int, channels: int, count: int) -> nn.ModuleList:
+        """What halves the maps beyond stride 32, as LabelEnc's detectors do [C]."""
+        if self.coarse_maps == "max_pool":
+            return nn.ModuleList(nn.MaxPool2d(1, stride=2) for _ in range(count))
+        widths = [stage_width if self.coarse_maps == "c5" else channels, *[channels] * count]
+        return nn.ModuleList(nn.Conv2d(width, channels, 3, stride=2, padding=1) for width in widths[:count])
 
 
 class Bottleneck(nn.Module):

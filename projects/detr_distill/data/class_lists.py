@@ -1,0 +1,89 @@
+"""Class lists: when two names are one, and which sets of a run name other classes than the rest."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..errors import DataError
+from .registration import class_names
+
+_SHOWN = 5  # names of a list that a message shows, from the first difference on
+
+
+def normal_names(names: Iterable[str]) -> list[str]:
+    """Names in Unicode's composed form (NFC): a letter with an accent is one character, however it was typed."""
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def names_twice(names: Iterable[str]) -> list[str]:
+    """Names that stand more than once in a list, each once."""
+    return [name for name, count in Counter(normal_names(names)).items() if count > 1]
+
+
+def check_class_lists(cfg: CfgNode) -> None:
+    """Compares the sets of ``DATASETS.TRAIN`` and ``DATASETS.TEST``; see :func:`compare_class_lists`."""
+    sets = [("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN]
+    compare_class_lists([*sets, *(("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)])
+
+
+def compare_class_lists(sets: Iterable[tuple[str, str]]) -> None:
+    """Compares sets, each with the key that names it, with the first of them whose classes can be known.
+
+    Raises:
+        DataError: one names other classes, or the same in another order: a model would learn or be measured by the
+            wrong ones. Both files and the lists are shown.
+    """
+    lists = [(f"{key} {name}", _source(name), class_names(name)) for key, name in sets]
+    known = [(title, source, names) for title, source, names in lists if names is not None]
+    for title, source, names in known[1:]:
+        first_title, first_source, first = known[0]
+        if normal_names(names) == normal_names(first):
+            continue
+        start = _first_difference(first, names)
+        raise DataError(
+            f"{first_title} and {title} have different class lists from class {start} on: "
+            f"{_difference(first, names)}.\n"
+            f"  {first_source}: {_show(first, start)}\n  {source}: {_show(names, start)}\n"
+            "Give both annotation files the same categories in the same order of ids; a category may have no object."
+        )
+
+
+def _source(name: str) -> str:
+    """A set with its annotation file, where it has one."""
+    file = MetadataCatalog.get(name).get("json_file") if name in MetadataCatalog.list() else None
+    return f"{name} ({file})" if file else name
+
+
+def _first_difference(first: Sequence[str], other: Sequence[str]) -> int:
+    pairs = zip(normal_names(first), normal_names(other), strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(other)))
+
+
+def _difference(first: Sequence[str], other: Sequence[str]) -> str:
+    """What the second list lacks and has beside the first."""
+    mine, theirs = normal_names(first), normal_names(other)
+    lacking = [name for name in mine if name not in theirs]
+    extra = [name for name in theirs if name not in mine]
+    parts = [f"the second lacks {_quoted(lacking)}"] * bool(lacking) + [f"the second adds {_quoted(extra)}"] * bool(
+        extra
+    )
+    return " and ".join(parts) or "the same names in another order"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
+
+
+def _show(names: Sequence[str], start: int) -> str:
+    """A list, or of a long one what surrounds its entry ``start``."""
+    if len(names) <= 2 * _SHOWN:
+        return f"{list(names)}"
+    begin = max(0, start - 1)
+    shown = ", ".join(map(repr, names[begin : begin + _SHOWN]))
+    return f"[{'..., ' if begin else ''}{shown}, ...] ({len(names)} in all)"
