@@ -80,7 +80,7 @@ def test_the_latest_policy_for_bad_boxes_counts(tmp_path):
     assert DatasetCatalog.get("policy_changes")[0]["annotations"] == []
 
 
-@pytest.mark.parametrize("entry", ["name", ["a", "b"], ["a", "b", 3], ["a", "", "c"]])
+@pytest.mark.parametrize("entry", ["name", ["a", "b"], ["a", "b", 3], ["a", "b", ""], ["", "b", "c"]])
 def test_a_malformed_entry(entry):
     with pytest.raises(DataError, match=r"DATASETS\.REGISTER has the entry .*expected \[name, annotation file"):
         register_datasets([entry])

@@ -151,3 +151,10 @@ def test_colours_change_and_the_channel_order_does_not_matter():
         assert found[0].dtype == torch.uint8 and not torch.equal(found[0], picture)
         assert torch.equal(found[0], found[1].flip(0))
     assert torch.equal(StrongAugmentation(0, 0, 0, 0, "RGB")(picture), picture)
+
+
+def test_a_folder_of_images_is_a_set_without_labels(sets, tmp_path):
+    entry = write_set(tmp_path, "pictures", 300, 4)
+    register_datasets([[f"pictures_{tmp_path.name}", "", entry[2]]])
+    (batch,) = take(build_train_loader(loader_cfg(sets[0], [f"pictures_{tmp_path.name}"], 4)), 1)
+    assert sorted(ids(batch[2:])) == [1, 2, 3, 4] and not any("instances" in item for item in batch[2:])

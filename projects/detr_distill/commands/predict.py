@@ -30,8 +30,8 @@ from ..data.prediction_store import NOTHING, Description, PredictionStore, missi
 from ..data.records import load_records
 from ..detr.boxes import to_corners
 from ..engine.device import choose_device
-from ..engine.launch import prepare_datasets
 from ..engine.report import report_user_errors
+from ..engine.start import prepare_datasets
 from ..errors import ConfigError
 from ..structures import DecoderOutput
 from .predictor import Predictor, file_hash, load_predictor

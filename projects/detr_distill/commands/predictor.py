@@ -21,7 +21,7 @@ from ..distill.classes import same_classes
 from ..distill.knowledge import Knowledge
 from ..distill.students.base import StudentStep, check_student, student_of
 from ..distill.teachers.inference_form import prepare_for_inference
-from ..distill.teachers.transformers import ACTIVATIONS, TransformersDetector, load_model, read_preprocessing
+from ..distill.teachers.transformers import ACTIVATIONS, TransformersDetector, find_preprocessing, load_model
 from ..engine.model import build_named_model
 from ..errors import ConfigError
 from ..structures import PREDICTIONS
@@ -86,7 +86,7 @@ def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
         classes=None,
         flip_channels=cfg.INPUT.FORMAT == "BGR",
         activation=ACTIVATIONS[detector.config.model_type],
-        **read_preprocessing(folder),
+        **find_preprocessing(folder),
     ).to(cfg.MODEL.DEVICE)
 
     def know(batch: list[dict]) -> Knowledge:

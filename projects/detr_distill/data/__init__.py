@@ -9,7 +9,14 @@ from .digits import build_digits, prepare, register_digits, split_samples
 from .image import read_image
 from .loader import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
-from .registration import check_num_classes, class_names, dataset_files, register_datasets, training_class_names
+from .registration import (
+    check_num_classes,
+    class_names,
+    dataset_files,
+    register_configured,
+    register_datasets,
+    training_class_names,
+)
 
 __all__ = [
     "CANVAS",
@@ -28,6 +35,7 @@ __all__ = [
     "load_coco",
     "prepare",
     "read_image",
+    "register_configured",
     "register_datasets",
     "register_digits",
     "split_samples",

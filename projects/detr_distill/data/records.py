@@ -15,7 +15,7 @@ from .annotation_text import collector_off
 from .bad_boxes import check_boxes
 from .class_lists import compare_class_lists
 from .masks import check_masks
-from .registration import checks_its_boxes, register_datasets
+from .registration import checks_its_boxes, register_configured
 
 
 def load_records(cfg: CfgNode, test_name: str | None = None) -> list[dict]:
@@ -32,7 +32,7 @@ def load_records(cfg: CfgNode, test_name: str | None = None) -> list[dict]:
         DataError: a dataset is not registered, lacks files, has bad boxes, lacks masks that are to be trained, or
             contradicts another.
     """
-    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
+    register_configured(cfg)
     key = "DATASETS.TRAIN" if test_name is None else "DATASETS.TEST"
     names = tuple(cfg.DATASETS.TRAIN) if test_name is None else (test_name,)
     check_registered(names, key)

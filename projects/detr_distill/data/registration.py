@@ -8,29 +8,77 @@ from collections.abc import Iterable, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..config.keys import Key, declare
+from ..config.ranges import Words
 from ..errors import DataError
 from .bad_boxes import check_policy
 from .coco import load_coco, read_class_names
+from .formats import as_coco_file, image_records
+from .formats.voc import VocRules
 
 _KEY = "DATASETS.REGISTER"
 # What this module registered: name -> (annotation file, image folder).
 _registered: dict[str, tuple[str, str]] = {}
 
 
-def register_datasets(entries: Iterable[Sequence[str]], bad_boxes: str = "error") -> None:
-    """Registers COCO-format datasets; nothing is read before one is first used.
+declare(
+    __name__,
+    {
+        "DATASETS.CLASS_NAMES": Key(
+            (), "classes of sets in Pascal VOC's format, in order; empty: those of each set's files, sorted"
+        ),
+        "DATASETS.VOC_FIRST_PIXEL": Key(
+            1,
+            "number of an image's first pixel in Pascal VOC's files; programs that count from 0 write edges",
+            Words(1, 0),
+        ),
+        "DATASETS.VOC_DIFFICULT": Key(
+            "ignore",
+            'objects that Pascal VOC\'s files call difficult: `"ignore"` neither learns nor counts them, `"keep"`, '
+            '`"drop"`',
+            Words("ignore", "keep", "drop"),
+        ),
+    },
+)
+
+
+def register_configured(cfg: CfgNode) -> None:
+    """Registers the sets of a configuration's ``DATASETS.REGISTER``; see :func:`register_datasets`."""
+    node = cfg.DATASETS
+    rules = VocRules(node.VOC_FIRST_PIXEL, node.VOC_DIFFICULT, tuple(node.CLASS_NAMES))
+    register_datasets(node.REGISTER, node.BAD_BOXES, rules)
+
+
+def register_datasets(
+    entries: Iterable[Sequence[str]], bad_boxes: str = "error", rules: VocRules | None = None
+) -> None:
+    """Registers datasets; a COCO file is not read before its set is first used.
 
     Args:
-        entries: (name, annotation file, image folder) of each, the value of ``DATASETS.REGISTER``. The same entry may
-            be registered again.
-        bad_boxes: "error" or "fix", the value of ``DATASETS.BAD_BOXES``.
+        entries: (name, annotations, image folder) of each, the value of ``DATASETS.REGISTER``. Annotations are COCO's
+            file, Pascal VOC's folder or list, YOLO's file, see formats/, or empty for images without any. The same
+            entry may be registered again.
+        bad_boxes: "error" or "fix", the value of ``DATASETS.BAD_BOXES``. rules: for Pascal VOC.
 
     Raises:
-        DataError: an entry is not three texts; a name is taken by another dataset; an unknown ``bad_boxes``.
+        DataError: an entry is not three texts; a name is taken by another dataset; an unknown ``bad_boxes``; what is
+            wrong with a set in another format than COCO's.
     """
     check_policy(bad_boxes)
     for entry in entries:
-        _register(entry[0], entry_files(entry), bad_boxes)
+        annotations, folder = entry_files(entry)
+        if annotations:
+            _register(entry[0], as_coco_file(annotations, folder, rules), bad_boxes)
+        else:
+            _register_images(entry[0], folder)
+
+
+def _register_images(name: str, folder: str) -> None:
+    """A folder of images without annotations, to be named in ``DATASETS.UNLABELED``."""
+    _check_name(name, ("", folder))
+    _registered[name] = ("", folder)
+    DatasetCatalog.register(name, lambda: image_records(folder))
+    MetadataCatalog.get(name).set(image_root=folder)
 
 
 def entry_files(entry: Sequence[str]) -> tuple[str, str]:
@@ -40,12 +88,25 @@ def entry_files(entry: Sequence[str]) -> tuple[str, str]:
         DataError: it is not three texts.
     """
     is_list = isinstance(entry, list | tuple)
-    if not is_list or len(entry) != 3 or not all(isinstance(part, str) and part for part in entry):
+    if (
+        not is_list
+        or len(entry) != 3
+        or not all(isinstance(part, str) for part in entry)
+        or not (entry[0] and entry[2])
+    ):
         raise DataError(f"{_KEY} has the entry {entry!r}; expected [name, annotation file, image folder].")
     return os.path.expanduser(entry[1]), os.path.expanduser(entry[2])
 
 
 def _register(name: str, files: tuple[str, str], bad_boxes: str) -> None:
+    _check_name(name, files)
+    _registered[name] = files
+    DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes))
+    MetadataCatalog.get(name).set(json_file=files[0], image_root=files[1], evaluator_type="coco")
+
+
+def _check_name(name: str, files: tuple[str, str]) -> None:
+    """Makes room for a set that is registered again; raises DataError where the name is another set's."""
     if name in DatasetCatalog:
         if name not in _registered:
             raise DataError(f"{_KEY}: the name {name!r} belongs to a built-in dataset. Choose another name.")
@@ -54,9 +115,6 @@ def _register(name: str, files: tuple[str, str], bad_boxes: str) -> None:
                 f"{_KEY}: the name {name!r} is used for {_registered[name]} and for {files}. Give each its own name."
             )
         DatasetCatalog.remove(name)  # the policy for bad boxes may have changed
-    _registered[name] = files
-    DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes))
-    MetadataCatalog.get(name).set(json_file=files[0], image_root=files[1], evaluator_type="coco")
 
 
 def checks_its_boxes(name: str) -> bool:

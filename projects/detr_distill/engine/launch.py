@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from ..checkpoint import SafeCheckpointer, last_checkpoint
 from ..config.build import build_config
 from ..config.plugins import import_plugins
-from ..data import register_datasets
+from ..data import register_configured
 from .contents import keep_contents
 from .device import choose_device
 from .interruption import INTERRUPTED, end_started_processes
@@ -93,7 +93,7 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
 
 def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """What every process does."""
-    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
+    register_configured(cfg)
     set_up_process(cfg, training=not arguments.eval_only, command=shlex.join(sys.argv))
     for text in arguments.warnings if comm.is_main_process() else ():
         logger.warning("%s", text)

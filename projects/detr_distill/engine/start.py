@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from ..config.defaults import CLASS_NODES, detector_name, num_classes_key
-from ..data import check_num_classes, register_datasets
+from ..data import check_num_classes, register_configured
 from ..data.checks import CheckedSet, check_set
 from ..data.class_lists import check_class_lists
 from ..data.records import check_registered
@@ -32,7 +32,7 @@ def check_start(cfg: CfgNode, *, training: bool) -> list[str]:
         ConfigError: a teacher's file is missing, nothing is to be done, or ``TEST.BEST_METRIC`` will not be computed.
         DataError: a set cannot be used, two sets differ in their classes, or there is nothing to learn from.
     """
-    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
+    register_configured(cfg)
     _check_names(cfg, training)
     if cfg.MODEL.META_ARCHITECTURE == "DistillDetector":
         teacher = choose_plugins(cfg).teacher
@@ -57,7 +57,7 @@ def prepare_datasets(cfg: CfgNode) -> None:
     Raises:
         DataError: see ``register_datasets``, ``check_class_lists`` and ``check_num_classes``.
     """
-    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES)
+    register_configured(cfg)
     # Before the number: two sets that differ would each ask for another one.
     check_class_lists(cfg)
     if detector_name(cfg) in CLASS_NODES:

@@ -1,11 +1,15 @@
 import json
 import logging
+from pathlib import Path
 
-from detr_distill.data import DataError
+from detr_distill.config.build import build_config
+from detr_distill.data import DataError, class_names
 from detr_distill.data.formats import Format, as_coco_file, recognise
 from detr_distill.data.formats.voc import VocRules, read_voc
+from detr_distill.data.records import load_records
 
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 OBJECT = (
@@ -21,6 +25,7 @@ def entry(name="cat", box=(1, 2, 10, 20), difficult=0):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    as_coco_file.cache_clear()
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "JPEGImages").mkdir()
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
@@ -137,6 +142,7 @@ def test_the_set_is_kept_as_coco_file(folder):
         assert json.load(opened) == read(folder)
     assert as_coco_file(str(folder / "Annotations"), images)[0] == file
     write(folder, "b", entry())
+    as_coco_file.cache_clear()
     assert as_coco_file(str(folder / "Annotations"), images)[0] != file
 
 
@@ -151,3 +157,24 @@ def test_formats_are_recognised(folder):
     (folder / "Annotations" / "a.txt").write_text("")
     with pytest.raises(DataError, match=r"both \.xml and \.txt"):
         recognise(str(folder / "Annotations"))
+
+
+def test_a_registered_set_is_trained_and_measured_as_cocos(folder):
+    write(folder, "a", entry(box=(0, 0, 9, 9)), entry("dog", (2, 2, 8, 8), difficult=1))
+    name = f"voc_{folder.name}"
+    words = [
+        "DATASETS.VOC_FIRST_PIXEL",
+        "0",
+        "DATASETS.CLASS_NAMES",
+        "('dog', 'cat')",
+        "DATASETS.TRAIN",
+        f"('{name}',)",
+    ]
+    cfg = build_config("", words)
+    cfg.DATASETS.REGISTER = [[name, str(folder / "Annotations"), str(folder / "JPEGImages")]]
+    (record,) = load_records(cfg)
+    assert [(item["category_id"], item["bbox"], item["iscrowd"]) for item in record["annotations"]] == [
+        (1, [0, 0, 9, 9], 0), (0, [2, 2, 6, 6], 1),
+    ]  # fmt: skip
+    assert class_names(name) == ("dog", "cat")
+    assert Path(MetadataCatalog.get(name).json_file).is_file()

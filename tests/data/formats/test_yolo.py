@@ -12,6 +12,7 @@ from PIL import Image
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    as_coco_file.cache_clear()
     for name in ("images/train", "labels/train"):
         (tmp_path / "set" / name).mkdir(parents=True)
     for name in ("a", "b"):

@@ -4,6 +4,7 @@ A set is registered by what holds its annotations, and the kind follows from tha
 ``.yaml`` file YOLO's, a folder of ``.xml`` files or a ``.txt`` list of their names Pascal VOC's.
 """
 
+from .content import image_records
 from .convert import Format, as_coco_file, recognise
 
-__all__ = ["Format", "as_coco_file", "recognise"]
+__all__ = ["Format", "as_coco_file", "image_records", "recognise"]

@@ -83,6 +83,19 @@ def list_images(folder: Path, source: str) -> list[str]:
     return sorted(found)
 
 
+def image_records(folder: str) -> list[dict]:
+    """The images below a folder in detectron2's dataset format, without annotations.
+
+    Raises:
+        DataError: no such folder, no image in it, or one that is none.
+    """
+    records = []
+    for number, name in enumerate(list_images(Path(folder), "DATASETS.REGISTER"), 1):
+        width, height = upright_size(Path(folder) / name)
+        records.append({"file_name": os.path.join(folder, name), "width": width, "height": height, "image_id": number})
+    return records
+
+
 def upright_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image as it is read: turned as its EXIF orientation says. Only the header is looked at.
 

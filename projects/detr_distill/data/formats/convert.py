@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from ...errors import DataError
@@ -43,10 +44,11 @@ def recognise(annotations: str) -> Format:
     return by_suffix.get(path.suffix.lower(), Format.COCO)
 
 
+@cache
 def as_coco_file(annotations: str, image_folder: str, rules: VocRules | None = None) -> tuple[str, str]:
     """The COCO annotation file and the image folder of a set in any of the formats.
 
-    A set of another format is read anew each time, which takes a tenth of a second for 1,000 images, and written to
+    A set of another format is read once in a process, which takes a tenth of a second for 1,000 images, and written to
     the cache under its content's hash where it is not there yet.
 
     Args:

@@ -66,10 +66,17 @@ class PredictionsFile(Teacher):
         self._layers, self.matcher = layers, matcher
 
     @classmethod
+    def check_files(cls, cfg: CfgNode) -> None:
+        path = cfg.MODEL.DISTILL.TEACHER.WEIGHTS
+        if not path:
+            raise ConfigError(f"{KEY} is empty; PredictionsFile takes what tools/predict.py wrote. Name it.")
+        if not Path(path).exists():
+            raise ConfigError(f"{KEY} {path}: there is no such file or folder. Write it with tools/predict.py.")
+
+    @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
         node = cfg.MODEL.DISTILL.TEACHER
-        if not node.WEIGHTS:
-            raise ConfigError(f"{KEY} is empty; PredictionsFile takes what tools/predict.py wrote. Name it.")
+        cls.check_files(cfg)
         if cfg.INPUT.MAPPER != "detr":
             raise ConfigError(
                 f"INPUT.MAPPER is '{cfg.INPUT.MAPPER}', which does not tell how it moves an image: the boxes of "
