@@ -56,9 +56,10 @@ def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, iterati
     """
     for module in model.modules():
         if isinstance(module, FollowingOptimizer):
-            _follow(module, optimizer, iteration)
+            follow_steps(module, optimizer, iteration)
 
 
-def _follow(module: FollowingOptimizer, optimizer: torch.optim.Optimizer, iteration: Callable[[], int]) -> None:
+def follow_steps(module: FollowingOptimizer, optimizer: torch.optim.Optimizer, iteration: Callable[[], int]) -> None:
+    """The same for one of them alone."""
     module.follows_optimizer = True
     optimizer.register_step_post_hook(lambda done, *_: module.after_optimizer_step(done, iteration()))

@@ -12,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import CheckpointError
 from .contents import say_average
-from .export import STUDENT, TEACHER, fit_to_model, is_distilling, is_training_only
+from .export import AVERAGED, STUDENT, TEACHER, detector_in, fit_to_model, is_distilling, is_training_only
 from .files import read_checkpoint
 from .locate import local_file
 from .matching import Fit, advise, compare, first_names, match_suffixes
@@ -172,7 +172,9 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _read(self, address: str) -> tuple[dict[str, Any], Fit]:
         checkpoint = read_checkpoint(local_file(address))
         names = list(self.model.state_dict())
-        weights = checkpoint["model"]
+        if AVERAGED in checkpoint:
+            self.logger.info("%s: its moving average is taken.", address)
+        weights = detector_in(checkpoint)
         # A backbone is the student's: a teacher that averages it has one of the same names.
         detector_names = [name for name in names if not name.startswith(TEACHER)]
         if address.startswith(TORCHVISION):

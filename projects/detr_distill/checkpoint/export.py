@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,6 +19,15 @@ TEACHER = "teacher."
 TRAINING_ONLY = "training_groups."
 # Attributes that hold the detector in training programs of others, such as Lightning's.
 WRAPPING = ("model.", "detector.", "network.", "net.")
+
+
+# Beside the model in a run's checkpoint: the moving average of its detector, under the plain detector's names.
+AVERAGED = "averaged_student"
+
+
+def detector_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights to detect with that a checkpoint holds: the moving average where its run kept one, ``SOLVER.EMA``."""
+    return dict(checkpoint.get(AVERAGED) or checkpoint["model"])
 
 
 def is_distilling(names: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .contents import say_average
-from .export import fit_to_model, is_training_only
+from .export import detector_in, fit_to_model, is_training_only
 from .files import read_checkpoint
 from .locate import local_file
 from .matching import advise, compare
@@ -21,7 +21,7 @@ def load_strict(model: nn.Module, file: str | os.PathLike[str], key: str = "MODE
     Args:
         model: receives the weights, in place; a frozen teacher in the usual case.
         file: ``.pth`` with ``{"model": weights}`` or bare weights, ``.safetensors`` or ``.pkl``; a path or an address.
-            A distilling model's checkpoint gives its student.
+            A distilling model's checkpoint gives its student, one of a run with ``SOLVER.EMA`` the average.
         key: configuration key that names the file, for messages.
 
     Raises:
@@ -31,7 +31,7 @@ def load_strict(model: nn.Module, file: str | os.PathLike[str], key: str = "MODE
         raise CheckpointError(
             f"{key} is empty: without trained weights a frozen network would teach noise. Set it to a checkpoint."
         )
-    weights = read_checkpoint(local_file(str(file), key))["model"]
+    weights = detector_in(read_checkpoint(local_file(str(file), key)))
     say_average(weights, f"{key} {file}")
     _load(model, fit_to_model(weights, model.state_dict()), f"{key} {file}")
 

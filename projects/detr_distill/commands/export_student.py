@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..checkpoint.contents import say_average
-from ..checkpoint.export import check_suffix, detecting_weights, save_weights
+from ..checkpoint.export import check_suffix, detecting_weights, detector_in, save_weights
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.writing import check_place
 from ..engine.report import report_user_errors
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     with report_user_errors():
         check_place("--output", arguments.output)
         check_suffix(arguments.output)
-        weights = read_checkpoint(arguments.weights)["model"]
+        weights = detector_in(read_checkpoint(arguments.weights))
         say_average(weights, arguments.weights)
         weights = detecting_weights(weights)
         save_weights(weights, arguments.output)

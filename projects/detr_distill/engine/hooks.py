@@ -99,7 +99,7 @@ class FinalFiles(HookBase):
             self._save_student()
 
     def _save_student(self) -> None:
-        save_weights(student_state_dict(self.trainer.model), self._student_file)
+        save_weights(student_state_dict(self.trainer.detector), self._student_file)
 
 
 class BestCheckpoint:

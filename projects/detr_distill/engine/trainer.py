@@ -20,9 +20,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import SafeCheckpointer
+from ..checkpoint.export import AVERAGED, undistributed
 from ..data import build_test_loader, build_train_loader
+from ..distill.teacher_start import start_from_teacher
 from ..errors import CheckpointError, ConfigError
-from ..protocols import follow_optimizer
+from ..protocols import follow_optimizer, follow_steps, student_in
+from .average import build_average
 from .evaluation import build_evaluator
 from .faults import in_words
 from .freezing import ParameterFreeze
@@ -44,7 +47,8 @@ STUDENT_FILE = "student_final.pth"
 class DistillTrainer(DefaultTrainer):
     """detectron2's trainer for any of its models, exactly resumable.
 
-    A checkpoint holds the model and, under ``trainer``: iteration, seed, optimizer, scheduler and loss scale.
+    A checkpoint holds the model and, under ``trainer``: iteration, seed, optimizer, scheduler and loss scale; with
+    ``SOLVER.EMA`` the detector's moving average too, which then is what is evaluated and shipped.
 
     Args:
         cfg: complete configuration.
@@ -71,9 +75,14 @@ class DistillTrainer(DefaultTrainer):
         )
         step_trainer = self._trainer
         follow_optimizer(model, optimizer, lambda: step_trainer.iter)
+        self.average = build_average(cfg, model)
+        parts: dict[str, Any] = {"trainer": weakref.proxy(self)}
+        if self.average is not None:
+            follow_steps(self.average, optimizer, lambda: step_trainer.iter)
+            parts[AVERAGED] = self.average.average
         self._set_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, **parts)
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -140,10 +149,15 @@ class DistillTrainer(DefaultTrainer):
             TensorBoardWriter(folder),
         ]
 
+    @property
+    def detector(self) -> nn.Module:
+        """What is evaluated, and shipped in the end: the model, or the moving average of its detector."""
+        return self.model if self.average is None else self.average.average
+
     def evaluate(self) -> dict:
         """Metrics of every test set, nested; also written to ``results.json``. The model stays in training mode."""
         was_training = self.model.training
-        results = self.test(self.cfg, self.model)
+        results = self.test(self.cfg, self.detector)
         self.model.train(was_training)
         self._last_eval_results = results
         write_results(self.cfg, results, iteration=min(self.iter, self.max_iter - 1))
@@ -162,6 +176,11 @@ class DistillTrainer(DefaultTrainer):
                 "Use a folder that all machines share, or copy it to each of them."
             )
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if not all(found):
+            own = undistributed(self.model)
+            start_from_teacher(self.cfg, student_in(own) or own)
+            if self.average is not None:
+                self.average.restart()
         if all(found):
             self.start_iter = self.iter + 1
             self.data_loader.start_from(self.start_iter * self.cfg.SOLVER.ACCUMULATE)

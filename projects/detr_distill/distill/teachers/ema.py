@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import nn
 
+from ...averaging import MovingAverage
 from ...config.keys import key
 from ...config.ranges import Range
 from ...errors import ConfigError
@@ -25,9 +25,8 @@ from .base import Teacher
 class EmaTeacher(ReadThrough, Teacher):
     """The student's exponential moving average; it needs no weights of its own.
 
-    After every optimizer step ``average = decay * average + (1 - decay) * student``; buffers, such as the running
-    means of batch normalisation, are copied. Source: OD-DETR teaches a DETR by its own average [P]; ``decay`` and its
-    ramp, ``min(decay, (1 + n) / (10 + n))`` at step n, are customary values [R].
+    See :class:`MovingAverage`. Source: OD-DETR teaches a DETR by its own average [P]; ``decay`` and its ramp are
+    customary values [R].
 
     The average is part of ``state_dict``, so that a resumed run goes on exactly, has no gradient and hence no place in
     the optimizer or in what processes exchange, and is never in training mode. Loaded weights that hold no average
@@ -48,8 +47,7 @@ class EmaTeacher(ReadThrough, Teacher):
         self.average = student.detecting_copy().eval().requires_grad_(False)
         self.classes = same_classes(student.num_classes)
         self.reader = student_of(self.average)
-        # The student is a module of its own beside its teacher, and a Student is no module.
-        self._student = student
+        self._mover = MovingAverage(self.average, student.detector, self.decay, self.ramp_up)
         self._seen: int | None = None  # iteration of the last look
         self.follows_optimizer = False
         self.register_load_state_dict_post_hook(_start_where_absent)
@@ -93,40 +91,14 @@ class EmaTeacher(ReadThrough, Teacher):
         self._seen = iteration
         return self.reader.know(step, self.classes, capture)
 
-    @torch.no_grad()
     def restart(self) -> None:
         """Makes the average equal to the student."""
-        self._blend(1.0)
+        self._mover.restart()
 
-    @torch.no_grad()
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-        """Moves the average towards the student; to be called after every optimizer step.
-
-        A step that loss scaling skips is none: where the optimizer is fused it runs and says so on the device.
-
-        Args:
-            iteration: of the run, from 0.
-        """
+        """Moves the average towards the student; to be called after every optimizer step."""
         self.follows_optimizer = True
-        decay = min(self.decay, (1 + iteration) / (10 + iteration)) if self.ramp_up else self.decay
-        skipped: Tensor | None = vars(optimizer).get("found_inf")
-        self._blend(1 - decay if skipped is None else (1 - decay) * (1 - skipped))
-
-    def _blend(self, share: float | Tensor) -> None:
-        """``share`` of the student, the rest of the average."""
-        student = self._student.detector
-        for mine, its in _matching(self.average.named_parameters(), student.named_parameters()):
-            mine.lerp_(its.to(mine.dtype), share)
-        for mine, its in _matching(self.average.named_buffers(), student.named_buffers()):
-            mine.copy_(its)
-
-
-def _matching(
-    mine: Iterator[tuple[str, Tensor]], theirs: Iterator[tuple[str, Tensor]]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tensors of the average, each with the student's of the same name; the student may have more."""
-    found = dict(theirs)
-    return ((value, found[name]) for name, value in mine)
+        self._mover.after_optimizer_step(optimizer, iteration)
 
 
 def _start_where_absent(teacher: EmaTeacher, incompatible: Any) -> None:

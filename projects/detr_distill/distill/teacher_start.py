@@ -1,0 +1,159 @@
+"""A student that begins with parts of its teacher: ``MODEL.DISTILL.START_FROM_TEACHER``."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from ..checkpoint.export import detector_in, student_weights
+from ..checkpoint.files import read_checkpoint
+from ..checkpoint.locate import local_file
+from ..checkpoint.matching import first_names
+from ..config.defaults import num_classes_key
+from ..config.keys import Key, declare
+from ..data import training_class_names
+from ..errors import ConfigError
+from .classes import NAMES_KEY, ClassMap, match_classes
+from .teachers.configuration import find_weights, load_teacher_config
+
+logger = logging.getLogger(__name__)
+
+KEY = "MODEL.DISTILL.START_FROM_TEACHER"
+# Names of parts, and where their weights are: of a DETR, and of detectron2's detectors.
+PARTS = {
+    "backbone": r"^backbone\.",
+    "neck": r"^input_projection\.",
+    "encoder": r"^encoder\.",
+    "decoder": r"^decoder\.(?!heads\.)",
+    "queries": r"^queries\.(?!heads\.)",
+    "heads": r"^(decoder|queries)\.heads\.|^head\.|^roi_heads\.|^proposal_generator\.",
+}
+# Layers with a row for each class, or for each class of each anchor, and the class "no object" last where there is one.
+CLASS_ROWS = re.compile(r"(^|\.)(class_head|label_embedding|cls_score|cls_logits)\.(weight|bias)$")
+
+declare(
+    __name__,
+    {
+        KEY: Key(
+            (),
+            "parts of the teacher that the student begins with, where names and shapes agree: "
+            + ", ".join(f"`{name}`" for name in PARTS)
+            + ", or regular expressions of parameters' names. The teacher is that of `TEACHER.CONFIG_FILE` and "
+            "`TEACHER.WEIGHTS`, whether or not the run distils; class rows are found by name",
+        )
+    },
+)
+
+
+@dataclass
+class Taken:
+    """What a start took.
+
+    Attributes:
+        whole: names of copied tensors. classes: of those whose rows of shared classes were copied.
+        misshaped: "name shape instead of shape". absent: names that the teacher has not.
+    """
+
+    whole: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+
+def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
+    """Copies the configured parts of the teacher into a plain detector, in place; nothing where none is named.
+
+    Raises:
+        ConfigError: a part that no parameter has, or nothing of the teacher's that fits.
+        CheckpointError: the teacher's weights cannot be read.
+    """
+    parts = tuple(cfg.MODEL.DISTILL.START_FROM_TEACHER)
+    if not parts:
+        return
+    teacher_cfg, file = load_teacher_config(cfg), find_weights(cfg)
+    weights = student_weights(detector_in(read_checkpoint(local_file(str(file), "MODEL.DISTILL.TEACHER.WEIGHTS"))))
+    names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or training_class_names(teacher_cfg)
+    classes = match_classes(
+        training_class_names(cfg), names, num_classes_key(cfg)[1], num_classes_key(teacher_cfg)[1], NAMES_KEY
+    )
+    taken = copy_parts(detector, weights, parts, classes, num_classes_key(teacher_cfg)[1])
+    if not taken.whole and not taken.classes:
+        raise ConfigError(
+            f"{KEY} {list(parts)}: nothing of {file} fits the student: "
+            f"{first_names(taken.misshaped) or 'it has none of ' + first_names(taken.absent)}. Name other parts, or "
+            "leave it empty."
+        )
+    logger.info(
+        "%s: %d tensors of %s taken, of %d more the rows of %d shared classes", KEY, len(taken.whole), file,
+        len(taken.classes), len(classes.student),
+    )  # fmt: skip
+    for found, words in ((taken.misshaped, "of another shape"), (taken.absent, "that the teacher has not")):
+        if found:
+            logger.info("%s: %d tensors %s are left: %s", KEY, len(found), words, first_names(found))
+
+
+@torch.no_grad()
+def copy_parts(
+    detector: nn.Module, weights: Mapping[str, Tensor], parts: Sequence[str], classes: ClassMap, num_teacher: int
+) -> Taken:
+    """Copies what fits.
+
+    Args:
+        detector: the student, plain. weights: of the teacher, under the plain detector's names.
+        parts: names of ``PARTS``, or regular expressions. num_teacher: number of the teacher's classes.
+    """
+    state = detector.state_dict()
+    taken = Taken()
+    for name in _chosen(list(state), parts):
+        mine, its = state[name], weights.get(name)
+        if its is None:
+            taken.absent.append(name)
+        elif CLASS_ROWS.search(name) and not classes.identical:
+            copied = _copy_rows(mine, its, classes, num_teacher)
+            (taken.classes if copied else taken.misshaped).append(name)
+        elif mine.shape == its.shape:
+            mine.copy_(its)
+            taken.whole.append(name)
+        else:
+            taken.misshaped.append(f"{name} {tuple(its.shape)} instead of {tuple(mine.shape)}")
+    return taken
+
+
+def _chosen(names: Sequence[str], parts: Sequence[str]) -> list[str]:
+    chosen: set[str] = set()
+    for part in parts:
+        try:
+            pattern = re.compile(PARTS.get(part, part))
+        except re.error as error:
+            known = ", ".join(PARTS)
+            raise ConfigError(f"{KEY}: {part!r} is neither {known} nor a regular expression: {error}.") from error
+        found = {name for name in names if pattern.search(name)}
+        if not found:
+            raise ConfigError(
+                f"{KEY}: the student has no parameter for {part!r}. Name one of {', '.join(PARTS)}, or an expression "
+                f"that is found in names such as {names[0]}."
+            )
+        chosen |= found
+    return [name for name in names if name in chosen]
+
+
+def _copy_rows(mine: Tensor, its: Tensor, classes: ClassMap, num_teacher: int) -> bool:
+    """Copies the shared classes' rows of a class layer, and that of "no object" where both have it; False: no fit."""
+    anchors, rest = divmod(len(mine), classes.num_student)
+    teacher_anchors, teacher_rest = divmod(len(its), num_teacher)
+    if mine.shape[1:] != its.shape[1:] or (anchors, rest) != (teacher_anchors, teacher_rest) or rest > 1:
+        return False
+    if rest and anchors > 1:
+        return False
+    mine_rows = mine[: anchors * classes.num_student].view(anchors, classes.num_student, *mine.shape[1:])
+    its_rows = its[: anchors * num_teacher].view(anchors, num_teacher, *its.shape[1:])
+    mine_rows[:, list(classes.student)] = its_rows[:, list(classes.teacher)].to(mine.dtype)
+    if rest:
+        mine[-1] = its[-1]
+    return True

@@ -1,0 +1,123 @@
+"""A student that begins with parts of its teacher, where names and shapes agree."""
+
+from __future__ import annotations
+
+import logging
+
+from detr_distill.distill.classes import ClassMap, same_classes
+from detr_distill.distill.teacher_start import PARTS, copy_parts, start_from_teacher
+from detr_distill.errors import ConfigError
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from helpers.builders import randomise, small_cfg
+from helpers.convolutional import dense_cfg, rcnn_cfg
+
+SAME = same_classes(5)
+
+
+def student_and_weights(student_cfg, teacher_cfg):
+    teacher = randomise(build_model(teacher_cfg), seed=1)
+    return randomise(build_model(student_cfg), seed=2), teacher.state_dict()
+
+
+def test_every_part_is_copied_and_nothing_else():
+    for part in PARTS:
+        student, weights = student_and_weights(small_cfg(), small_cfg())
+        before = {name: value.clone() for name, value in student.state_dict().items()}
+        taken = copy_parts(student, weights, [part], SAME, 5)
+        assert taken.whole and not (taken.misshaped or taken.absent or taken.classes)
+        for name, value in student.state_dict().items():
+            assert torch.equal(value, weights[name] if name in taken.whole else before[name]), name
+    student, weights = student_and_weights(small_cfg(), small_cfg())
+    copy_parts(student, weights, list(PARTS), SAME, 5)
+    assert all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())
+
+
+def test_what_does_not_fit_is_left_and_named():
+    keys = {"MODEL__DETR__NUM_QUERIES": 9, "MODEL__DETR__ENCODER__NUM_LAYERS": 0}
+    student, weights = student_and_weights(small_cfg(), small_cfg(**keys))
+    taken = copy_parts(student, weights, ["encoder", "queries", "neck"], SAME, 5)
+    assert taken.misshaped == ["queries.position.weight (9, 16) instead of (7, 16)"]
+    assert taken.absent and all(name.startswith("encoder.") for name in taken.absent)
+    assert taken.whole == ["input_projection.weight", "input_projection.bias"]
+
+
+def test_an_expression_chooses_parameters():
+    student, weights = student_and_weights(small_cfg(), small_cfg())
+    taken = copy_parts(student, weights, [r"self_attention\.output"], SAME, 5)
+    assert taken.whole and all("self_attention.output" in name for name in taken.whole)
+
+
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [
+        (small_cfg, ("class_head",)),
+        (lambda **keys: small_cfg(MODEL__DETR__LOSS__CLASSIFICATION="softmax", **keys), ("class_head",)),
+        (lambda **keys: with_classes(dense_cfg("RetinaNet"), keys), ("cls_score",)),
+        (lambda **keys: with_classes(rcnn_cfg(), keys), ("cls_score",)),
+    ],
+    ids=["focal", "softmax", "retinanet", "rcnn"],
+)
+def test_class_rows_are_found_by_name(make, layers):
+    """Student classes 0 and 3 are the teacher's 2 and 1; a row of "no object" stays the last."""
+    classes = ClassMap((0, 3), (2, 1), identical=False, num_student=5)
+    student, weights = student_and_weights(make(), make(MODEL__DETR__NUM_CLASSES=3))
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    taken = copy_parts(student, weights, ["heads"], classes, 3)
+    assert taken.classes and not taken.absent
+    for name in taken.classes:
+        assert any(layer in name for layer in layers)
+        mine, its, old = student.state_dict()[name], weights[name], before[name]
+        anchors, rest = divmod(len(mine), 5)
+        for anchor in range(anchors):
+            for row in range(5):
+                source = {0: its[anchor * 3 + 2], 3: its[anchor * 3 + 1]}.get(row, old[anchor * 5 + row])
+                assert torch.equal(mine[anchor * 5 + row], source), (name, anchor, row)
+        assert not rest or torch.equal(mine[-1], its[-1])
+
+
+def with_classes(cfg, keys):
+    count = keys.get("MODEL__DETR__NUM_CLASSES", 5)
+    cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = count
+    return cfg
+
+
+@pytest.fixture
+def teacher_keys(save_teacher):
+    keys = save_teacher()
+    del keys["MODEL__META_ARCHITECTURE"]
+    return keys
+
+
+def test_a_plain_student_may_start_so_too(teacher_keys, caplog):
+    cfg = small_cfg(**teacher_keys, MODEL__DISTILL__START_FROM_TEACHER=["decoder", "heads"])
+    student = build_model(cfg)
+    with caplog.at_level(logging.INFO):
+        start_from_teacher(cfg, student)
+    weights = torch.load(cfg.MODEL.DISTILL.TEACHER.WEIGHTS, weights_only=True)["model"]
+    same = {name: torch.equal(value, weights[name]) for name, value in student.state_dict().items()}
+    assert all(same[name] for name in same if name.startswith("decoder."))
+    assert not same["queries.position.weight"] and "tensors of" in caplog.text
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    start_from_teacher(small_cfg(**teacher_keys), student)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("parts", "keys", "words"),
+    [
+        (["encoders"], {}, "no parameter for 'encoders'. Name one of backbone, neck"),
+        (["("], {}, "nor a regular expression"),
+        (
+            ["queries"],
+            {"MODEL__DETR__NUM_QUERIES": 3},
+            r"nothing of .* fits the student: queries\.position.* \(7, 16\) instead",
+        ),
+    ],
+)
+def test_what_cannot_be_taken_is_refused(teacher_keys, parts, keys, words):
+    cfg = small_cfg(**teacher_keys, **keys, MODEL__DISTILL__START_FROM_TEACHER=parts)
+    with pytest.raises(ConfigError, match=words):
+        start_from_teacher(cfg, build_model(cfg))
