@@ -120,6 +120,7 @@ def test_a_name_that_was_changed_besides_is_found_and_warns(imported_anew):
     [
         ("structures", "Targets", "GroundTruth"),
         ("detr.queries", "AnchorQueries", "AnchorBoxQueries"),
+        ("config.defaults", "add_distill_config", "add_detr_distill_config"),
         ("config", "count_classes", "num_classes_key"),
         ("distill.matchers.layer_pairs", "layer_map", "pair_layers"),
         ("distill.losses.map_pairs", "FeaturePair", "MapPair"),

@@ -60,7 +60,7 @@ def resize(content: dict) -> None:
 
 
 def no_annotations(content: dict) -> None:
-    content.pop("annotations")
+    content["annotations"].clear()
 
 
 def all_crowds(content: dict) -> None:
@@ -105,12 +105,8 @@ ROWS = [
     ),
     Row("train_image_size", lambda f: start(f, train_change=resize), r"DATASETS\.TRAIN .*\n.*2\.png is 32 x 24"),
     Row("test_folder_gone", lambda f: start(f, damage=remove_folder), "lacks 4 of the 4 images"),
-    Row(
-        "test_set_unknown", lambda f: start(f, None, "DATASETS.TEST", "('nil',)"), "TEST has 'nil', which is not regis"
-    ),
-    Row(
-        "train_set_unknown", lambda f: start(f, None, "DATASETS.TRAIN", "('nil',)"), "TRAIN has 'nil', which is not reg"
-    ),
+    Row("test_set_unknown", lambda f: start(f, None, "DATASETS.TEST", "('nil',)"), "TEST is .*'nil' is not regis"),
+    Row("train_set_unknown", lambda f: start(f, None, "DATASETS.TRAIN", "('nil',)"), "TRAIN is .*'nil' is not reg"),
     Row("built_in_absent", lambda f: start(f, None, "DATASETS.TEST", "('coco_2017_val',)"), "DETECTRON2_DATASETS"),
     Row("not_coco", lambda f: start(f, None, "DATASETS.TEST", "('cityscapes_fine_instance_seg_val',)"), 'only "coco"'),
     Row("no_test_set", lambda f: start(f, None, "DATASETS.TEST", "()", training=False), "nothing would be evaluated"),

@@ -113,7 +113,9 @@ def test_a_set_of_a_program_is_checked_too(cache, tmp_path):
     with pytest.raises(DataError, match=f"TRAIN: dataset {name} has no image"):
         check_set(build_config("", []), name, KEY)
     DatasetCatalog.remove(name)
-    DatasetCatalog.register(name, lambda: [{"file_name": str(tmp_path / "a.png"), "width": 1, "height": 1}])
+    DatasetCatalog.register(
+        name, lambda: [{"file_name": str(tmp_path / "a.png"), "width": 1, "height": 1, "annotations": []}]
+    )
     with pytest.raises(DataError, match=r"1 of its 1 image files are not there: .*a\.png"):
         check_set(build_config("", []), name, KEY)
     DatasetCatalog.remove(name)

@@ -90,6 +90,11 @@ def _little_to_learn(cfg: CfgNode, trained: Sequence[CheckedSet]) -> list[str]:
             f"DATASETS.TRAIN {', '.join(found.name for found in trained)}: not one usable object in "
             f"{sum(found.images for found in trained)} images (crowds, and boxes that DATASETS.BAD_BOXES drops, teach "
             "nothing), so there is nothing to learn from. Check the 'annotations' of the annotation file."
+            + (
+                " DATALOADER.FILTER_EMPTY_ANNOTATIONS True leaves no image."
+                if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+                else ""
+            )
         )
     return [
         f"DATASETS.TRAIN {found.name}: {found.without} of {found.images} images have no usable object to learn from "
