@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import json
-
 from detr_distill.data import build_train_loader, register_datasets
 from detr_distill.data.strong import StrongAugmentation
 from detr_distill.data.unlabeled import divide_labels
 from detr_distill.errors import ConfigError, DataError
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from helpers.builders import small_cfg
-
-COUNT, SIZE = 10, 32
-
-
-def write_set(folder, name, first, count=COUNT, annotated=True):
-    """A set of noisy pictures, each of its own content; returns its entry of DATASETS.REGISTER."""
-    images = folder / name
-    images.mkdir(parents=True)
-    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
-    for n in range(first, first + count):
-        picture = np.random.default_rng(n).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
-        cv2.imwrite(str(images / f"{n}.png"), picture)
-        content["images"].append({"id": n, "file_name": f"{n}.png", "width": SIZE, "height": SIZE})
-        content["annotations"].append(
-            {"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 9, 9], "area": 81, "iscrowd": 0}
-        )
-    (folder / f"{name}.json").write_text(json.dumps(content))
-    return [f"{name}_{folder.name}", str(folder / f"{name}.json"), str(images)]
+from helpers.data.sets import COUNT, SIZE, write_set
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unlabeled")
     entries = [write_set(folder, "train", 1), write_set(folder, "others", 101), write_set(folder, "copies", 1, 3)]
-    register_datasets(entries)
     return [entry[0] for entry in entries]
 
 
@@ -155,6 +133,7 @@ def test_colours_change_and_the_channel_order_does_not_matter():
 
 def test_a_folder_of_images_is_a_set_without_labels(sets, tmp_path):
     entry = write_set(tmp_path, "pictures", 300, 4)
-    register_datasets([[f"pictures_{tmp_path.name}", "", entry[2]]])
-    (batch,) = take(build_train_loader(loader_cfg(sets[0], [f"pictures_{tmp_path.name}"], 4)), 1)
+    name = f"folder_{tmp_path.name}"
+    register_datasets([[name, "", entry[2]]])
+    (batch,) = take(build_train_loader(loader_cfg(sets[0], [name], 4)), 1)
     assert sorted(ids(batch[2:])) == [1, 2, 3, 4] and not any("instances" in item for item in batch[2:])

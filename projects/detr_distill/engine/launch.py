@@ -21,6 +21,7 @@ from ..config.plugins import import_plugins
 from ..data import register_configured
 from .contents import keep_contents
 from .device import choose_device
+from .epochs import in_iterations
 from .interruption import INTERRUPTED, end_started_processes
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
@@ -88,7 +89,7 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     # Before the folder: a start that fails here leaves nothing. What is said goes to its log once there is one.
     arguments.warnings = check_start(cfg, training=not arguments.eval_only)
-    return cfg
+    return cfg if arguments.eval_only else in_iterations(cfg)
 
 
 def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from ..distill.teacher_start import start_from_teacher
 from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer, follow_steps, student_in
 from .average import build_average
+from .epochs import in_iterations
 from .evaluation import build_evaluator
 from .faults import in_words
 from .freezing import ParameterFreeze
@@ -57,6 +58,7 @@ class DistillTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # The base class would build its own step, loaders and checkpointer; only its interface is wanted.
         TrainerBase.__init__(self)
+        cfg = in_iterations(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # fvcore's scripted losses round differently once torch has fused them: a resumed run would differ in its first
         # iterations.

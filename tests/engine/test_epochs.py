@@ -1,0 +1,49 @@
+"""The length of a run in epochs is turned into iterations by the number of training images."""
+
+from __future__ import annotations
+
+from detr_distill.engine.epochs import in_iterations
+from detr_distill.errors import ConfigError
+
+import pytest
+from helpers.builders import small_cfg
+from helpers.data.sets import write_set
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Ten images."""
+    return write_set(tmp_path_factory.mktemp("epochs"), "ten", 1)
+
+
+def config(dataset, **keys):
+    settings = {"DATASETS__TRAIN": (dataset[0],), "SOLVER__IMS_PER_BATCH": 4, "SOLVER__EPOCHS": 8.0, **keys}
+    cfg = small_cfg(**settings)
+    cfg.DATASETS.REGISTER = [dataset]
+    return cfg
+
+
+def test_everything_is_counted_in_iterations(dataset):
+    keys = {"SOLVER__EPOCH_STEPS": (4, 6), "SOLVER__WARMUP_EPOCHS": 0.5, "TEST__EVAL_EPOCHS": 1.0}
+    cfg = config(dataset, **keys)
+    cfg.freeze()
+    found = in_iterations(cfg)
+    assert found.is_frozen() and cfg.SOLVER.MAX_ITER == 800
+    assert (found.SOLVER.MAX_ITER, found.SOLVER.STEPS, found.SOLVER.WARMUP_ITERS) == (20, (10, 15), 2)
+    assert found.TEST.EVAL_PERIOD == 3
+    assert in_iterations(found) == found
+
+
+@pytest.mark.parametrize(
+    ("keys", "iterations"),
+    [({"SOLVER__ACCUMULATE": 2}, 10), ({"DATASETS__LABELED_SHARE": 0.2}, 4), ({"SOLVER__EPOCHS": 0.01}, 1)],
+)
+def test_what_an_epoch_is(dataset, keys, iterations):
+    assert iterations == in_iterations(config(dataset, **keys)).SOLVER.MAX_ITER
+
+
+def test_iterations_count_where_no_epochs_are_given(dataset):
+    cfg = config(dataset, SOLVER__EPOCHS=0.0)
+    assert in_iterations(cfg) is cfg
+    with pytest.raises(ConfigError, match=r"SOLVER\.EPOCHS is 0 beside .*TEST\.EVAL_EPOCHS 2\.0"):
+        in_iterations(config(dataset, SOLVER__EPOCHS=0.0, TEST__EVAL_EPOCHS=2.0))
