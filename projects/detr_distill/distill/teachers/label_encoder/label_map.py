@@ -70,7 +70,7 @@ class LabelMapEncoder(Teacher):
         self.stages = nn.ModuleList(
             _make_stage(a, b, count) for a, b, count in zip(widths[:-1], widths[1:], BLOCKS, strict=False)
         )
-        # Maps of the pyramid by the stage that they come from, and coarser ones each from the map before.
+        # Maps of the pyramid by the stage that they come from; coarser ones follow.
         self.inner = {name: stage for name, stage in stages.items() if stage < len(BLOCKS)}
         self.pyramid = FeaturePyramidNetwork([widths[stage + 1] for stage in self.inner.values()], channels)
         self.coarser = self._make_coarser(widths[-1], channels, len(stages) - len(self.inner))
