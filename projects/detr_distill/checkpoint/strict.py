@@ -31,7 +31,7 @@ def load_strict(model: nn.Module, file: str | os.PathLike[str], key: str = "MODE
         raise CheckpointError(
             f"{key} is empty: without trained weights a frozen network would teach noise. Set it to a checkpoint."
         )
-    weights = read_checkpoint(local_file(str(file), key))["model"]
+    weights = _read(file, key)
     say_average(weights, f"{key} {file}")
     _load(model, fit_to_model(weights, model.state_dict()), f"{key} {file}")
 
@@ -42,7 +42,7 @@ def load_part(module: nn.Module, file: str | os.PathLike[str], prefix: str, key:
     Raises:
         CheckpointError: unreadable, no such part, or the first names that differ.
     """
-    weights = read_checkpoint(local_file(str(file), key))["model"]
+    weights = _read(file, key)
     part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     if not part:
         raise CheckpointError(
@@ -50,6 +50,14 @@ def load_part(module: nn.Module, file: str | os.PathLike[str], prefix: str, key:
             "(model_final.pth of its OUTPUT_DIR)."
         )
     _load(module, part, f"{key} {file}")
+
+
+def _read(file: str | os.PathLike[str], key: str) -> dict[str, Tensor]:
+    path = local_file(str(file), key)
+    try:
+        return read_checkpoint(path)["model"]
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}: {error}") from error
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
