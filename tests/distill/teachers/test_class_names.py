@@ -88,7 +88,7 @@ def test_a_folder_without_names_is_refused(build_distiller, student_set, tmp_pat
     config = transformers.RTDetrV2Config(
         backbone_config=backbone, encoder_hidden_dim=32, encoder_in_channels=[16, 24, 32], encoder_ffn_dim=48,
         encoder_attention_heads=4, d_model=32, num_queries=9, decoder_in_channels=[32, 32, 32], decoder_ffn_dim=48,
-        decoder_layers=1, decoder_attention_heads=4, num_labels=3, num_denoising=0,
+        decoder_layers=3, decoder_attention_heads=4, num_labels=3, num_denoising=0,
     )  # fmt: skip
     transformers.RTDetrV2ForObjectDetection(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False, "do_resize": False}))
