@@ -26,7 +26,7 @@ from ...knowledge import Knowledge, SecondRun
 from ...side import MAPS
 from ...students.base import Student, StudentStep
 from ..base import Teacher
-from ..configuration import find_weights
+from ..configuration import check_first_training, find_weights
 
 BLOCKS = (1, 2, 2, 1)  # of the stages of stride 4, 8, 16, 32 [C]
 
@@ -81,7 +81,7 @@ class LabelMapEncoder(Teacher):
 
     @classmethod
     def check_files(cls, cfg: CfgNode) -> None:
-        find_weights(cfg)
+        check_first_training(cfg, find_weights(cfg))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
