@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import logging
 import re
@@ -25,7 +26,6 @@ from detectron2.data import MetadataCatalog
 
 Change = Callable[[dict, np.random.Generator], None]
 
-_NAME = "fuzzed"
 _IMAGES, _OBJECTS, _SIDE = 8, 4, 64
 _ODD: list[Any] = [
     *(None, True, False, 0, 1, 2, -1, 7, 2**31, 2**53 + 1, 2**64, 10**400, 0.5, 1.0, 1e-9, 1e300, -0.0),
@@ -109,7 +109,7 @@ def _odd_section(contents: dict, generator: np.random.Generator) -> None:
     if generator.random() < 0.5:
         contents.pop(section, None)
     else:
-        contents[section] = copy.deepcopy(_pick(generator, [*_ODD, contents.get(section, [])[:1], [1], [[]]]))
+        contents[section] = copy.deepcopy(_pick(generator, [*_ODD, _objects_of(contents, section)[:1], [1], [[]]]))
 
 
 def _repeated_entry(contents: dict, generator: np.random.Generator) -> None:
@@ -297,7 +297,7 @@ def _check(path: Path, cfg: CfgNode) -> None:
 
 def _check_objects(records: list[dict], contents: dict, cfg: CfgNode) -> None:
     """Every object has the class and, where it lies in its image, the box of its entry."""
-    names = MetadataCatalog.get(_NAME).thing_classes
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
     class_of = {_whole(item["id"]): item["name"] for item in contents["categories"]}
     entries: dict[str, Counter] = {}
     for item in contents["annotations"]:
@@ -331,11 +331,24 @@ def inputs(generator: np.random.Generator) -> Iterator[tuple[str, Callable[[], N
         for number in range(_IMAGES):
             cv2.imwrite(str(folder / f"{number}.png"), np.full((_SIDE - 8, _SIDE, 3), 90, np.uint8))
         path = folder / "instances.json"
-        cfg = build_config("", ["DATASETS.REGISTER", json.dumps([[_NAME, str(path), str(folder)]])])
-        cfg.DATASETS.TRAIN = (_NAME,)
-        cfg.INPUT.MIN_SIZE_TRAIN = (0,)
+        configurations = _configurations(path)
         while True:
-            yield _one_input(generator, path, cfg)
+            yield _one_input(generator, path, _pick(generator, configurations))
+
+
+def _configurations(path: Path) -> list[CfgNode]:
+    """All values of the keys that decide what a file must hold; masks are trained in few of them."""
+    name = f"fuzzed_{path.parent.name}"
+    result = []
+    for masks, bad_boxes, mask_format in itertools.product(
+        (False, False, True), ("error", "fix"), ("polygon", "bitmask")
+    ):
+        cfg = build_config("", ["DATASETS.REGISTER", json.dumps([[name, str(path), str(path.parent)]])])
+        cfg.DATASETS.TRAIN = (name,)
+        cfg.DATASETS.BAD_BOXES, cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = bad_boxes, masks, mask_format
+        cfg.INPUT.MIN_SIZE_TRAIN = (0,)
+        result.append(cfg)
+    return result
 
 
 def _one_input(generator: np.random.Generator, path: Path, cfg: CfgNode) -> tuple[str, Callable[[], None]]:
@@ -344,16 +357,13 @@ def _one_input(generator: np.random.Generator, path: Path, cfg: CfgNode) -> tupl
         changes.append(_pick(generator, _CHANGES))
         changes[-1](contents, generator)
     data = _as_bytes(contents, generator)
-    masks, bad_boxes = bool(generator.random() < 0.3), _pick(generator, ["error", "fix"])
-    mask_format = _pick(generator, ["polygon", "bitmask"])
 
     def call() -> None:
         path.write_bytes(data)
-        if _NAME in MetadataCatalog.list():
-            MetadataCatalog.pop(_NAME)
-        run = cfg.clone()
-        run.merge_from_list(["MODEL.MASK_ON", masks, "DATASETS.BAD_BOXES", bad_boxes, "INPUT.MASK_FORMAT", mask_format])
-        _check(path, run)
+        if cfg.DATASETS.TRAIN[0] in MetadataCatalog.list():
+            MetadataCatalog.pop(cfg.DATASETS.TRAIN[0])  # it remembers the classes of the last file
+        _check(path, cfg)
 
     names = ", ".join(change.__name__.strip("_") for change in changes) or "nothing"
-    return f"{names}; masks {masks}, bad boxes {bad_boxes}, {mask_format}: {data[:2000]!r}", call
+    settings = f"masks {cfg.MODEL.MASK_ON}, bad boxes {cfg.DATASETS.BAD_BOXES}, {cfg.INPUT.MASK_FORMAT}"
+    return f"{names}; {settings}: {data[:2000]!r}", call

@@ -75,16 +75,16 @@ def inputs(generator: np.random.Generator) -> Iterator[tuple[str, Callable[[], N
 
 def _odd_value(default: object, generator: np.random.Generator) -> object:
     """A number, a text, a truth value, none, a list of these, or nearly the default."""
-    kind = generator.integers(8)
+    kind = generator.integers(12)
     if kind == 0:
         return None
     if kind == 1:
         return bool(generator.integers(2))
-    if kind in (2, 3):
+    if kind == 2:
         return NUMBERS[generator.integers(len(NUMBERS))]
-    if kind == 4:
+    if kind == 3:
         return TEXTS[generator.integers(len(TEXTS))]
-    if kind == 5:
+    if kind == 4:
         return [_odd_value(0, generator) for _ in range(generator.integers(4))]
     return _changed(default, generator)
 

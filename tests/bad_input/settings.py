@@ -117,7 +117,7 @@ SPELLING = [
     Row("names_in_bare_brackets", words("DATASETS.TRAIN", "[a, b]"), r"\('a', 'b'\)\", a list in quotes"),
     Row("number_as_a_list", words("SOLVER.STEPS", 100), r"\(100,\)\", a list in quotes"),
     Row("nested_too_deep", words("SOLVER.STEPS", "(" * 500), "a list is expected"),
-    Row("unregistered", loader("DATASETS.TRAIN", "my-train"), r"DATASETS\.TRAIN is \('my-train',\): 'my-train' is not"),
+    Row("unregistered", loader("DATASETS.TRAIN", "my-train"), r"\.TRAIN has 'my-train', .*; it is \('my-train',\)"),
 ]
 RANGES = [
     Row(
@@ -150,6 +150,17 @@ RANGES = [
     Row("max_size_0", words("INPUT.MAX_SIZE_TRAIN", 0), "MAX_SIZE_TRAIN is 0. Give 1 or more"),
     Row("crop_of_two_images", words("INPUT.CROP.SIZE", "(2.0, 0.5)"), "it is a share of the image"),
     Row("crop_one_number", words("INPUT.CROP.SIZE", "(0.5,)"), r"CROP\.SIZE is .*Give a list of 2"),
+    Row(
+        "crop_of_half_a_pixel",
+        words("INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", "(0.5, 0.5)"),
+        r"CROP\.SIZE, with INPUT\.CROP\.TYPE absolute in pixels, is 0\.5",
+    ),
+    Row(
+        "crop_range_upside_down",
+        words("INPUT.CROP.TYPE", "absolute_range", "INPUT.CROP.SIZE", "(600, 384)"),
+        "the smallest side and the largest, in this order",
+    ),
+    Row("device", words("MODEL.DEVICE", "gpu"), "MODEL.DEVICE is 'gpu'. Give cpu, cuda"),
     Row("std_0", words("MODEL.PIXEL_STD", "[0.0, 0.0, 0.0]"), r"An entry of MODEL\.PIXEL_STD is 0\.0"),
     Row("mean_of_two", words("MODEL.PIXEL_MEAN", "[1.0, 2.0]"), "PIXEL_MEAN is .*PIXEL_STD is .*as many of both"),
     Row("detections_0", words("TEST.DETECTIONS_PER_IMAGE", 0), "DETECTIONS_PER_IMAGE is 0"),

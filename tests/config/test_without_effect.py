@@ -25,7 +25,13 @@ DETR = str(DIGITS / "conditional_student.yaml")
             "ENABLED, TEST.PRECISE_BN.NUM_ITER have",
         ),
         (["MODEL.MASK_ON", "True"], "MODEL.MASK_ON has no effect"),
-        (["SOLVER.MOMENTUM", "0.5"], "SOLVER.MOMENTUM has no effect: SOLVER.OPTIMIZER is AdamW"),
+        (["SOLVER.MOMENTUM", "0.5"], "SOLVER.MOMENTUM has no effect here: SOLVER.OPTIMIZER is AdamW"),
+        (["DATALOADER.REPEAT_THRESHOLD", "0.1"], "SAMPLER_TRAIN is not RepeatFactorTrainingSampler"),
+        (["DATALOADER.RANDOM_SUBSET_RATIO", "0.1"], "SAMPLER_TRAIN is not RandomSubsetTrainingSampler"),
+        (["SOLVER.AMP.DTYPE", "bfloat16"], "SOLVER.AMP.DTYPE has no effect here: SOLVER.AMP.ENABLED is False"),
+        (["VIS_PERIOD", "20"], "tools/visualize.py draws what a DetrDetector sees"),
+        (["INPUT.MASK_FORMAT", "bitmask"], "INPUT.MASK_FORMAT has no effect here: MODEL.MASK_ON is False"),
+        (["SOLVER.CLIP_GRADIENTS.ENABLED", "False"], "SOLVER.CLIP_GRADIENTS.CLIP_TYPE has no effect here: "),
     ],
 )
 def test_a_key_without_effect_is_named(keys, line):

@@ -62,18 +62,18 @@ def test_ids_of_any_size_keep_their_references(read, offset, form):
 def test_numbers_as_text_are_numbers_and_said(read):
     def change(content):
         content["images"][0].update(width="100", height=80.0, id="1")
-        content["annotations"][0].update(bbox=["1", 2, "3.5", 4e0], category_id="2", area="14")
+        content["annotations"][0].update(bbox=["1", 2, "3.5", 4e0], category_id="2", area="16")
 
     file = read(change)
     assert file.images[0] == {"id": 1, "file_name": "1.png", "width": 100, "height": 80}
     assert file.annotations[0]["bbox"] == [1, 2, 3.5, 4] and file.annotations[0]["category_id"] == 2
-    assert file.areas[0] == file.annotations[0]["area"] == 14
+    assert file.areas[0] == file.annotations[0]["area"] == 16
     assert file.boxes.shape == (12, 4) and file.boxes[0].tolist() == [1, 2, 3.5, 4]
     assert len(file.warnings) == 5  # width, height, id, bbox, category_id
     assert all("written in another form (1)" in warning for warning in file.warnings)
 
 
-@pytest.mark.parametrize("value", [None, "", "x", -4, 0, math.nan, math.inf, [400], {}, True, 10**400])
+@pytest.mark.parametrize("value", [None, "", "x", -4, 0, math.nan, math.inf, [400], {}, True, 10**400, 900])
 def test_an_area_that_is_none_is_unknown(read, value):
     file = read(lambda c: c["annotations"][2].update(area=value))
     assert np.isnan(file.areas).tolist() == [number == 2 for number in range(12)]

@@ -45,7 +45,7 @@ def test_settings_that_cannot_work(cfg, monkeypatch):
     faults = [
         ("INPUT.MAPPER", "coco", r"INPUT\.MAPPER is 'coco'; choose one of: detr, detectron2"),
         ("DATALOADER.SAMPLER_TRAIN", "Shuffle", r"DATALOADER\.SAMPLER_TRAIN is 'Shuffle'.*TrainingSampler"),
-        ("DATASETS.TRAIN", ("nothing",), r"DATASETS\.TRAIN is \('nothing',\).*DATASETS\.REGISTER.*digits_train"),
+        ("DATASETS.TRAIN", ("nothing",), r"DATASETS\.TRAIN has 'nothing'.*DATASETS\.REGISTER.*digits_train"),
         ("DATASETS.TRAIN", (), r"DATASETS\.TRAIN is empty"),
         ("DATASETS.TRAIN", ("coco_2017_train",), r"coco_2017_train cannot be loaded.*DETECTRON2_DATASETS"),
         ("SOLVER.IMS_PER_BATCH", 0, r"SOLVER\.IMS_PER_BATCH is 0"),

@@ -1,16 +1,18 @@
-"""DINO's decoder and the positions of its levels equal those of Grounding DINO in transformers."""
+"""DINO's decoder and its levels' positions equal Grounding DINO's in transformers, DN-Deformable DETR's a loop."""
 
 from __future__ import annotations
 
 import re
 
+from detr_distill.detr.layers.attention import GroupLayout
+from detr_distill.detr.layers.position import box_positions
 from detr_distill.detr.necks.base import resize_mask
 from detr_distill.structures.levels import level_lengths
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.builders import SPREAD, make_inputs, randomise, small_cfg
 from helpers.detr.denoising_detectors import DINO, build, decode
 
 pytest.importorskip("transformers")
@@ -119,3 +121,23 @@ def test_levels_have_the_positions_of_grounding_dino():
     expected = [embed(images.tensor, mask).flatten(2).transpose(1, 2) for mask in masks]
     visible = ~memory.mask
     assert torch.allclose(memory.position[visible], torch.cat(expected, dim=1)[visible], atol=1e-5)
+
+
+@torch.no_grad()
+def test_dn_deformable_moves_anchors_layer_by_layer():
+    """DAB-Deformable DETR of DN-DETR as its authors write it, layer after layer; anchors reach the image's border."""
+    model = build("dn_deformable").eval()
+    model.queries.position.weight *= 4 / SPREAD
+    memory, own, output = decode(model, make_inputs(sizes=((39, 61), (63, 31)), counts=(1, 1)))
+    anchor, content, decoder = own.position.sigmoid(), own.content, model.decoder
+    assert memory.mask.any() and near_the_border(anchor, 1e-3)
+    ratios = torch.cat([memory.valid_ratios, memory.valid_ratios], dim=-1)
+    layout = GroupLayout((own.content.shape[1],), (None,), ((),))
+    for index, (layer, heads) in enumerate(zip(decoder.layers, decoder.heads, strict=True)):
+        reference = anchor[:, :, None] * ratios[:, None]
+        position = decoder.position_head(box_positions(reference[:, :, 0], decoder.width, decoder.temperature))
+        position = position * decoder.scale_head(content) if index else position
+        content, *_ = layer(content, position, reference, layout, memory, frozenset())
+        anchor = (heads.box_head(content) + published_logit(anchor, 1e-3)).sigmoid()
+        assert (output.logits[index] - heads.class_head(content)).abs().max() < 1e-5
+        assert (output.boxes[index] - anchor).abs().max() < 1e-5

@@ -21,7 +21,6 @@ SHIPPED = {
 }
 # Keys that hold numbers without a range of their own, and why.
 WITHOUT_RANGE = {
-    "MODEL.DETR.NECK.POSITION_OFFSET": "cells may be told apart from any origin",
     "MODEL.DISTILL.BALANCE.RANGE": "two factors in order, which ShareBalance checks together",
     "MODEL.DISTILL.SCHEDULE.STEPS": "iterations, fractions or a word, which Schedule reads",
 }

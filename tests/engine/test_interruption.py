@@ -20,6 +20,14 @@ pytestmark = pytest.mark.usefixtures("untouched_loggers")
 BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
+@pytest.fixture(autouse=True)
+def _children_are_watched():
+    """An interrupted program no longer asks whether a loader's process failed; the next test does."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
 class SignallingLoader(ToyLoader):
     """The process is sent a signal while it waits for a batch."""
 
@@ -82,9 +90,11 @@ def test_a_second_signal_does_not_wait(monkeypatch):
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     with pytest.raises(Interruption), interruptible():
         end_slowly()
     assert ended == [130]
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL  # children that end too are no error
 
 
 def test_other_threads_are_left_alone():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ def load_strict(model: nn.Module, file: str | os.PathLike[str], key: str = "MODE
         raise CheckpointError(
             f"{key} is empty: without trained weights a frozen network would teach noise. Set it to a checkpoint."
         )
-    weights = detector_in(read_checkpoint(local_file(str(file), key)))
+    weights = detector_in(_read(file, key))
     say_average(weights, f"{key} {file}")
     _load(model, fit_to_model(weights, model.state_dict()), f"{key} {file}")
 
@@ -42,7 +43,7 @@ def load_part(module: nn.Module, file: str | os.PathLike[str], prefix: str, key:
     Raises:
         CheckpointError: unreadable, no such part, or the first names that differ.
     """
-    weights = read_checkpoint(local_file(str(file), key))["model"]
+    weights = _read(file, key)["model"]
     part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     if not part:
         raise CheckpointError(
@@ -50,6 +51,14 @@ def load_part(module: nn.Module, file: str | os.PathLike[str], prefix: str, key:
             "(model_final.pth of its OUTPUT_DIR)."
         )
     _load(module, part, f"{key} {file}")
+
+
+def _read(file: str | os.PathLike[str], key: str) -> dict[str, Any]:
+    path = local_file(str(file), key)
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}: {error}") from error
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -5,23 +5,40 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import torch
 from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 from .keys import read_key
-from .ranges import COUNT, NOT_NEGATIVE, POSITIVE, PROPER_SHARE, SHARE, WHOLE, Allowed, Each, Infinite, Range, Words
+from .ranges import (
+    COUNT,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROPER_SHARE,
+    SHARE,
+    WHOLE,
+    Allowed,
+    Each,
+    Infinite,
+    Range,
+    Text,
+    Words,
+)
 
 _NORM = Words("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 _BOX_LOSS = Words("smooth_l1", "giou", "diou", "ciou")
 _BOX_WEIGHTS = Each(POSITIVE, 4)
 _POOLER = Words("ROIPool", "ROIAlign", "ROIAlignV2", "ROIAlignRotated")
 _LABELS = Each(Words(-1, 0, 1))
-_NUMBER = Range(least=-1e6, most=1e6)
+_NAMES = Each(Text(), least=0)
 _SIZES = Each(WHOLE, least=0)  # a 0 among them leaves an image as it is
 # Greater seeds overflow NumPy's once the rank is added.
 _SEED = Range(-1, most=2**31 - 1, whole=True)
 
 ALLOWED: dict[str, Allowed] = {
+    "DATASETS.TEST": _NAMES,
+    "DATASETS.TRAIN": _NAMES,
     "SEED": _SEED,
     "VERSION": Words(2),
     "VIS_PERIOD": WHOLE,
@@ -59,15 +76,16 @@ ALLOWED: dict[str, Allowed] = {
     "SOLVER.WEIGHT_DECAY_NORM": NOT_NEGATIVE,
     "TEST.DETECTIONS_PER_IMAGE": COUNT,
     "TEST.EVAL_PERIOD": WHOLE,
-    "MODEL.ANCHOR_GENERATOR.ANGLES": Each(Each(_NUMBER)),
+    "MODEL.ANCHOR_GENERATOR.ANGLES": Each(Each(FINITE)),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": Each(Each(POSITIVE)),
     "MODEL.ANCHOR_GENERATOR.OFFSET": Range(0, below=1),
     "MODEL.ANCHOR_GENERATOR.SIZES": Each(Each(POSITIVE)),
     "MODEL.BACKBONE.FREEZE_AT": WHOLE,
+    "MODEL.FPN.IN_FEATURES": _NAMES,
     "MODEL.FPN.FUSE_TYPE": Words("sum", "avg"),
     "MODEL.FPN.NORM": _NORM,
     "MODEL.FPN.OUT_CHANNELS": COUNT,
-    "MODEL.PIXEL_MEAN": Each(_NUMBER),
+    "MODEL.PIXEL_MEAN": Each(FINITE),
     "MODEL.PIXEL_STD": Each(POSITIVE),
     "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": NOT_NEGATIVE,
     "MODEL.RESNETS.DEFORM_NUM_GROUPS": COUNT,
@@ -75,6 +93,7 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.RESNETS.DEPTH": Words(18, 34, 50, 101, 152),
     "MODEL.RESNETS.NORM": _NORM,
     "MODEL.RESNETS.NUM_GROUPS": COUNT,
+    "MODEL.RESNETS.OUT_FEATURES": Each(Text()),
     "MODEL.RESNETS.RES2_OUT_CHANNELS": COUNT,
     "MODEL.RESNETS.RES5_DILATION": Words(1, 2),
     "MODEL.RESNETS.STEM_OUT_CHANNELS": COUNT,
@@ -83,6 +102,7 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.RETINANET.BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA": SHARE,
     "MODEL.RETINANET.FOCAL_LOSS_GAMMA": NOT_NEGATIVE,
+    "MODEL.RETINANET.IN_FEATURES": Each(Text()),
     "MODEL.RETINANET.IOU_LABELS": _LABELS,
     "MODEL.RETINANET.IOU_THRESHOLDS": Each(PROPER_SHARE),
     "MODEL.RETINANET.NMS_THRESH_TEST": SHARE,
@@ -108,6 +128,7 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER,
     "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": NOT_NEGATIVE,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": COUNT,
+    "MODEL.ROI_HEADS.IN_FEATURES": Each(Text()),
     "MODEL.ROI_HEADS.IOU_LABELS": _LABELS,
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": Each(PROPER_SHARE),
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": SHARE,
@@ -126,6 +147,7 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.RPN.BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
     "MODEL.RPN.BOUNDARY_THRESH": Range(-1),
     "MODEL.RPN.CONV_DIMS": Each(Range(-1, whole=True)),
+    "MODEL.RPN.IN_FEATURES": Each(Text()),
     "MODEL.RPN.IOU_LABELS": _LABELS,
     "MODEL.RPN.IOU_THRESHOLDS": Each(PROPER_SHARE),
     "MODEL.RPN.LOSS_WEIGHT": NOT_NEGATIVE,
@@ -150,12 +172,9 @@ def check_detectron2_keys(cfg: CfgNode) -> None:
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     if len(mean) != len(std):
         raise ConfigError(f"MODEL.PIXEL_MEAN is {mean!r} and MODEL.PIXEL_STD is {std!r}. Give as many of both.")
-    if cfg.INPUT.CROP.TYPE.startswith("relative") and max(cfg.INPUT.CROP.SIZE) > 1:
-        raise ConfigError(
-            f"INPUT.CROP.SIZE is {cfg.INPUT.CROP.SIZE!r}, and with INPUT.CROP.TYPE {cfg.INPUT.CROP.TYPE} it is a share "
-            "of the image. Give numbers above 0 and at most 1, or INPUT.CROP.TYPE absolute_range for pixels."
-        )
+    _check_device(cfg.MODEL.DEVICE)
     _check_sizes(cfg)
+    _check_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
     _check_increasing("SOLVER.STEPS", cfg.SOLVER.STEPS)
     for node in ("RETINANET", "RPN", "ROI_HEADS"):
         thresholds, labels = cfg.MODEL[node].IOU_THRESHOLDS, cfg.MODEL[node].IOU_LABELS
@@ -176,6 +195,25 @@ def _check_sizes(cfg: CfgNode) -> None:
         )
     if cfg.INPUT.MAPPER == "detectron2" and not sizes:
         raise ConfigError("INPUT.MIN_SIZE_TRAIN is empty, and INPUT.MAPPER detectron2 draws one. Give (0,) for none.")
+
+
+def _check_crop(kind: str, size: Sequence[float]) -> None:
+    if kind.startswith("relative") and max(size) > 1:
+        raise ConfigError(
+            f"INPUT.CROP.SIZE is {size!r}, and with INPUT.CROP.TYPE {kind} it is a share of the image. Give numbers "
+            "above 0 and at most 1, or INPUT.CROP.TYPE absolute_range for pixels."
+        )
+    if kind.startswith("absolute"):
+        Each(COUNT, 2).check(f"INPUT.CROP.SIZE, with INPUT.CROP.TYPE {kind} in pixels,", size)
+    if kind == "absolute_range" and size[0] > size[1]:
+        raise ConfigError(f"INPUT.CROP.SIZE is {size!r}. Give the smallest side and the largest, in this order.")
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"MODEL.DEVICE is {name!r}. Give cpu, cuda, or cuda:0 and so on.") from error
 
 
 def _check_increasing(key: str, values: Sequence[float]) -> None:

@@ -46,6 +46,8 @@ class Range(NamedTuple):
 
     def in_words(self) -> str:
         """Such as ``0 or more``."""
+        if self == FINITE:
+            return "a finite number"
         if self.odd:
             return f"an odd number, {self.least} or more"
         if self.least > -math.inf and self.most < math.inf:
@@ -71,6 +73,19 @@ class Words(tuple[str | int, ...]):
         """Such as ``"kl" or "mse"``."""
         quoted = [f'"{word}"' if isinstance(word, str) else str(word) for word in self]
         return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+
+
+class Text:
+    """Any text but an empty one: a name that something is registered or called by."""
+
+    def check(self, key: str, value: object) -> None:
+        """Raises ConfigError where ``value``, the setting of ``key``, is none."""
+        if not isinstance(value, str) or not value.strip():
+            raise ConfigError(f"{key} is {value!r}. Give {self.in_words()}.")
+
+    def in_words(self) -> str:
+        """What is expected."""
+        return "a name"
 
 
 class Each(NamedTuple):
@@ -111,6 +126,7 @@ class Infinite(NamedTuple):
         return f"{self.finite.in_words()}, or inf"
 
 
+FINITE = Range()
 NOT_NEGATIVE = Range(0)
 POSITIVE = Range(above=0)
 SHARE = Range(0, most=1)

@@ -1,14 +1,15 @@
-"""Keys of detectron2 that nothing here reads: whoever sets one is told."""
+"""Keys that nothing reads, here at all or beside other settings: whoever sets one is told."""
 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 from .defaults import detector_name
-from .keys import detectron2_defaults, flatten
+from .keys import PACKAGE, declared_keys, detectron2_defaults, flatten
 
 # What detectron2's own training program or another task reads; names as fnmatch takes them.
 UNREAD = {
@@ -40,21 +41,37 @@ def check_no_other_task(cfg: CfgNode) -> None:
 
 
 def keys_without_effect(cfg: CfgNode) -> list[str]:
-    """One line of words for every kind of key that is set away from detectron2's default, and that nothing reads."""
+    """One line of words for every kind of key that is set away from its default, and that nothing reads."""
     values, defaults = flatten(cfg), flatten(detectron2_defaults())
+    defaults.update({name: declared.default for name, declared in declared_keys(PACKAGE)})
     changed = [name for name, value in defaults.items() if name in values and _differ(values[name], value)]
     lines = []
-    for pattern, reason in UNREAD.items():
-        found = [name for name in changed if fnmatch.fnmatchcase(name, pattern)]
+    for patterns, reason in [*UNREAD.items(), *_switched_off(cfg)]:
+        found = [name for name in changed if any(fnmatch.fnmatchcase(name, each) for each in patterns.split())]
         if found:
             lines.append(f"{_list(found)} {'has' if len(found) == 1 else 'have'} no effect here: {reason}.")
-    masks_are_used = detector_name(cfg) == "GeneralizedRCNN" or cfg.MODEL.DISTILL.LABEL_ENCODER.USE_MASKS
-    if cfg.MODEL.MASK_ON and not masks_are_used:
-        lines.append("MODEL.MASK_ON has no effect but the time to read masks: boxes alone are learned.")
-    found = [name for name in changed if name in ("SOLVER.MOMENTUM", "SOLVER.NESTEROV")]
-    if found and cfg.SOLVER.OPTIMIZER == "AdamW":
-        lines.append(f"{_list(found)} {'has' if len(found) == 1 else 'have'} no effect: SOLVER.OPTIMIZER is AdamW.")
     return lines
+
+
+def _switched_off(cfg: CfgNode) -> Iterator[tuple[str, str]]:
+    """Patterns of keys that another setting makes useless, and which."""
+    detector = detector_name(cfg)
+    if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        yield "SOLVER.CLIP_GRADIENTS.*", "SOLVER.CLIP_GRADIENTS.ENABLED is False"
+    if not cfg.SOLVER.AMP.ENABLED:
+        yield "SOLVER.AMP.DTYPE", "SOLVER.AMP.ENABLED is False"
+    if cfg.SOLVER.OPTIMIZER == "AdamW":
+        yield "SOLVER.MOMENTUM SOLVER.NESTEROV", "SOLVER.OPTIMIZER is AdamW"
+    if cfg.DATALOADER.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
+        yield "DATALOADER.REPEAT_THRESHOLD", "DATALOADER.SAMPLER_TRAIN is not RepeatFactorTrainingSampler"
+    if cfg.DATALOADER.SAMPLER_TRAIN != "RandomSubsetTrainingSampler":
+        yield "DATALOADER.RANDOM_SUBSET_RATIO", "DATALOADER.SAMPLER_TRAIN is not RandomSubsetTrainingSampler"
+    if detector == "DetrDetector":
+        yield "VIS_PERIOD", "tools/visualize.py draws what a DetrDetector sees"
+    if not cfg.MODEL.MASK_ON:
+        yield "MODEL.ROI_MASK_HEAD.* INPUT.MASK_FORMAT", "MODEL.MASK_ON is False"
+    elif detector != "GeneralizedRCNN" and not cfg.MODEL.DISTILL.LABEL_ENCODER.USE_MASKS:
+        yield "MODEL.MASK_ON", "masks are read, and boxes alone are learned"
 
 
 def _differ(value: object, default: object) -> bool:

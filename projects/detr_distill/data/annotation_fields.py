@@ -7,6 +7,7 @@ which one pass in C tells, nothing is done for each entry.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,10 +196,13 @@ def to_number(value: Any) -> float:
 
 
 def to_box(value: Any) -> list[float]:
-    """Four numbers. A box that is not finite is one for ``DATASETS.BAD_BOXES``."""
+    """Four finite numbers."""
     if not isinstance(value, list) or len(value) != 4:
         raise ValueError
-    return [to_number(part) for part in value]
+    box = [to_number(part) for part in value]
+    if not all(map(math.isfinite, box)):
+        raise ValueError
+    return box
 
 
 def to_text(value: Any) -> str:
@@ -219,11 +223,11 @@ def are_sides(values: list[int]) -> bool:
 
 
 def are_boxes(values: list[list]) -> bool:
-    """Whether all lists are four numbers each that floating point holds."""
+    """Whether all lists are four finite numbers each."""
     if set(map(len, values)) - {4}:
         return False
     flat = list(itertools.chain.from_iterable(values))
-    return are_numbers(flat) if not set(map(type, flat)) - {int, float} else False
+    return not set(map(type, flat)) - {int, float} and are_numbers(flat) and bool(np.isfinite(flat).all())
 
 
 def are_numbers(values: list[int | float]) -> bool:

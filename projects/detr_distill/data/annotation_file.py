@@ -31,6 +31,8 @@ from .annotation_fields import (
 from .annotation_text import SECTIONS, collector_off, read_contents, read_section
 
 _WHOLE, _TEXT = frozenset({int}), frozenset({str})
+# An area is no larger than the box; times and square pixels that rounding may add.
+_ROUNDED, _ROUNDED_TINY = 2.0, 16.0
 _ID = "a whole number or a text"
 _NUMBER = "a whole number"
 _NAME = "a text"
@@ -51,7 +53,7 @@ _ANNOTATIONS = (
     Field("annotations", "image_id", _ID, _WHOLE, to_id),
     Field("annotations", "category_id", _NUMBER, _WHOLE, to_whole),
     Field("annotations", "iscrowd", _FLAG, _WHOLE, to_flag, default=0, fits=lambda values: set(values) <= {0, 1}),
-    Field("annotations", "bbox", "four numbers", frozenset({list}), to_box, fits=are_boxes),
+    Field("annotations", "bbox", "four finite numbers", frozenset({list}), to_box, fits=are_boxes),
 )
 _IGNORE = Field("annotations", "ignore", _FLAG, _WHOLE, to_flag, default=0, fits=lambda values: set(values) <= {0, 1})
 
@@ -66,8 +68,8 @@ class AnnotationFile:
     Attributes:
         path: the file.
         images: with ``id`` (int, or a text that is no number), ``file_name``, ``width`` and ``height`` (positive int).
-        annotations: with ``id``, ``image_id``, ``category_id``, ``iscrowd`` (0 or 1) and ``bbox`` (four numbers: x, y,
-            width, height in pixels); ``area`` only where it is a positive number.
+        annotations: with ``id``, ``image_id``, ``category_id``, ``iscrowd`` (0 or 1) and ``bbox`` (four finite
+            numbers: x, y, width, height in pixels); ``area`` only where it is a positive number that fits the box.
         categories: with ``id`` (int) and ``name``.
         annotated: False for a file without the section "annotations", such as COCO's test images.
         boxes: (N, 4) float64, the annotations' ``bbox``. areas: (N,) float64, NaN where unknown.
@@ -214,8 +216,9 @@ def _read_areas(annotations: list[dict], boxes: np.ndarray, findings: Findings) 
         areas = np.array(column, dtype=np.float64)
     else:
         areas = np.array([_area(value) for value in column], dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        unknown = ~((areas > 0) & (areas < np.inf))
+    with np.errstate(invalid="ignore", over="ignore"):
+        largest = boxes[:, 2:].clip(min=0).prod(axis=1) * _ROUNDED + _ROUNDED_TINY
+        unknown = ~((areas > 0) & (areas <= largest))
     areas[unknown] = np.nan
     for number in np.flatnonzero(unknown | np.array([type(value) is str for value in column], dtype=bool)):
         item = annotations[number]
@@ -223,7 +226,7 @@ def _read_areas(annotations: list[dict], boxes: np.ndarray, findings: Findings) 
         if not unknown[number]:
             item["area"] = float(areas[number])
         elif value is not None:
-            kind = "annotations whose area is no positive number, so that evaluation measures their masks or boxes"
+            kind = "annotations whose area is no positive number or more than their box, to be measured by evaluation"
             findings.note(kind, f"annotation {item['id']}", value)
     return areas
 

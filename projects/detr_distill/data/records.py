@@ -125,6 +125,6 @@ def check_registered(names: Sequence[str], key: str) -> None:
         if name not in DatasetCatalog:
             known = ", ".join(sorted(DatasetCatalog))
             raise DataError(
-                f"{key} is {tuple(names)!r}: {name!r} is not registered.{suggest(str(name), DatasetCatalog)} Add it to "
-                f"DATASETS.REGISTER. Known: {known}."
+                f"{key} has {name!r}, which is not registered; it is {tuple(names)!r}."
+                f"{suggest(str(name), DatasetCatalog)} Add it to DATASETS.REGISTER. Known: {known}."
             )

@@ -53,6 +53,8 @@ def interruptible() -> Iterator[None]:
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     for each in SIGNALS:
         signal.signal(each, _end_at_once)
+    # The loader's processes may be told to end too, and torch would raise an error in whatever is done now.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     raise Interruption(number)
 
 

@@ -43,7 +43,7 @@ def build_named_model(cfg: CfgNode) -> nn.Module:
             f"{' and '.join(keys)} ask for. Set a backbone that does, or the names of its maps."
         ) from error
     # Values that are allowed one by one may not go together, which detectron2 and torch notice while they build.
-    except (AssertionError, ValueError, RuntimeError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(
             f'MODEL.META_ARCHITECTURE "{name}" cannot be built: {error or "an assertion failed"} '
             f"({type(error).__name__}). Values under MODEL do not go together; look at those that you set."

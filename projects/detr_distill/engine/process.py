@@ -70,6 +70,7 @@ def set_up_logs(folder: str | None = None) -> None:
     # detectron2 adds handlers at each call with new arguments: without this, each line would appear twice.
     if hasattr(setup_logger, "cache_clear"):
         setup_logger.cache_clear()
+    logging.raiseExceptions = False  # a console that is gone costs its lines, not a stack trace for each of them
     rank = comm.get_rank()
     file = None if folder is None else LogFile(os.path.join(folder, "log.txt" + (f".rank{rank}" if rank else "")))
     for name in LOGGERS:

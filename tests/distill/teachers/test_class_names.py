@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 from detr_distill.data import register_datasets
+from detr_distill.distill.teachers.label_encoder.label_map import LabelMapEncoder
 from detr_distill.errors import ConfigError
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.builders import small_cfg
 from helpers.data.plain_sets import CLASSES, write_set
 
 THREE = {"MODEL__DETR__NUM_CLASSES": 3}
@@ -88,7 +91,7 @@ def test_a_folder_without_names_is_refused(build_distiller, student_set, tmp_pat
     config = transformers.RTDetrV2Config(
         backbone_config=backbone, encoder_hidden_dim=32, encoder_in_channels=[16, 24, 32], encoder_ffn_dim=48,
         encoder_attention_heads=4, d_model=32, num_queries=9, decoder_in_channels=[32, 32, 32], decoder_ffn_dim=48,
-        decoder_layers=1, decoder_attention_heads=4, num_labels=3, num_denoising=0,
+        decoder_layers=3, decoder_attention_heads=4, num_labels=3, num_denoising=0,
     )  # fmt: skip
     transformers.RTDetrV2ForObjectDetection(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False, "do_resize": False}))
@@ -100,3 +103,20 @@ def test_a_folder_without_names_is_refused(build_distiller, student_set, tmp_pat
     with pytest.raises(ConfigError, match=r"id2label of .*config\.json does not tell them.*CLASS_NAMES"):
         build_distiller(keys)
     assert build_distiller(keys, {NAMES: ["green", "red", "blue"]}).teacher.classes.teacher == (1, 0, 2)
+
+
+def test_a_label_encoders_two_trainings_have_the_same_classes(student_set, tmp_path):
+    """It knows a class by its index; the first training's configuration lies beside its weights."""
+    cfg = small_cfg(
+        DATASETS__TRAIN=(student_set[0],), MODEL__DISTILL__TEACHER__WEIGHTS=str(tmp_path / "model_final.pth")
+    )
+    (tmp_path / "model_final.pth").touch()
+    LabelMapEncoder.check_files(cfg)
+    for classes, refused in ((CLASSES, False), (CLASSES[::-1], True)):
+        own = write_set(tmp_path / str(refused), "names_of_the_first", images=1, classes=classes)
+        first = small_cfg(DATASETS__TRAIN=(own[0],), DATASETS__REGISTER=[own])
+        (tmp_path / "config.yaml").write_text(first.dump())
+        with pytest.raises(ConfigError, match=r"\['blue', 'green', 'red'\]") if refused else nullcontext():
+            LabelMapEncoder.check_files(cfg)
+    (tmp_path / "config.yaml").write_text("nothing: of this package")
+    LabelMapEncoder.check_files(cfg)

@@ -156,6 +156,16 @@ def test_incomplete_settings_are_named(tmp_path, file, content, error, message):
         build_distiller(tmp_path)
 
 
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    model = build_rtdetr()
+    save(model, tmp_path)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"WEIGHTS {tmp_path}: 1 of \d+ tensors hold NaN"):
+        build_distiller(tmp_path)
+
+
 def test_weights_of_other_classes_are_named(tmp_path):
     save(build_reference("DetrDecoder"), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

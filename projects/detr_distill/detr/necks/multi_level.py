@@ -13,6 +13,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from ...config.keys import key
+from ...config.ranges import FINITE
 from ...registry import NECK_REGISTRY
 from ...structures import ImageBatch, Memory
 from ..keys import NUM_LEVELS, POSITION_TEMPERATURE
@@ -43,6 +44,7 @@ class MultiLevelNeck(Neck):
         -0.5,
         "`MultiLevelNeck`: added to the cells' numbers, which count from 1, in the sine embedding; -0.5 is a cell's "
         "centre, DINO has 0",
+        FINITE,
         path="MODEL.DETR.NECK.POSITION_OFFSET",
     )
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
 from ...config.build import build_config, flatten
 from ...config.files import complete_path, find_file
-from ...errors import ConfigError
+from ...data import training_class_names
+from ...data.class_lists import normal_names
+from ...errors import ConfigError, DetrDistillError
 from ..students.base import Student, known_students, student_of
 
 
@@ -61,6 +65,30 @@ def find_weights(cfg: CfgNode) -> str:
         raise ConfigError(
             f"{error} To train the teacher: python train_net.py --config-file {node.CONFIG_FILE} --num-gpus 8"
         ) from error
+
+
+def check_first_training(cfg: CfgNode, weights: str) -> None:
+    """Compares the run's classes with those of the run that wrote ``weights``, whose configuration lies beside them.
+
+    A label encoder knows classes by their index alone. Nothing is compared where either list is unknown.
+
+    Raises:
+        ConfigError: the first training had other classes, or the same in another order.
+    """
+    file = Path(weights).parent / "config.yaml"
+    if not file.is_file():
+        return
+    try:
+        names = training_class_names(build_config(str(file), []))
+    except DetrDistillError:  # of another version, or with keys of a plug-in
+        return
+    own = training_class_names(cfg)
+    if names is not None and own is not None and normal_names(names) != normal_names(own):
+        raise ConfigError(
+            f"MODEL.DISTILL.TEACHER.WEIGHTS {weights} learned the classes {list(names)[:5]}, as {file} says, and "
+            f"DATASETS.TRAIN of this run has {list(own)[:5]}; a label encoder knows classes by their index. Train both "
+            "on the same classes in the same order."
+        )
 
 
 def check_teacher(detector: nn.Module, config_file: str) -> Student:

@@ -26,7 +26,7 @@ from ...knowledge import Knowledge, SecondRun
 from ...side import MAPS
 from ...students.base import Student, StudentStep
 from ..base import Teacher
-from ..configuration import find_weights
+from ..configuration import check_first_training, find_weights
 
 BLOCKS = (1, 2, 2, 1)  # of the stages of stride 4, 8, 16, 32 [C]
 
@@ -72,7 +72,7 @@ class LabelMapEncoder(Teacher):
         self.stages = nn.ModuleList(
             _make_stage(a, b, count) for a, b, count in zip(widths[:-1], widths[1:], BLOCKS, strict=False)
         )
-        # Maps of the pyramid by the stage that they come from, and coarser ones each from the map before.
+        # Maps of the pyramid by the stage that they come from; coarser ones follow.
         self.inner = {name: stage for name, stage in stages.items() if stage < len(BLOCKS)}
         self.pyramid = FeaturePyramidNetwork([widths[stage + 1] for stage in self.inner.values()], channels)
         self.coarser = self._make_coarser(widths[-1], channels, len(stages) - len(self.inner))
@@ -83,7 +83,7 @@ class LabelMapEncoder(Teacher):
 
     @classmethod
     def check_files(cls, cfg: CfgNode) -> None:
-        find_weights(cfg)
+        check_first_training(cfg, find_weights(cfg))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
