@@ -215,6 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     random = np.random.default_rng(arguments.seed)
+    exact = 0
     trials: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -232,10 +233,12 @@ def main(argv: list[str] | None = None) -> None:
             result["exact"] = not status and not different and begun - start <= CHECKPOINT_PERIOD
             trials.append({**result, "differences": different})
             print(json.dumps(trials[-1]), flush=True)
-    exact = sum(trial["exact"] for trial in trials)
+            exact = sum(trial["exact"] for trial in trials)
+            if arguments.json:
+                write_result(
+                    arguments.json, {"seed": arguments.seed, "exact": exact, "of": len(trials), "trials": trials}
+                )
     print(f"{exact} of {len(trials)} as if they had not been killed")
-    if arguments.json:
-        write_result(arguments.json, {"seed": arguments.seed, "exact": exact, "trials": trials})
 
 
 if __name__ == "__main__":
