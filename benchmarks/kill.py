@@ -104,9 +104,9 @@ def _run(argv: list[str], log: Path, pipe: int) -> None:
     """What the new process does; it does not return."""
     status = 1
     try:
-        with log.open("a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = log.open("a", buffering=1)
+        for descriptor in (1, 2):
+            os.dup2(sys.stdout.fileno(), descriptor)
         for moment, (owner, name) in MOMENTS.items():
             setattr(owner, name, _announced(getattr(owner, name), moment, pipe))
         launch.main(argv)
@@ -114,7 +114,6 @@ def _run(argv: list[str], log: Path, pipe: int) -> None:
     except SystemExit as end:
         status = int(end.code or 0)
     finally:
-        sys.stdout.flush()
         os._exit(status)
 
 
@@ -126,6 +125,12 @@ def _announced(method: Callable, moment: str, pipe: int) -> Callable:
         return result
 
     return announce
+
+
+def few_digits(root: Path) -> str:
+    """Makes both data sets of eight images; the value of ``DATASETS.REGISTER``."""
+    files = {split: build_digits(root, split, 8) for split in ("train", "val")}
+    return json.dumps([[f"few_{s}", f"{f}/annotations/instances.json", f"{f}/images"] for s, f in files.items()])
 
 
 def uninterrupted(folder: Path, entries: str) -> dict[str, list[float]]:
@@ -210,11 +215,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     random = np.random.default_rng(arguments.seed)
+    exact = 0
     trials: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        files = {split: build_digits(root / "digits", split, 8) for split in ("train", "val")}
-        entries = json.dumps([[f"few_{s}", f"{f}/annotations/instances.json", f"{f}/images"] for s, f in files.items()])
+        entries = few_digits(root / "digits")
         seconds = uninterrupted(root / "whole", entries)
         for trial in range(arguments.trials):
             moment = list(MOMENTS)[trial % len(MOMENTS)]
@@ -228,10 +233,12 @@ def main(argv: list[str] | None = None) -> None:
             result["exact"] = not status and not different and begun - start <= CHECKPOINT_PERIOD
             trials.append({**result, "differences": different})
             print(json.dumps(trials[-1]), flush=True)
-    exact = sum(trial["exact"] for trial in trials)
+            exact = sum(trial["exact"] for trial in trials)
+            if arguments.json:
+                write_result(
+                    arguments.json, {"seed": arguments.seed, "exact": exact, "of": len(trials), "trials": trials}
+                )
     print(f"{exact} of {len(trials)} as if they had not been killed")
-    if arguments.json:
-        write_result(arguments.json, {"seed": arguments.seed, "exact": exact, "trials": trials})
 
 
 if __name__ == "__main__":

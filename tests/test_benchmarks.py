@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import common
+from benchmarks import common, kill
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = sorted(
@@ -79,3 +80,22 @@ def test_a_changed_checkout_is_told_from_its_commit(tmp_path):
 def test_the_stored_results_name_their_commits():
     for file in (ROOT / "benchmarks" / "results").glob("*.json"):
         assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", json.loads(file.read_text())["commit"]), file.name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="forks after CUDA may have been used")
+def test_a_run_that_is_killed_while_it_saves_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    for key, value in {"SOLVER.MAX_ITER": 4, "SOLVER.CHECKPOINT_PERIOD": 2, "TEST.EVAL_PERIOD": 2}.items():
+        monkeypatch.setitem(kill.SETTINGS, key, str(value))
+    entries = kill.few_digits(tmp_path)
+    calls = kill.uninterrupted(tmp_path / "whole", entries)
+    assert {moment: len(seconds) for moment, seconds in calls.items()} == {
+        "training": 4,
+        "checkpoint": 3,
+        "evaluation": 2,
+        "best checkpoint": 2,
+        "export": 1,
+    }
+    assert kill.killed(tmp_path / "cut", entries, "checkpoint", 1, 0.0) == 4
+    assert "model_0000003.pth" in kill.differences(tmp_path / "cut", tmp_path / "whole")
+    assert kill.resumed(tmp_path / "cut", entries) == (0, 2)
+    assert kill.differences(tmp_path / "cut", tmp_path / "whole") == []

@@ -4,6 +4,8 @@ import json
 
 from detr_distill.data import build_digits
 from detr_distill.demo import run as demo
+from detr_distill.engine.folder_lock import locked
+from detr_distill.errors import ConfigError
 
 import cv2
 import pytest
@@ -78,6 +80,11 @@ def test_the_demos_own_folder_is_emptied_without_asking(tmp_path, monkeypatch):
     other.mkdir()
     demo.start_afresh(tmp_path / demo.OUTPUT)
     assert not run.exists() and other.exists()
+
+
+def test_a_demo_that_runs_is_not_swept_away(tmp_path):
+    with locked(tmp_path / "student"), pytest.raises(ConfigError, match=r"--output .*student is in use by process"):
+        demo.start_afresh(tmp_path)
 
 
 def failing(flags, capsys):

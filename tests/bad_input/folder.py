@@ -91,6 +91,15 @@ def on_a_full_disk(folder: Path) -> Path:
     return folder / "a.pth"
 
 
+def save_on_a_full_disk() -> None:
+    """As detectron2's evaluator writes; torch's own error speaks of a position in the file."""
+    try:
+        with open("/dev/full", "wb") as file:
+            torch.save({"a": torch.zeros(100_000)}, file)
+    except (OSError, RuntimeError) as error:
+        fault(error)
+
+
 def log_in(folder: Path, training: bool) -> None:
     (folder / "log.txt").mkdir()
     set_up_process(toy_config(folder), training=training)
@@ -123,6 +132,7 @@ def setup(*words: str) -> None:
 
 ROWS = [
     Row("output_dir_empty", lambda _: setup("OUTPUT_DIR", ""), "OUTPUT_DIR is ''. Name a folder"),
+    Row("output_dir_null", lambda _: output_folder(None), "OUTPUT_DIR is None. Name a folder"),
     Row("output_dir_blank", lambda _: output_folder("  "), "OUTPUT_DIR is '  '"),
     Row(
         "output_dir_address", lambda _: output_folder("s3://bucket/run"), "OUTPUT_DIR is 's3://.*folder of this machine"
@@ -193,6 +203,7 @@ ROWS = [
         lambda tmp: save_weights({"a": torch.zeros(100_000)}, on_a_full_disk(tmp)),
         "a.pth cannot be written: No space left on device",
     ),
+    Row("disk_full_for_torch", lambda _: save_on_a_full_disk(), "A file cannot be written: No space left on device"),
     Row("file_is_a_folder", lambda tmp: write_atomically(tmp, lambda file: None), "cannot be written: Is a directory"),
     Row("place_is_a_folder", lambda tmp: check_place("--output", tmp), "--output .*that is a folder. Name a file"),
     Row(

@@ -55,7 +55,7 @@ def test_settings_that_cannot_work(cfg, monkeypatch):
         broken.merge_from_list([key, value])
         with pytest.raises(DataError, match=message):
             build_train_loader(broken)
-    with pytest.raises(DataError, match=r"DATASETS\.TEST is \('nothing',\)"):
+    with pytest.raises(DataError, match=r"DATASETS\.TEST has 'nothing'"):
         build_test_loader(cfg, "nothing")
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
     with pytest.raises(DataError, match=r"SOLVER\.IMS_PER_BATCH is 4, which 3 process"):

@@ -41,6 +41,8 @@ IMPOSSIBLE = [
     *(("DECODER.POINT_TEMPERATURE", value, "1 or more") for value in (0.0, -5.0)),
     *(("DENOISING.LABEL_NOISE", value, "a number from 0 to 1") for value in (-1.0, 2.0)),
     ("DENOISING.BOX_NOISE", -1.0, "0 or more"),
+    ("LOGIT_EPSILON", 0.6, "0 or more, and less than 0.5"),
+    ("NECK.POSITION_OFFSET", float("nan"), "a finite number"),
     *(("CONTRASTIVE_DENOISING.LABEL_NOISE", value, "a number from 0 to 2") for value in (-1.0, 3.0)),
     ("CONTRASTIVE_DENOISING.BOX_NOISE", -1.0, "0 or more"),
 ]

@@ -11,16 +11,8 @@ from helpers.builders import make_inputs
 
 pytest.importorskip("transformers")
 
-from helpers.parity import (
-    assert_same_losses,
-    build_ours,
-    build_reference,
-    near_the_border,
-    our_weights,
-    published_logit,
-    spread_points,
-    use_epsilon,
-)
+from helpers.parity import build_ours, build_reference, our_weights
+from helpers.parity_points import assert_same_losses, near_the_border, published_logit, spread_points, use_epsilon
 
 SETTINGS = {
     "DetrDecoder": {"LOSS__CLASSIFICATION": "softmax", "MATCHER__COST_CLASS": 1.0},

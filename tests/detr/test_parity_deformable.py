@@ -14,15 +14,8 @@ from helpers.builders import make_inputs, small_cfg
 
 pytest.importorskip("transformers")
 
-from helpers.parity import (
-    DEFORMABLE_VARIANTS,
-    assert_same_losses,
-    build_deformable_reference,
-    near_the_border,
-    published_logit,
-    spread_points,
-    use_epsilon,
-)
+from helpers.parity import DEFORMABLE_VARIANTS, build_deformable_reference
+from helpers.parity_points import assert_same_losses, near_the_border, published_logit, spread_points, use_epsilon
 
 LAYERS, WIDTH = 3, 32
 

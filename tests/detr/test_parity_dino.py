@@ -17,7 +17,7 @@ from helpers.detr.denoising_detectors import DINO, build, decode
 
 pytest.importorskip("transformers")
 
-from helpers.parity import near_the_border, published_logit
+from helpers.parity_points import near_the_border, published_logit
 
 LAYERS = 3
 GROUNDING_DINO = [

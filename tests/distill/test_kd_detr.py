@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from detr_distill.data import class_names
 from detr_distill.distill import divergence
 from detr_distill.distill.classes import match_classes
 from detr_distill.distill.knowledge import Knowledge
@@ -142,6 +143,7 @@ def test_a_resumed_run_draws_the_whole_runs_queries(save_teacher, tiny_digits, t
         return small_cfg(
             **teacher, **KD_DETR, DATASETS__TRAIN=(tiny_digits,), DATASETS__TEST=(), MODEL__DETR__NUM_CLASSES=10,
             SOLVER__IMS_PER_BATCH=2, SOLVER__MAX_ITER=4, SOLVER__CHECKPOINT_PERIOD=2, OUTPUT_DIR=str(tmp_path / name),
+            MODEL__DISTILL__TEACHER__CLASS_NAMES=class_names(tiny_digits),
         )  # fmt: skip
 
     whole_and_resumed(cfg, stop_after=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from detr_distill.checkpoint import load_strict
+from detr_distill.data import class_names
 from detr_distill.engine.trainer import DistillTrainer
 
 import pytest
@@ -22,6 +23,7 @@ def make_cfg(tmp_path, save_teacher, tiny_digits):
             "DATASETS__TRAIN": (tiny_digits,),
             "DATASETS__TEST": (tiny_digits,),
             "MODEL__DETR__NUM_CLASSES": 10,
+            "MODEL__DISTILL__TEACHER__CLASS_NAMES": class_names(tiny_digits),
             "MODEL__DETR__DROPOUT": 0.1,
             "SOLVER__IMS_PER_BATCH": 2,
             "SOLVER__MAX_ITER": 6,

@@ -258,13 +258,13 @@ def test_a_damaged_record_of_the_best_is_taken_from_its_weights(tmp_path, caplog
     assert BestCheckpoint(resumed.checkpointer, "bbox/AP").best_value() == -math.inf
 
 
-@pytest.mark.parametrize(("lost", "expected"), [(False, [20.0]), (True, [70.0, 20.0])])
+@pytest.mark.parametrize(("lost", "expected"), [(False, [20.0, 15.0]), (True, [70.0, 20.0, 15.0])])
 def test_an_evaluation_that_was_killed_is_made_up_for(tmp_path, lost, expected):
     """The checkpoint of iteration 2 was written, its evaluation was not recorded."""
-    changes = {"TEST.EVAL_PERIOD": 3, "SOLVER.MAX_ITER": 6}
-    evaluated_trainer(tmp_path, [10.0, 20.0], **changes).train()
+    changes = {"TEST.EVAL_PERIOD": 3, "SOLVER.MAX_ITER": 9}
+    evaluated_trainer(tmp_path, [10.0, 20.0, 15.0], **changes).train()
     lines = (tmp_path / "metrics.json").read_text().splitlines(keepends=True)
-    assert [json.loads(line)["iteration"] for line in lines if "bbox/AP" in line] == [2, 5]
+    assert [json.loads(line)["iteration"] for line in lines if "bbox/AP" in line] == [2, 5, 8]
     kept = [line for line in lines if json.loads(line)["iteration"] < 5 and not (lost and "bbox/AP" in line)]
     (tmp_path / "metrics.json").write_text("".join(kept))
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
@@ -273,7 +273,7 @@ def test_an_evaluation_that_was_killed_is_made_up_for(tmp_path, lost, expected):
     resumed.train()
     entries = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     found = [(entry["iteration"], entry["bbox/AP"]) for entry in entries if "bbox/AP" in entry]
-    assert found == [(2, expected[0] if lost else 10.0), (5, 20.0)]
+    assert found == [(2, expected[0] if lost else 10.0), (5, 20.0), (8, 15.0)]
     if lost:
         assert json.loads((tmp_path / "model_best.json").read_text())["iteration"] == 2
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 
 from ..checkpoint import save_weights, student_state_dict
 from ..checkpoint.checkpointer import BEST, FINAL, SafeCheckpointer
@@ -31,6 +32,7 @@ class EvaluationHook(HookBase):
         evaluate: returns nested metrics, empty on all processes but the first.
         keep_best: is told the flat metrics and the iteration, on the first process.
         was_evaluated: whether a run that is resumed had evaluated after an iteration.
+        writers: write the metrics down at once; until then the evaluation does not count as done.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class EvaluationHook(HookBase):
         evaluate: Callable[[], dict],
         keep_best: Callable[[dict, int], None] | None = None,
         was_evaluated: Callable[[int], bool] = lambda iteration: True,
+        writers: Sequence[EventWriter] = (),
     ):
         self._period = period
         self._evaluate = evaluate
         self._keep_best = keep_best
         self._was_evaluated = was_evaluated
+        self._writers = writers
 
     def before_train(self) -> None:
         # A run may be killed between a checkpoint and its evaluation, and a finished one makes no further step.
@@ -68,6 +72,8 @@ class EvaluationHook(HookBase):
             self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
             if self._keep_best is not None:
                 self._keep_best(metrics, min(self.trainer.iter, self.trainer.max_iter - 1))
+        for writer in self._writers:
+            writer.write()
         comm.synchronize()
 
 

@@ -46,13 +46,13 @@ HARMLESS = (
 )
 
 
-def output_folder(path: str) -> str:
+def output_folder(path: str | None) -> str:
     """The value of ``OUTPUT_DIR`` with ``~`` for the home folder.
 
     Raises:
         ConfigError: it is empty, of an unknown user, an address, or no path.
     """
-    expanded = os.path.expanduser(path)
+    expanded = os.path.expanduser(path or "")  # a file may say null
     if not expanded.strip() or "://" in expanded or "\0" in expanded or expanded.startswith("~"):
         raise ConfigError(f"OUTPUT_DIR is {path!r}. Name a folder of this machine, such as output/my_run.")
     return expanded

@@ -126,19 +126,18 @@ class DistillTrainer(DefaultTrainer):
         metric, sets = cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
         best = BestCheckpoint(self.checkpointer, metric, sets) if metric else None
         chosen = [hooks.IterationTimer(), hooks.LRScheduler()]
+        # Metrics go to disk before a checkpoint, behind which a resumed run goes on, and after each evaluation.
+        writers = self.build_writers() if is_main else []
+        metrics = [writer for writer in writers if isinstance(writer, MetricsWriter)]
         if is_main:
             keep = cfg.SOLVER.CHECKPOINT_KEEP or None
-            writers = self.build_writers()
-            # Metrics go to disk before a checkpoint, behind which a resumed run goes on, and after each evaluation.
-            metrics = [writer for writer in writers if isinstance(writer, MetricsWriter)]
             chosen.append(hooks.PeriodicWriter(metrics, period=WRITER_PERIOD))
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
             chosen.append(FinalFiles(self.checkpointer, STUDENT_FILE))
         if sets:
             evaluated = functools.partial(was_evaluated, os.path.join(cfg.OUTPUT_DIR, METRICS_FILE))
-            chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best, evaluated))
+            chosen.append(EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: trainer.evaluate(), best, evaluated, metrics))
         if is_main:
-            chosen.append(hooks.PeriodicWriter(metrics, period=cfg.TEST.EVAL_PERIOD or self.max_iter))
             chosen.append(hooks.PeriodicWriter(writers, period=WRITER_PERIOD))
         return chosen
 
