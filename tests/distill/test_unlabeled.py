@@ -150,7 +150,7 @@ def test_order_and_presence_of_labels(tmp_path):
     model = distiller(tmp_path, CONDITIONAL, CONDITIONAL)
     labelled, mixed, _ = batch()
     for wrong in (mixed[::-1], [without_labels(entry) for entry in labelled]):
-        with pytest.raises(DataError, match=r"needs images with 'instances', before those without"):
+        with pytest.raises(DataError, match="has no 'instances' at its front"):
             model(wrong, iteration=0)
 
 

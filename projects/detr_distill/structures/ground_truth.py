@@ -54,7 +54,7 @@ class GroundTruth:
         """Raises DataError where no image is labelled, or one that is stands behind one that is not."""
         if self.num_labelled == 0 or not all(self.labelled[: self.num_labelled]):
             raise DataError(
-                "A training batch needs images with 'instances', before those without: "
+                "A training batch has no 'instances' at its front, where labelled images come before all others: "
                 f"{['labelled' if found else 'not' for found in self.labelled]}. Train on a data set with annotations "
                 "(DATASETS.TRAIN), and name sets without them in DATASETS.UNLABELED."
             )
