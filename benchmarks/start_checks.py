@@ -20,7 +20,7 @@ from pathlib import Path
 
 from detr_distill.config.build import build_config
 from detr_distill.data import build_digits
-from detr_distill.data.annotation_file import read_annotation_file, read_class_names
+from detr_distill.data.annotations.file import read_annotation_file, read_class_names
 from detr_distill.data.records import load_records
 
 import cv2

@@ -4,7 +4,7 @@ import json
 
 from detr_distill.data import build_digits
 from detr_distill.demo import run as demo
-from detr_distill.engine.folder_lock import locked
+from detr_distill.engine.folder.lock import locked
 from detr_distill.errors import ConfigError
 
 import cv2

@@ -15,7 +15,7 @@ from typing import Any
 
 from detr_distill.config.build import build_config
 from detr_distill.data import DetrDatasetMapper
-from detr_distill.data.annotation_file import read_annotation_file
+from detr_distill.data.annotations.file import read_annotation_file
 from detr_distill.data.records import load_records
 from detr_distill.engine.evaluation import evaluate_boxes, ground_truth
 

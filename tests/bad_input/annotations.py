@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detr_distill.data import load_coco, read_image
-from detr_distill.data.annotation_file import read_annotation_file, read_class_names
+from detr_distill.data.annotations.file import read_annotation_file, read_class_names
+from detr_distill.data.annotations.masks import check_masks
 from detr_distill.data.image import check_eight_bits
-from detr_distill.data.masks import check_masks
 
 import cv2
 import numpy as np

@@ -12,10 +12,10 @@ from detr_distill.checkpoint.export import save_weights
 from detr_distill.checkpoint.writing import check_place, write_atomically
 from detr_distill.config.files import SHIPPED
 from detr_distill.engine import launch
-from detr_distill.engine.contents import CONTENTS_FILE, keep_contents
-from detr_distill.engine.faults import in_words
-from detr_distill.engine.folder_lock import locked
-from detr_distill.engine.moving import check_movable
+from detr_distill.engine.faults.words import in_words
+from detr_distill.engine.folder.contents import CONTENTS_FILE, keep_contents
+from detr_distill.engine.folder.lock import locked
+from detr_distill.engine.folder.moving import check_movable
 from detr_distill.engine.process import set_up_process
 from detr_distill.engine.run_folder import claim_run_folder, output_folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detr_distill.config.build import build_config
 from detr_distill.distill.classes import match_classes
-from detr_distill.engine.start import check_start
+from detr_distill.engine.starting.check import check_start
 
 from helpers.builders import ROOT
 from helpers.data.plain_sets import write_set

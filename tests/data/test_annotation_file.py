@@ -7,7 +7,7 @@ import json
 import math
 
 from detr_distill.data import DataError
-from detr_distill.data.annotation_file import read_annotation_file, read_class_names
+from detr_distill.data.annotations.file import read_annotation_file, read_class_names
 
 import numpy as np
 import pytest

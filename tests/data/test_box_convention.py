@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detr_distill.data import DataError
-from detr_distill.data.box_convention import CORNERS, XYWH, check_relative, check_share, likely_convention
+from detr_distill.data.annotations.box_convention import CORNERS, XYWH, check_relative, check_share, likely_convention
 
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.data.masks import check_masks, mask_area, usable_segmentation
+from detr_distill.data.annotations.masks import check_masks, mask_area, usable_segmentation
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 import dataclasses
 
-from detr_distill.data.prediction_store import (
+from detr_distill.data.predictions.store import (
     NOTHING,
     Description,
     PredictionStore,

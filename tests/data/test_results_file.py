@@ -1,7 +1,7 @@
 import json
 import math
 
-from detr_distill.data.results_file import ResultsFile
+from detr_distill.data.predictions.results_file import ResultsFile
 from detr_distill.errors import DataError
 
 import pytest

@@ -4,7 +4,7 @@ import json
 
 from detr_distill.data import build_digits
 from detr_distill.data.registration import register_datasets
-from detr_distill.engine.contents import CONTENTS_FILE, describe_contents, hash_files, keep_contents
+from detr_distill.engine.folder.contents import CONTENTS_FILE, describe_contents, hash_files, keep_contents
 from detr_distill.errors import ConfigError
 
 import pytest

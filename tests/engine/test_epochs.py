@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.engine.epochs import in_iterations
+from detr_distill.engine.starting.epochs import in_iterations
 from detr_distill.errors import ConfigError
 
 import pytest

@@ -5,14 +5,14 @@ import math
 from pathlib import Path
 
 from detr_distill.config.build import build_config
-from detr_distill.data.annotation_file import read_annotation_file
-from detr_distill.engine.best_metric import metric_names
+from detr_distill.data.annotations.file import read_annotation_file
 from detr_distill.engine.device import choose_device
 from detr_distill.engine.evaluation import BoxEvaluator, build_evaluator, evaluate_boxes
 from detr_distill.engine.evaluation import ground_truth as measured
 from detr_distill.engine.hooks import BestCheckpoint
 from detr_distill.engine.launch import argument_parser
 from detr_distill.engine.results import write_results
+from detr_distill.engine.starting.best_metric import metric_names
 from detr_distill.errors import ConfigError, DataError
 
 import numpy as np

@@ -4,8 +4,8 @@ import errno
 import os
 import signal
 
-from detr_distill.engine import folder_lock
-from detr_distill.engine.folder_lock import locked
+from detr_distill.engine.folder import lock as folder_lock
+from detr_distill.engine.folder.lock import locked
 from detr_distill.errors import ConfigError
 
 import pytest

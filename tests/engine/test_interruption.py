@@ -8,7 +8,7 @@ import threading
 import time
 
 from detr_distill.engine import launch
-from detr_distill.engine.interruption import Interruption, end_started_processes, interruptible
+from detr_distill.engine.faults.interruption import Interruption, end_started_processes, interruptible
 from detr_distill.engine.process import LogFile
 from detr_distill.engine.report import print_message_of, report_user_errors
 

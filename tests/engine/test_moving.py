@@ -1,6 +1,6 @@
 """--overwrite renames an earlier run, and nothing that the new one needs."""
 
-from detr_distill.engine.moving import check_movable, free_name, move_aside
+from detr_distill.engine.folder.moving import check_movable, free_name, move_aside
 from detr_distill.engine.run_folder import claim_run_folder
 from detr_distill.errors import ConfigError
 

@@ -7,7 +7,7 @@ import re
 
 from detr_distill.config.build import build_config
 from detr_distill.engine import launch, start
-from detr_distill.engine.start import check_start
+from detr_distill.engine.starting.check import check_start
 from detr_distill.errors import ConfigError, DataError
 
 import pytest

@@ -21,7 +21,7 @@ from ..engine.calibration import KEY, calibrate, measure_share
 from ..engine.device import choose_device
 from ..engine.launch import flags_first
 from ..engine.report import report_user_errors
-from ..engine.start import prepare_datasets
+from ..engine.starting.check import prepare_datasets
 from ..errors import ConfigError
 
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from ..checkpoint.files import write_atomically
 from ..config.build import build_config
 from ..data import DetrDatasetMapper, TestLoader
-from ..data.prediction_store import NOTHING, Description, PredictionStore, missing_parts, write_part
+from ..data.predictions.store import NOTHING, Description, PredictionStore, missing_parts, write_part
 from ..data.records import load_records
 from ..detr.boxes import to_corners
 from ..engine.device import choose_device
 from ..engine.report import report_user_errors
-from ..engine.start import prepare_datasets
+from ..engine.starting.check import prepare_datasets
 from ..errors import ConfigError
 from ..structures import DecoderOutput
 from .predictor import Predictor, file_hash, load_predictor

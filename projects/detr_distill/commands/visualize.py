@@ -17,7 +17,7 @@ from ..distill.students import student_of
 from ..engine import DistillTrainer, build_config
 from ..engine.device import choose_device
 from ..engine.report import report_user_errors
-from ..engine.start import prepare_datasets
+from ..engine.starting.check import prepare_datasets
 from ..errors import ConfigError
 from ..visualization import Sample, load_samples, views_of, write_gallery
 from ..visualization.gallery import SCORE, SURE

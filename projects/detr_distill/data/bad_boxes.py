@@ -9,8 +9,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ..errors import DataError
-from .annotation_fields import NAMED
-from .box_convention import (
+from .annotations.box_convention import (
     CORNERS,
     XYWH,
     check_relative,
@@ -20,6 +19,7 @@ from .box_convention import (
     likely_convention,
     sides,
 )
+from .annotations.fields import NAMED
 
 POLICIES = ("error", "fix")
 

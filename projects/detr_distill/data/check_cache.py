@@ -86,5 +86,5 @@ def listing_digest(folders: Iterable[str]) -> str:
 @cache
 def _code_of_checks() -> str:
     """Changes with the code of this folder, so that what another version found does not count."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

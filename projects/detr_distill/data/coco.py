@@ -11,12 +11,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..errors import DataError
-from .annotation_fields import first
-from .annotation_file import AnnotationFile, id_order, read_annotation_file, read_class_names
-from .annotation_text import collector_off
+from .annotations.box_convention import check_areas
+from .annotations.fields import first
+from .annotations.file import AnnotationFile, id_order, read_annotation_file, read_class_names
+from .annotations.masks import usable_segmentation
+from .annotations.text import collector_off
 from .bad_boxes import ObjectBoxes, check_object_boxes, check_policy
-from .box_convention import check_areas
-from .masks import usable_segmentation
 
 __all__ = ["load_coco", "read_class_names"]
 

@@ -22,7 +22,7 @@ from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
 from ..errors import DataError
-from .annotation_file import read_annotation_file
+from .annotations.file import read_annotation_file
 from .coco import load_coco
 from .digit_pictures import CANVAS, Digit, draw_picture
 

@@ -11,10 +11,10 @@ from detectron2.data.build import print_instances_class_histogram
 
 from ..config.spelling import suggest
 from ..errors import DataError
-from .annotation_text import collector_off
+from .annotations.masks import check_masks
+from .annotations.text import collector_off
 from .bad_boxes import check_boxes
 from .class_lists import compare_class_lists
-from .masks import check_masks
 from .registration import checks_its_boxes, register_configured
 
 

@@ -20,10 +20,10 @@ from ..config.files import SHIPPED
 from ..data.records import load_records
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
-from ..engine.folder_lock import locked
-from ..engine.moving import move_aside
+from ..engine.folder.lock import locked
+from ..engine.folder.moving import move_aside
 from ..engine.report import report_user_errors
-from ..engine.start import prepare_datasets
+from ..engine.starting.check import prepare_datasets
 from ..visualization import View, load_samples, pictures, views_of, write_gallery
 from .console import METRICS, results_table
 from .settings import check_comparable, configure, configure_teacher

@@ -15,7 +15,7 @@ from detectron2.engine import HookBase
 from rich.console import Console
 
 from ..engine import DistillTrainer
-from ..engine.folder_lock import locked
+from ..engine.folder.lock import locked
 from ..engine.launch import evaluate_only
 from ..engine.process import LOGGERS, set_up_process
 from .console import TrainingBar

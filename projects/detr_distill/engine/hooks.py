@@ -19,7 +19,7 @@ from ..checkpoint.checkpointer import BEST, FINAL, SafeCheckpointer
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.writing import write_atomically
 from ..errors import CheckpointError
-from .best_metric import KEY, metric_names
+from .starting.best_metric import KEY, metric_names
 
 logger = logging.getLogger(__name__)
 

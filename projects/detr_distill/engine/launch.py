@@ -19,15 +19,15 @@ from ..checkpoint import SafeCheckpointer, last_checkpoint
 from ..config.build import build_config
 from ..config.plugins import import_plugins
 from ..data import register_configured
-from .contents import keep_contents
 from .device import choose_device
-from .epochs import in_iterations
-from .interruption import INTERRUPTED, end_started_processes
+from .faults.interruption import INTERRUPTED, end_started_processes
+from .folder.contents import keep_contents
 from .process import set_up_logs, set_up_process
 from .report import print_message_of, report_user_errors
 from .results import write_results
 from .run_folder import claim_run_folder, output_folder
-from .start import check_start
+from .starting.check import check_start
+from .starting.epochs import in_iterations
 from .trainer import DistillTrainer
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import OutputError
-from .faults import in_words
-from .interruption import Interruption, interruptible
+from .faults.interruption import Interruption, interruptible
+from .faults.words import in_words
 from .process import LogFile
 
 TRACEBACK_VARIABLE = "DETR_DISTILL_TRACEBACK"

@@ -16,9 +16,9 @@ from ..checkpoint.checkpointer import LAST
 from ..config.build import default_config, flatten
 from ..errors import ConfigError
 from ..registry import current_names
-from .folder_lock import locked
+from .folder.lock import locked
+from .folder.moving import check_movable, free_name, move_aside, move_back
 from .metrics_file import METRICS_FILE
-from .moving import check_movable, free_name, move_aside, move_back
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,8 @@ from ..distill.teacher_start import start_from_teacher
 from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer, follow_steps, student_in
 from .average import build_average
-from .epochs import in_iterations
 from .evaluation import build_evaluator
-from .faults import in_words
+from .faults.words import in_words
 from .freezing import ParameterFreeze
 from .hooks import BestCheckpoint, EvaluationHook, FinalFiles
 from .metrics_file import METRICS_FILE, MetricsWriter, TensorBoardWriter, was_evaluated
@@ -37,6 +36,7 @@ from .precision import GradientClipper, Precision
 from .progress import ProgressPrinter
 from .results import write_results
 from .solver import build_optimizer
+from .starting.epochs import in_iterations
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detr_distill.commands.predict import main as predict
 from detr_distill.data import DetrDatasetMapper, register_datasets
-from detr_distill.data.prediction_store import StoredPredictions
+from detr_distill.data.predictions.store import StoredPredictions
 from detr_distill.data.records import load_records
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.distill.students.base import StudentStep

@@ -15,9 +15,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from ...data import training_class_names
-from ...data.prediction_store import PredictionStore, StoredPredictions
-from ...data.results_file import ResultsFile
-from ...data.training_images import TrainingImages, training_images
+from ...data.predictions.results_file import ResultsFile
+from ...data.predictions.store import PredictionStore, StoredPredictions
+from ...data.predictions.training_images import TrainingImages, training_images
 from ...detr.boxes import to_centres, to_corners
 from ...detr.supervision.matcher import HungarianMatcher
 from ...errors import ConfigError, DataError

@@ -6,10 +6,10 @@ import math
 
 from detectron2.config import CfgNode
 
-from ..config.keys import Key, declare
-from ..config.ranges import NOT_NEGATIVE, Range
-from ..data.checks import check_set
-from ..errors import ConfigError
+from ...config.keys import Key, declare
+from ...config.ranges import NOT_NEGATIVE, Range
+from ...data.checks import check_set
+from ...errors import ConfigError
 
 declare(
     __name__,

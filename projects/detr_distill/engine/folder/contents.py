@@ -11,12 +11,12 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..checkpoint.writing import write_atomically
-from ..config.files import complete_path
-from ..data import class_names, dataset_files
-from ..distill.teachers.configuration import teacher_settings
-from ..errors import ConfigError
-from .run_folder import has_checkpoints
+from ...checkpoint.writing import write_atomically
+from ...config.files import complete_path
+from ...data import class_names, dataset_files
+from ...distill.teachers.configuration import teacher_settings
+from ...errors import ConfigError
+from ..run_folder import has_checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..errors import DataError
-from .records import load_records
+from ...errors import DataError
+from ..records import load_records
 
 _NAMED = 5
 

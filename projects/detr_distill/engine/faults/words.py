@@ -8,8 +8,8 @@ import re
 import torch
 from torch.multiprocessing import ProcessExitedException
 
-from ..checkpoint.writing import explain_unwritable
-from ..errors import ConfigError, DataError, DetrDistillError, OutputError
+from ...checkpoint.writing import explain_unwritable
+from ...errors import ConfigError, DataError, DetrDistillError, OutputError
 
 # What says that the machine, and not the program, cannot go on.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from ..config.defaults import CLASS_NODES, detector_name, num_classes_key
-from ..data import check_num_classes, register_configured
-from ..data.checks import CheckedSet, check_set
-from ..data.class_lists import check_class_lists
-from ..data.records import check_registered
-from ..detr.capacity import object_limits
-from ..distill.build import choose_plugins
-from ..errors import ConfigError, DataError
-from ..registry import TEACHER_REGISTRY, look_up
+from ...config.defaults import CLASS_NODES, detector_name, num_classes_key
+from ...data import check_num_classes, register_configured
+from ...data.checks import CheckedSet, check_set
+from ...data.class_lists import check_class_lists
+from ...data.records import check_registered
+from ...detr.capacity import object_limits
+from ...distill.build import choose_plugins
+from ...errors import ConfigError, DataError
+from ...registry import TEACHER_REGISTRY, look_up
+from ..evaluation import check_evaluator
 from .best_metric import check_best_metric
-from .evaluation import check_evaluator
 
 
 def check_start(cfg: CfgNode, *, training: bool) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..errors import DataError
-from .annotation_file import AnnotationFile
+from ...errors import DataError
+from .file import AnnotationFile
 
 FEW = 0.05  # share of boxes that may be faulty each for itself; more are faulty together
 TOLERANCE = 1.0  # pixels that a box may end beyond its image: annotation tools round

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from ..config.spelling import suggest
-from ..data import class_names
-from ..errors import ConfigError
+from ...config.spelling import suggest
+from ...data import class_names
+from ...errors import ConfigError
 
 KEY = "TEST.BEST_METRIC"
 BOX_METRICS = ("bbox/AP", "bbox/AP50", "bbox/AP75", "bbox/APs", "bbox/APm", "bbox/APl")

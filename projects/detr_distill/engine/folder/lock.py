@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..checkpoint.writing import explain_unwritable
-from ..errors import ConfigError
+from ...checkpoint.writing import explain_unwritable
+from ...errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

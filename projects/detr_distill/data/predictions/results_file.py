@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ..errors import DataError
-from .prediction_store import NOTHING, StoredPredictions
+from ...errors import DataError
+from .store import NOTHING, StoredPredictions
 
 _NEARLY = 1e-6  # a score of 0 or 1 has no finite logit
 

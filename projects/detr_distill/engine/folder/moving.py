@@ -10,11 +10,11 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..config.build import flatten
-from ..config.files import SHIPPED, complete_path
-from ..data import dataset_files
-from ..distill.teachers.configuration import teacher_settings
-from ..errors import ConfigError
+from ...config.build import flatten
+from ...config.files import SHIPPED, complete_path
+from ...data import dataset_files
+from ...distill.teachers.configuration import teacher_settings
+from ...errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .annotation_fields import (
+from .fields import (
     Field,
     Findings,
     are_boxes,
@@ -28,7 +28,7 @@ from .annotation_fields import (
     to_text,
     to_whole,
 )
-from .annotation_text import SECTIONS, collector_off, read_contents, read_section
+from .text import SECTIONS, collector_off, read_contents, read_section
 
 _WHOLE, _TEXT = frozenset({int}), frozenset({str})
 # An area is no larger than the box; times and square pixels that rounding may add.

@@ -11,7 +11,7 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from ..errors import DataError
+from ...errors import DataError
 
 _AFTER_KEY = re.compile(r"\s*:\s*")
 

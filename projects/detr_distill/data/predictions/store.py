@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import DataError
+from ...errors import DataError
 
 DESCRIPTION = "predictions.json"
 NOTHING = -20.0  # logit of a class that was not kept: its probability is 2e-9

@@ -1,0 +1,1 @@
+"""One reader of COCO's annotation files, which checks every field that anything uses."""
