@@ -6,7 +6,8 @@ import json
 import re
 
 from detr_distill.config.build import build_config
-from detr_distill.engine import launch, start
+from detr_distill.engine import launch
+from detr_distill.engine.starting import check
 from detr_distill.engine.starting.check import check_start
 from detr_distill.errors import ConfigError, DataError
 
@@ -164,4 +165,4 @@ def test_warnings_are_in_the_log_of_the_run(tmp_path, monkeypatch, capsys):
 def test_preparing_alone_compares_the_lists(made):
     other = made("b", classes=("green", "red", "blue"))
     with pytest.raises(DataError, match="another order"):
-        start.prepare_datasets(settings([made("a")], [other]))
+        check.prepare_datasets(settings([made("a")], [other]))
