@@ -26,6 +26,7 @@ from torch import Tensor
 from ..checkpoint.files import write_atomically
 from ..config.build import build_config
 from ..data import DetrDatasetMapper, TestLoader
+from ..data.check_cache import hash_file
 from ..data.predictions.store import NOTHING, Description, PredictionStore, missing_parts, write_part
 from ..data.records import load_records
 from ..detr.boxes import to_corners
@@ -34,7 +35,7 @@ from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
 from ..errors import ConfigError
 from ..structures import DecoderOutput
-from .predictor import Predictor, file_hash, load_predictor
+from .predictor import Predictor, load_predictor
 
 PART_IMAGES = 1000
 
@@ -127,7 +128,7 @@ def _describe(
         dtype=arguments.dtype,
         images=len(records),
         part_images=PART_IMAGES,
-        data={name: file_hash(MetadataCatalog.get(name).json_file) for name in names},
+        data={name: hash_file(MetadataCatalog.get(name).json_file) for name in names},
         teacher=predictor.weights_hash,
     )
 

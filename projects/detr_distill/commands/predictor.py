@@ -16,6 +16,7 @@ from torch import nn
 
 from ..checkpoint.strict import load_strict
 from ..data import training_class_names
+from ..data.check_cache import hash_file
 from ..detr.preprocess import read_ground_truth
 from ..distill.classes import same_classes
 from ..distill.knowledge import Knowledge
@@ -75,7 +76,7 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
         truth = read_ground_truth(batch, device, needs_labels=False)
         return student.know(StudentStep(batch, ground_truth=truth), classes, frozenset({PREDICTIONS}))
 
-    return Predictor(know, names, file_hash(weights))
+    return Predictor(know, names, hash_file(weights))
 
 
 def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
@@ -93,12 +94,6 @@ def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
         return teacher(StudentStep(batch), frozenset())
 
     return Predictor(know, tuple(labels[index] for index in sorted(labels)), _hash_weights(detector))
-
-
-def file_hash(path: str) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_weights(detector: nn.Module) -> str:

@@ -21,10 +21,10 @@ from ..checkpoint.files import write_atomically
 logger = logging.getLogger(__name__)
 
 
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/detr_distill/checks``, by default below ``~/.cache``."""
+def cache_folder(part: str = "checks") -> Path:
+    """``$XDG_CACHE_HOME/detr_distill/PART``, by default below ``~/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "detr_distill" / "checks"
+    return Path(home) / "detr_distill" / part
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

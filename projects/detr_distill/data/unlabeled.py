@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from detectron2.data import DatasetCatalog
 from ..config.keys import Key, declare
 from ..config.ranges import NOT_NEGATIVE, PROPER_SHARE
 from ..errors import ConfigError, DataError
+from .check_cache import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +149,8 @@ def _check_apart(records: Sequence[dict], others: Sequence[dict], what: str) -> 
         if size not in by_size:
             continue
         if size not in known:
-            known[size] = {_hash(file): file for file in by_size[size]}
-        twin = known[size].get(_hash(record["file_name"]))
+            known[size] = {hash_file(file): file for file in by_size[size]}
+        twin = known[size].get(hash_file(record["file_name"]))
         if twin is not None:
             same.append(f"{record['file_name']} is {twin}")
     if same:
@@ -166,8 +166,3 @@ def _size(file: str) -> int:
         return os.path.getsize(file)
     except OSError as error:
         raise DataError(f"Image file {file} cannot be read: {error.strerror}. Restore it, or take it out.") from error
-
-
-def _hash(file: str) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-import os
-import tempfile
 from functools import cache
 from pathlib import Path
 
+from ...checkpoint.writing import write_atomically
 from ...errors import DataError
+from ..check_cache import cache_folder
 from .voc import VocRules, read_voc
 from .yolo import read_yolo
 
@@ -67,16 +67,12 @@ def as_coco_file(annotations: str, image_folder: str, rules: VocRules | None = N
 
 def _keep(content: dict) -> str:
     text = json.dumps(content).encode()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detr_distill" / "sets"
-    path = folder / f"{hashlib.sha256(text).hexdigest()[:32]}.json"
+    path = cache_folder("sets") / f"{hashlib.sha256(text).hexdigest()[:32]}.json"
     if not path.is_file():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: file.write(text))
         except OSError as error:
             raise DataError(
-                f"The cache {folder} cannot be made: {error}. Set XDG_CACHE_HOME to a folder of yours."
+                f"The cache {path.parent} cannot be made: {error}. Set XDG_CACHE_HOME to a folder of yours."
             ) from error
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
     return str(path)

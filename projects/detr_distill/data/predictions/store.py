@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...checkpoint.writing import write_atomically
 from ...errors import DataError
 
 DESCRIPTION = "predictions.json"
@@ -160,7 +161,8 @@ def missing_parts(folder: Path, described: Description) -> Iterator[int]:
                 "remove the folder."
             )
     else:
-        _replace(path, json.dumps(dataclasses.asdict(described), indent=2).encode())
+        text = json.dumps(dataclasses.asdict(described), indent=2)
+        write_atomically(path, lambda file: file.write(text.encode()))
     return (n for n in range(described.parts) if not part_file(folder, n).is_file())
 
 
@@ -179,13 +181,7 @@ def write_part(folder: Path, number: int, described: Description, values: Mappin
     else:
         tensors["logits"] = values["logits"].to(dtype)
     content = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
-    _replace(part_file(folder, number), content)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_atomically(part_file(folder, number), lambda file: file.write(content))
 
 
 def _open(path: Path) -> safe_open:

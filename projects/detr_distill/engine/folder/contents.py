@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from ...checkpoint.writing import write_atomically
 from ...config.files import complete_path
 from ...data import class_names, dataset_files
+from ...data.check_cache import hash_file
 from ...distill.teachers.configuration import teacher_settings
 from ...errors import ConfigError
 from ..run_folder import has_checkpoints
@@ -85,8 +86,7 @@ def _describe_teacher(cfg: CfgNode) -> Contents:
 def hash_files(path: Path) -> str:
     """SHA-256 of a file, or of all files of a folder with their names."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(path)
     parts = {str(file.relative_to(path)): hash_files(file) for file in sorted(path.rglob("*")) if file.is_file()}
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
