@@ -237,8 +237,8 @@ ROWS = [
     ),
     Row(
         "disk_full_elsewhere",
-        lambda _: fault(OSError(errno.ENOSPC, "No space left on device", "/tmp/x")),
-        "/tmp/x cannot be written: No space left",
+        lambda _: fault(OSError(errno.ENOSPC, "No space left on device", "/full/x")),
+        "/full/x cannot be written: No space left",
     ),
     Row(
         "process_killed",
