@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
@@ -18,6 +17,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE
+from ...distributed import mean_over_processes
 from ...plugin import Plugin
 from ...structures import DecoderOutput, GroundTruth, Pairs, QueryGroup
 from ..boxes import as_compared, generalized_iou
@@ -167,6 +167,4 @@ def _mean_over_ranks(count: int, device: torch.device) -> Tensor | float:
     """Objects a rank, at least 1; a tensor only where ranks must agree."""
     if comm.get_world_size() == 1:
         return float(max(count, 1))
-    total = torch.tensor(float(count), device=device)
-    dist.all_reduce(total)
-    return (total / comm.get_world_size()).clamp(min=1)
+    return mean_over_processes(torch.tensor(float(count), device=device)).clamp(min=1)
