@@ -1,4 +1,4 @@
-"""Datasets, augmentation and loading. Importing this registers ``digits_train`` and ``digits_val``."""
+"""Datasets, augmentation and loading. Importing this registers ``digits_train``, ``digits_val``, ``digits_test``."""
 
 from ..errors import DataError
 from .bad_boxes import check_boxes
