@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first
 from .contents import say_average
 from .export import AVERAGED, STUDENT, TEACHER, detector_in, fit_to_model, is_distilling, is_training_only
 from .files import read_checkpoint
 from .locate import local_file
-from .matching import Fit, advise, compare, first_names, match_suffixes
+from .matching import Fit, advise, compare, match_suffixes
 from .torchvision_resnet import PREFIX as TORCHVISION
 from .torchvision_resnet import rename_resnet
 from .writing import write_atomically
@@ -101,8 +101,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not fit.matched:
             found, wanted = fit.both_sides()
             raise CheckpointError(
-                f"{path} has nothing that this model could use: the file has {first_names(found)}; the model has "
-                f"{first_names(wanted)}. {advise(fit, 'Is MODEL.WEIGHTS meant for another architecture?')}"
+                f"{path} has nothing that this model could use: the file has {first(found)}; the model has "
+                f"{first(wanted)}. {advise(fit, 'Is MODEL.WEIGHTS meant for another architecture?')}"
             )
         self.model.load_state_dict(fit.matched, strict=False)
         if fit.is_poor:

@@ -1,8 +1,8 @@
 """``digits_train``, ``digits_val``, ``digits_test``: detection of handwritten digits, made on first use, no download.
 
 The handwriting is scikit-learn's ``load_digits`` (1,797 samples of 8 x 8 pixels; UCI Optical Recognition of
-Handwritten Digits). The three sets use disjoint samples, split by class: settings are chosen on validation pictures, and
-the test pictures show what was chosen once. Pictures, boxes and order follow from fixed seeds alone.
+Handwritten Digits). The three sets use disjoint samples, split by class: settings are chosen on validation pictures,
+and the test pictures show what was chosen once. Pictures, boxes and order follow from fixed seeds alone.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def split_samples(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise DataError(
-            f"The datasets digits_train, digits_val and digits_test are drawn from scikit-learn's handwritten digits, and "
-            f"scikit-learn cannot be imported ({error}). Run: pip install scikit-learn"
+            f"The datasets digits_train, digits_val and digits_test are drawn from scikit-learn's handwritten digits, "
+            f"and scikit-learn cannot be imported ({error}). Run: pip install scikit-learn"
         ) from error
     source = load_digits()
     rows = np.arange(len(source.target))

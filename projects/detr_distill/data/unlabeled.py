@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 
 from ..config.keys import Key, declare
 from ..config.ranges import NOT_NEGATIVE, PROPER_SHARE
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, first
 from .check_cache import hash_file
 
 logger = logging.getLogger(__name__)
@@ -154,9 +154,8 @@ def _check_apart(records: Sequence[dict], others: Sequence[dict], what: str) -> 
         if twin is not None:
             same.append(f"{record['file_name']} is {twin}")
     if same:
-        more = f" and {len(same) - _NAMED} more" if len(same) > _NAMED else ""
         raise DataError(
-            f"DATASETS.UNLABELED has {len(same)} images whose content is {what}: {', '.join(same[:_NAMED])}{more}. "
+            f"DATASETS.UNLABELED has {len(same)} images whose content is {what}: {first(same, _NAMED)}. "
             "Take them out of one of the sets."
         )
 

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from ..checkpoint.export import detector_in, student_weights
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.locate import local_file
-from ..checkpoint.matching import first_names
 from ..config.defaults import num_classes_key
 from ..config.keys import Key, declare
 from ..data import training_class_names
-from ..errors import ConfigError
+from ..errors import ConfigError, first
 from .classes import NAMES_KEY, ClassMap, match_classes
 from .teachers.configuration import find_weights, load_teacher_config
 
@@ -86,7 +85,7 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
     if not taken.whole and not taken.classes:
         raise ConfigError(
             f"{KEY} {list(parts)}: nothing of {file} fits the student: "
-            f"{first_names(taken.misshaped) or 'it has none of ' + first_names(taken.absent)}. Name other parts, or "
+            f"{first(taken.misshaped) or 'it has none of ' + first(taken.absent)}. Name other parts, or "
             "leave it empty."
         )
     logger.info(
@@ -95,7 +94,7 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
     )  # fmt: skip
     for found, words in ((taken.misshaped, "of another shape"), (taken.absent, "that the teacher has not")):
         if found:
-            logger.info("%s: %d tensors %s are left: %s", KEY, len(found), words, first_names(found))
+            logger.info("%s: %d tensors %s are left: %s", KEY, len(found), words, first(found))
 
 
 @torch.no_grad()
