@@ -24,8 +24,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..checkpoint.files import write_atomically
-from ..config.build import build_config
-from ..data import DetrDatasetMapper, TestLoader
+from ..data import DetrDatasetMapper, TestLoader, read_configuration
 from ..data.check_cache import hash_file
 from ..data.predictions.store import NOTHING, Description, PredictionStore, missing_parts, write_part
 from ..data.records import load_records
@@ -85,7 +84,7 @@ def run(arguments: argparse.Namespace) -> str:
             f"--batch is {arguments.batch} and --best-classes {arguments.best_classes}; the first is 1 or more, the "
             "second 0 or more."
         )
-    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
+    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
     prepare_datasets(cfg)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..config.build import build_config, flatten
+from ..config.build import flatten
 from ..config.files import find_file
+from ..data import read_configuration
 from ..distill.teachers.configuration import load_teacher_config
 from ..errors import ConfigError
 
@@ -25,7 +26,7 @@ def configure(config_file: str, name: str, arguments: argparse.Namespace) -> Cfg
     Raises:
         ConfigError: a file or key that cannot be used, or fewer iterations than one.
     """
-    cfg = build_config(config_file, ["MODEL.DEVICE", "cpu", *arguments.opts], plugins=True)
+    cfg = read_configuration(config_file, ["MODEL.DEVICE", "cpu", *arguments.opts], plugins=True)
     cfg.OUTPUT_DIR = str(Path(arguments.output) / name)
     if arguments.seed is not None:
         cfg.SEED = arguments.seed

@@ -18,8 +18,8 @@ from ..config.defaults import num_classes_key
 from ..config.keys import Key, declare
 from ..data import training_class_names
 from ..errors import ConfigError, first
-from .classes import NAMES_KEY, ClassMap, match_classes
-from .teachers.configuration import find_weights, load_teacher_config
+from .classes import ClassMap, match_classes
+from .teachers.configuration import find_weights, load_teacher_config, teacher_class_names
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
         return
     teacher_cfg, file = load_teacher_config(cfg), find_weights(cfg)
     weights = student_weights(detector_in(read_checkpoint(local_file(str(file), "MODEL.DISTILL.TEACHER.WEIGHTS"))))
-    names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or training_class_names(teacher_cfg)
+    names, source = teacher_class_names(cfg, teacher_cfg)
     classes = match_classes(
-        training_class_names(cfg), names, num_classes_key(cfg)[1], num_classes_key(teacher_cfg)[1], NAMES_KEY
+        training_class_names(cfg), names, num_classes_key(cfg)[1], num_classes_key(teacher_cfg)[1], source
     )
     taken = copy_parts(detector, weights, parts, classes, num_classes_key(teacher_cfg)[1])
     if not taken.whole and not taken.classes:

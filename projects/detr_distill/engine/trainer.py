@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.export import AVERAGED, undistributed
-from ..data import build_test_loader, build_train_loader
+from ..data import build_test_loader, build_train_loader, training_class_names
 from ..distill.teacher_start import start_from_teacher
 from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer, follow_steps, student_in
@@ -84,7 +84,7 @@ class DistillTrainer(DefaultTrainer):
             parts[AVERAGED] = self.average.average
         self._set_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, **parts)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, training_class_names(cfg), **parts)
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
