@@ -57,6 +57,10 @@ class ClassMap:
         """Student class indices to the teacher's; -1 for a class that the teacher does not know."""
         return labels if self.identical else self._on(labels.device)[2][labels]
 
+    def student_labels(self, shared: Tensor) -> Tensor:
+        """Indices among the shared classes to the student's."""
+        return shared if self.identical else self._on(shared.device)[0][shared]
+
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """``student`` and ``teacher`` as tensors, and the teacher's class of every student class or -1."""
         if device not in self._tensors:

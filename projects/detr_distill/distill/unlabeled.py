@@ -49,7 +49,7 @@ class Part:
     def distil(self, loss: DistillLoss, unlabeled_weight: float) -> dict[str, Tensor]:
         """The losses of these images; of those without labels under names of their own (``..._unlabeled``)."""
         if self.labelled:
-            return loss(self.student, self.knowledge, self.matches)
+            return {} if loss.unlabeled_alone else loss(self.student, self.knowledge, self.matches)
         if loss.needs_labels:
             return {}
         found = loss(self.student, self.knowledge, self.matches)

@@ -99,9 +99,18 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         return Cost(f"ground truth, group '{group.name}'", values, targets.counts)
 
     def forward(
-        self, output: DecoderOutput, group: QueryGroup, targets: GroundTruth, pairs: Pairs
+        self,
+        output: DecoderOutput,
+        group: QueryGroup,
+        targets: GroundTruth,
+        pairs: Pairs,
+        num_objects: Tensor | float | None = None,
     ) -> dict[str, Tensor]:
         """The weighted losses of one group.
+
+        Args:
+            num_objects: by its mean over processes, at least 1, box terms and a focal class term are divided; None:
+                how many ``targets`` has.
 
         Returns:
             ``loss_{class,box,giou}[_group][_layer]``: scalars to sum; no layer suffix on the last layer, no group
@@ -110,7 +119,8 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         with torch.autocast(output.logits.device.type, enabled=False):
             layers = slice(None) if self.deep_supervision else slice(-1, None)
             pairs = pairs.slice_layers(layers)
-            num_objects = _mean_over_ranks(sum(targets.counts), output.logits.device)
+            count = sum(targets.counts) if num_objects is None else num_objects
+            num_objects = _mean_over_ranks(count, output.logits.device)
             logits = output.logits[layers].float()
             losses = {"class": self._class_loss(logits, targets, pairs, num_objects, group.padding)}
             boxes = output.boxes[layers].float()
@@ -163,10 +173,10 @@ def _box_losses(
     return distance, giou
 
 
-def _mean_over_ranks(count: int, device: torch.device) -> Tensor | float:
-    """Objects a rank, at least 1; a tensor only where ranks must agree."""
+def _mean_over_ranks(count: Tensor | float, device: torch.device) -> Tensor | float:
+    """Objects a rank, at least 1; of a number a tensor only where ranks must agree."""
     if comm.get_world_size() == 1:
-        return float(max(count, 1))
-    total = torch.tensor(float(count), device=device)
+        return count.float().clamp(min=1) if isinstance(count, Tensor) else float(max(count, 1))
+    total = count.float() if isinstance(count, Tensor) else torch.tensor(float(count), device=device)
     dist.all_reduce(total)
     return (total / comm.get_world_size()).clamp(min=1)
