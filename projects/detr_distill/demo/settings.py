@@ -40,6 +40,28 @@ def configure(config_file: str, name: str, arguments: argparse.Namespace) -> Cfg
     return cfg
 
 
+def taught_by_file(distilled: CfgNode, folder: Path) -> CfgNode:
+    """The same training with what its teacher predicted beforehand in the teacher's place."""
+    cfg = distilled.clone()
+    cfg.defrost()
+    node = cfg.MODEL.DISTILL.TEACHER
+    node.NAME, node.CONFIG_FILE, node.OPTS, node.WEIGHTS = "PredictionsFile", "", (), str(folder)
+    cfg.freeze()
+    return cfg
+
+
+def for_time(student: CfgNode, ratio: float, folder: Path) -> CfgNode:
+    """The same training ``ratio`` times as long, evaluated as often, in another folder."""
+    cfg = student.clone()
+    cfg.defrost()
+    iterations = max(1, round(cfg.SOLVER.MAX_ITER * ratio))
+    cfg.TEST.EVAL_PERIOD = -(-cfg.TEST.EVAL_PERIOD * iterations // cfg.SOLVER.MAX_ITER)
+    cfg.SOLVER.MAX_ITER = iterations
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.freeze()
+    return cfg
+
+
 def check_comparable(student: CfgNode, distilled: CfgNode) -> None:
     """Raises ConfigError for two trainings that differ in more than the teacher."""
     first, second = flatten(student), flatten(distilled)
