@@ -109,7 +109,7 @@ def load_unlabeled(cfg: CfgNode, labelled: Sequence[dict], rest: Sequence[dict])
         )
     records = []
     for name in names:
-        found = list(rest) if name == REST else _load(name)
+        found = list(rest) if name == REST else registered(name)
         if not found:
             raise DataError(
                 f"DATASETS.UNLABELED: {name!r} has no image."
@@ -125,7 +125,12 @@ def load_unlabeled(cfg: CfgNode, labelled: Sequence[dict], rest: Sequence[dict])
     return records
 
 
-def _load(name: str) -> list[dict]:
+def registered(name: str) -> list[dict]:
+    """The records of a set of ``DATASETS.UNLABELED``.
+
+    Raises:
+        DataError: it is not registered.
+    """
     if name not in DatasetCatalog:
         raise DataError(
             f"DATASETS.UNLABELED has {name!r}, which is not registered. Add [name, annotation file or nothing, image "
