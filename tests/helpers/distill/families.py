@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from detr_distill.config.build import build_config
-from detr_distill.structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION
+from detr_distill.structures import CROSS_ATTENTION, FACTORS, SAMPLED_ATTENTION, SELF_ATTENTION
 
 import torch
 from detectron2.modeling import build_model
@@ -117,7 +117,8 @@ def distiller(
 
 
 def shared_captures(*names: str) -> frozenset[str]:
-    return frozenset.intersection(*(detector(name).decoder.captures for name in names))
+    """What all of these can keep, maps in place of what they are made of."""
+    return frozenset.intersection(*(detector(name).decoder.captures for name in names)) - set(FACTORS.values())
 
 
 def step(model, counts=(2, 3)):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...structures import Memory
-from .attention import GroupLayout, GroupMaps, attend, attend_within_groups, check_heads, split_heads
+from ...structures import Keep, Memory
+from .attention import GroupLayout, GroupMaps, Kept, attend, attend_within_groups, check_heads, split_heads
 from .initialisation import deal_pairs
 
 
@@ -28,7 +28,7 @@ class ConditionalSelfAttention(nn.Module):
         self.output = _output(width)
 
     def forward(
-        self, content: Tensor, position: Tensor, layout: GroupLayout, capture: bool
+        self, content: Tensor, position: Tensor, layout: GroupLayout, capture: Keep
     ) -> tuple[Tensor, GroupMaps]:
         """(B, Q, C) content and position of all groups to (B, Q, C), and each group's map where captured."""
         attended, maps = attend_within_groups(
@@ -61,22 +61,22 @@ class ConditionalCrossAttention(nn.Module):
         self.output = _output(width)
 
     def forward(
-        self, content: Tensor, position: Tensor, sine: Tensor, memory: Memory, capture: bool
-    ) -> tuple[Tensor, Tensor | None]:
+        self, content: Tensor, position: Tensor, sine: Tensor, memory: Memory, capture: Keep
+    ) -> tuple[Tensor, Kept | None]:
         """Attends to ``memory``.
 
         Args:
             content, position: (B, Q, C). sine: (B, Q, C), the modulated embedding of the reference points.
 
         Returns:
-            (B, Q, C), and the map (B, H, Q, S) or None.
+            (B, Q, C), and the map (B, H, Q, S), or what it is made of, or None.
         """
         query, key = self.query_content(content), self.key_content(memory.tokens)
         key_position = self.key_position(memory.position).expand_as(key)
         if self.query_position is not None:
             query = query + self.query_position(position)
             key = key + key_position
-        attended, attention = attend(
+        attended, kept = attend(
             torch.cat([self._split(query), self._split(self.query_sine(sine))], dim=-1),
             torch.cat([self._split(key), self._split(key_position)], dim=-1),
             self._split(self.value(memory.tokens)),
@@ -84,7 +84,7 @@ class ConditionalCrossAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             capture=capture,
         )
-        return self.output(attended), attention
+        return self.output(attended), kept
 
     @torch.no_grad()
     def align_positions(self, gain: float) -> None:
