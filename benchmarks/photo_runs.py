@@ -1,0 +1,228 @@
+"""What one worker of the study on real photos does: it makes a teacher's files, or trains and tests a student.
+
+A run is that of the training program, called in the worker's own process: starting Python, torch and CUDA takes longer
+than many of these small trainings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detr_distill import engine
+from detr_distill.checkpoint.files import read_checkpoint
+from detr_distill.commands import predict
+from detr_distill.config.build import build_config
+from detr_distill.data import register_configured
+from detr_distill.data.predictions.store import PredictionStore
+from detr_distill.data.records import load_records
+from detr_distill.data.unlabeled import divide_labels
+from detr_distill.detr.boxes import to_corners
+from photo_rows import START_PARTS, Collection, Row
+
+METRICS = ("AP", "AP50", "AP75")
+HARD_SCORE = 0.4  # from which on a teacher's box is taken for a label
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the study's files are, and what it runs on.
+
+    Attributes:
+        work: teachers and what they predicted. results: a JSON file and the detections of each run.
+        imagenet: weights of the teacher's backbone. device: "cuda" or "cpu". part: "val" or "test".
+    """
+
+    work: Path
+    results: Path
+    imagenet: str
+    device: str
+    part: str
+
+    def weights(self, collection: Collection, share: float) -> Path:
+        """The checkpoint of the teacher that was trained on a share of the labels."""
+        shipped = collection.shipped and share == 1
+        return Path(collection.shipped) if shipped else self.work / "teachers" / f"{collection.name}_{share:g}.pth"
+
+    def predictions(self, collection: Collection, share: float) -> Path:
+        """What this teacher predicted on the training images."""
+        return self.work / "predictions" / f"{collection.name}_{share:g}"
+
+    def result(self, name: str) -> Path:
+        """The file of a run."""
+        return self.results / f"{name}.json"
+
+
+def run_name(collection: Collection, row: Row, share: float, seed: int, iterations: int) -> str:
+    """Of a run's files."""
+    return f"{collection.name}_{share:g}_{row.slug}_{iterations}_{seed}"
+
+
+def start_worker(log_folder: Path) -> None:
+    """Sends what the training program prints to a file, and keeps each worker to one thread."""
+    log = os.open(log_folder / f"worker_{os.getpid()}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(1)
+
+
+def run_program(config: str, keys: list[str], device: str) -> None:
+    """The training program with these keys.
+
+    Raises:
+        RuntimeError: it ended with an error, which is in the worker's log.
+    """
+    gpus = "1" if device == "cuda" else "0"
+    try:
+        engine.main(["--config-file", config, "--num-gpus", gpus, "MODEL.DEVICE", device, *keys])
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"{config} ended with {end.code}") from end
+
+
+def make_teacher(collection: Collection, share: float, places: Places) -> dict:
+    """Trains the teacher of a share of the labels and lets it predict, where either is missing; its figures."""
+    weights, predictions = places.weights(collection, share), places.predictions(collection, share)
+    figures = weights.with_suffix(".json")
+    data = collection.keys(collection.iterations[1], places.part)
+    if not weights.is_file():
+        keys = [*data, "DATASETS.LABELED_SHARE", str(share), "SEED", "1"]
+        with tempfile.TemporaryDirectory() as name:
+            pretrained = [] if collection.shipped else ["MODEL.TIMM.PRETRAINED", places.imagenet]
+            run_program(collection.teacher_config, [*keys, *pretrained, "OUTPUT_DIR", name], places.device)
+            found = {**scores(Path(name), collection.tests[places.part]), "iterations": collection.iterations[1]}
+            model = read_checkpoint(Path(name) / "student_final.pth")["model"]
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        figures.write_text(json.dumps(found))
+        torch.save({"model": {key: in_half(value) for key, value in model.items()}}, weights)
+    if not (predictions / "predictions.json").is_file():
+        keys = [*data, "MODEL.DEVICE", places.device]
+        named = ["--config-file", collection.teacher_config, "--weights", str(weights), "--dataset", collection.train]
+        predict.main([*named, "--output", str(predictions), "--dtype", "float16", *keys])
+    return json.loads(figures.read_text()) if figures.is_file() else {}
+
+
+def in_half(value: torch.Tensor) -> torch.Tensor:
+    """Floating point in two bytes: the checkpoint travels."""
+    return value.half() if value.is_floating_point() else value
+
+
+def train_student(
+    name: str, collection: Collection, row: Row, share: float, seed: int, iterations: int, places: Places
+) -> dict:
+    """Trains and tests one student; keeps its figures and detections in the results folder.
+
+    Args:
+        name: of its files there. share: of the labels. iterations: how long it trains.
+    """
+    config, keys = student_keys(collection, row, share, iterations, places)
+    test = collection.tests[places.part]
+    with tempfile.TemporaryDirectory() as folder:
+        start, cpu = time.perf_counter(), time.process_time()
+        run_program(config, [*keys, "SEED", str(seed), "OUTPUT_DIR", folder], places.device)
+        result = {
+            **{"set": collection.name, "labels": share, "row": row.name, "seed": seed, "part": places.part},
+            **{"iterations": iterations, **scores(Path(folder), test), "device": places.device},
+            "wall_seconds": round(time.perf_counter() - start, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+        detections = json.loads((Path(folder) / "inference" / test / "coco_instances_results.json").read_text())
+    np.savez_compressed(places.results / f"{name}.npz", **as_arrays(detections))
+    places.result(name).write_text(json.dumps(result))
+    return result
+
+
+def scores(folder: Path, test: str) -> dict[str, float]:
+    """AP, AP50, AP75 that a run left in its folder."""
+    boxes = json.loads((folder / "results.json").read_text())["datasets"][test]["bbox"]
+    return {metric: round(boxes[metric], 3) for metric in METRICS}
+
+
+def as_arrays(detections: list[dict]) -> dict[str, np.ndarray]:
+    """COCO results as arrays: ``image_id``, ``category_id``, ``bbox`` (N, 4), ``score``."""
+    return {
+        "image_id": np.array([item["image_id"] for item in detections], np.int32),
+        "category_id": np.array([item["category_id"] for item in detections], np.int16),
+        "bbox": np.array([item["bbox"] for item in detections], np.float32).reshape(-1, 4),
+        "score": np.array([item["score"] for item in detections], np.float32),
+    }
+
+
+def student_keys(
+    collection: Collection, row: Row, share: float, iterations: int, places: Places
+) -> tuple[str, list[str]]:
+    """Configuration file and KEY VALUE of a row's student."""
+    config, keys = collection.configs[row.config]
+    keys = [*keys, *collection.keys(iterations, places.part)]
+    seen = share if row.few else 1.0
+    weights = str(places.weights(collection, seen))
+    teacher = ["MODEL.DISTILL.TEACHER.CONFIG_FILE", collection.teacher_config]
+    options = str(["MODEL.DETR.NUM_CLASSES", collection.classes, "DATASETS.TRAIN", [collection.train]])
+    if row.teacher == "boxes":
+        keys += hard_labels(collection, share, seen, places)
+    else:
+        keys += ["DATASETS.LABELED_SHARE", str(share)]
+    if row.teacher == "file":
+        keys += ["MODEL.DISTILL.TEACHER.WEIGHTS", str(places.predictions(collection, seen))]
+    if row.teacher == "live":
+        keys += [*teacher, "MODEL.DISTILL.TEACHER.WEIGHTS", weights, "MODEL.DISTILL.TEACHER.OPTS", options]
+    if row.start:
+        keys += ["MODEL.DISTILL.START_FROM_TEACHER", str(START_PARTS), "MODEL.DISTILL.START_WEIGHTS", weights]
+        if row.teacher != "live":
+            keys += [*teacher, "MODEL.DISTILL.TEACHER.OPTS", options]
+    return config, keys
+
+
+def hard_labels(collection: Collection, share: float, seen: float, places: Places) -> list[str]:
+    """KEY VALUE of a training set whose labels are the teacher's boxes, but for the share that has its own.
+
+    With all labels the teacher's boxes replace all of them: what a user has whose images were never labelled.
+    """
+    name = f"{collection.name}_boxes_{share:g}_{seen:g}"
+    cfg = build_config("", ["DATASETS.LABELED_SHARE", str(share), *collection.keys(1, places.part)])
+    register_configured(cfg)
+    records = load_records(cfg)
+    own = () if share == 1 else {record["image_id"] for record in divide_labels(cfg, records)[0]}
+    source = json.loads(Path(annotation_file(collection)).read_text())
+    kept = [item for item in source["annotations"] if item["image_id"] in own]
+    store = PredictionStore(places.predictions(collection, seen))
+    others = [image for image in source["images"] if image["id"] not in own]
+    found = list(box_labels(store, others, [category["id"] for category in source["categories"]]))
+    annotations = [{**item, "id": number} for number, item in enumerate([*kept, *found], 1)]
+    file = places.work / "boxes" / f"{name}_{os.getpid()}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**source, "annotations": annotations}))
+    folder = next(iter(Path(record["file_name"]).parent for record in records))
+    entries = [list(entry) for entry in collection.entries] + [[name, str(file), str(folder)]]
+    return ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", str([name])]
+
+
+def annotation_file(collection: Collection) -> str:
+    """Of the training part."""
+    from detectron2.data import MetadataCatalog
+
+    return MetadataCatalog.get(collection.train).json_file
+
+
+def box_labels(store: PredictionStore, images: Iterable[dict], categories: list[int]) -> Iterable[dict]:
+    """The last layer's boxes of a score of ``HARD_SCORE`` or more as COCO annotations, one class each."""
+    for image in images:
+        found = store.read([image["id"]])
+        best, classes = found.logits[-1, 0].sigmoid().max(-1)
+        sides = torch.tensor([image["width"], image["height"]]).repeat(2)
+        corners = to_corners(found.boxes[-1, 0]).clamp(0, 1) * sides
+        for row in torch.nonzero(best >= HARD_SCORE).flatten().tolist():
+            x1, y1, x2, y2 = corners[row].tolist()
+            box = [x1, y1, x2 - x1, y2 - y1]
+            if min(box[2:]) > 0:
+                yield {
+                    **{"image_id": image["id"], "category_id": categories[int(classes[row])], "iscrowd": 0},
+                    **{"bbox": box, "area": box[2] * box[3]},
+                }
