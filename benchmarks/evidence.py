@@ -138,9 +138,7 @@ def plot_labels(tables: dict[tuple[str, float], Rows], file: Path) -> None:
 
 
 def make_panels(count: int) -> list:
-    figure, panels = plt.subplots(
-        1, max(count, 1), figsize=(5 * max(count, 1), 4), squeeze=False, constrained_layout=True
-    )
+    _, panels = plt.subplots(1, max(count, 1), figsize=(5 * max(count, 1), 4), squeeze=False, constrained_layout=True)
     for panel in panels[0]:
         panel.grid(alpha=0.3)
     return list(panels[0])[:count]
@@ -170,8 +168,8 @@ Is a distilled student better than one that trained longer? Written by `benchmar
   labels. The interval is that of a paired bootstrap over the test images, 95 %, seeds pooled: where it holds 0, nothing
   is shown.
 - **Time**: plain steps are iterations times the cost of a step beside a plain student's, measured in turn with nothing
-  else running; seconds are those of the whole training alone on one device, `device` in the CSV: one thread of a CPU, or
-  a GPU. Runs beside each other give no seconds.
+  else running; seconds are those of the whole training alone on one device, `device` in the CSV: one thread of a CPU,
+  or a GPU. Runs beside each other give no seconds.
 - A start from the teacher copies encoder, decoder, queries and heads; the backbones differ.
 """
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from detr_distill.engine.evaluation import evaluate_boxes
+
+import numpy as np
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
 

@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from detr_distill import engine
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.commands import predict
@@ -25,6 +23,10 @@ from detr_distill.data.predictions.store import PredictionStore
 from detr_distill.data.records import load_records
 from detr_distill.data.unlabeled import divide_labels
 from detr_distill.detr.boxes import to_corners
+
+import cv2
+import numpy as np
+import torch
 from photo_rows import START_PARTS, Collection, Row
 
 METRICS = ("AP", "AP50", "AP75")
@@ -71,6 +73,7 @@ def start_worker(log_folder: Path) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)
 
 
 def run_program(config: str, keys: list[str], device: str) -> None:
@@ -128,13 +131,20 @@ def train_student(
         start, cpu = time.perf_counter(), time.process_time()
         run_program(config, [*keys, "SEED", str(seed), "OUTPUT_DIR", folder], places.device)
         result = {
-            **{"set": collection.name, "labels": share, "row": row.name, "seed": seed, "part": places.part},
-            **{"iterations": iterations, **scores(Path(folder), test), "device": places.device},
+            "set": collection.name,
+            "labels": share,
+            "row": row.name,
+            "seed": seed,
+            "part": places.part,
+            "iterations": iterations,
+            **scores(Path(folder), test),
+            "device": places.device,
             "wall_seconds": round(time.perf_counter() - start, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
         }
         detections = json.loads((Path(folder) / "inference" / test / "coco_instances_results.json").read_text())
-    np.savez_compressed(places.results / f"{name}.npz", **as_arrays(detections))
+    found = as_arrays(detections)
+    np.savez_compressed(places.results / f"{name}.npz", allow_pickle=False, **found)
     places.result(name).write_text(json.dumps(result))
     return result
 
@@ -223,6 +233,9 @@ def box_labels(store: PredictionStore, images: Iterable[dict], categories: list[
             box = [x1, y1, x2 - x1, y2 - y1]
             if min(box[2:]) > 0:
                 yield {
-                    **{"image_id": image["id"], "category_id": categories[int(classes[row])], "iscrowd": 0},
-                    **{"bbox": box, "area": box[2] * box[3]},
+                    "image_id": image["id"],
+                    "category_id": categories[int(classes[row])],
+                    "iscrowd": 0,
+                    "bbox": box,
+                    "area": box[2] * box[3],
                 }

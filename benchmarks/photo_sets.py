@@ -11,8 +11,10 @@ import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import cv2
 from detr_distill.data.formats.voc import VocRules, read_voc
+
+import cv2
+import numpy as np
 
 SHORT_SIDE = 192
 PARTS = ("train", "val", "test")
@@ -74,7 +76,7 @@ def _copy(folder: Path, parts: dict[str, tuple[Path, dict]]) -> None:
     for part, (source, content) in parts.items():
         scales = {}
         for image in content["images"]:
-            pixels = cv2.imread(str(source / image["file_name"]))
+            pixels = np.asarray(cv2.imread(str(source / image["file_name"])))
             scale = SHORT_SIDE / min(pixels.shape[:2])
             height, width = (round(side * scale) for side in pixels.shape[:2])
             scales[image["id"]] = (width / pixels.shape[1], height / pixels.shape[0])

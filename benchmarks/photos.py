@@ -11,20 +11,19 @@ pictures and pages from what is there. --quick is a small form for a first look.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
+from detr_distill.data.registration import register_datasets
+
 from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
 from evidence_tables import find_gains, read_tables, write_csv, write_gains
-from detr_distill.data.registration import register_datasets
 from photo_rows import ALL_LABELS, HEAD, SHARES, Collection, Row, collections, rows_of
 from photo_runs import Places, make_teacher, run_name, start_worker, train_student
 from photo_sets import prepare
 from photo_steps import Steps
-from rich.console import Console
 from workers import Job, complete
 
 PHOTO_SETS, OTHERS = ("bccd", "cards"), ("digits",)
@@ -53,8 +52,8 @@ def student_job(
 def wanted(collected: list[Collection], seeds: list[int], steps: Steps, places: Places) -> list[Job]:
     """All jobs without a result, in the order in which an interrupted study is worth most.
 
-    First the rows that answer the question, on all sets, with all labels and with a tenth; then the other controls; then
-    the other shares.
+    First the rows that answer the question, on all sets, with all labels and with a tenth; then the other controls;
+    then the other shares.
     """
     blocks = [(collection, 1.0, ALL_LABELS[:HEAD]) for collection in collected if collection.name != "digits"]
     blocks += [(collection, FEW, rows_of(FEW)) for collection in collected if collection.name != "cards"]
@@ -102,8 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     collected = [c for c in collections(entries, {"": lengths}) if c.name in arguments.sets]
     steps = Steps(arguments.work / f"steps_{arguments.device}.json", places)
     if arguments.minutes != 0:
-        missing = [job for job in steps.needs(collected, teacher_job)]
-        run_jobs(missing, arguments, deadline)
+        run_jobs(steps.needs(collected, teacher_job), arguments, deadline)
         steps.measure(collected)
         run_jobs(wanted(collected, arguments.seeds, steps, places), arguments, deadline)
     if arguments.report:

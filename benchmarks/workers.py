@@ -1,4 +1,4 @@
-"""Many small jobs on several processes, in order, each once those before it that it needs are done, until a deadline."""
+"""Many small jobs on several processes, in their order and that of their needs, until a deadline."""
 
 from __future__ import annotations
 

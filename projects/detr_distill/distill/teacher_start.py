@@ -50,8 +50,8 @@ declare(
         ),
         WEIGHTS_KEY: Key(
             "",
-            "checkpoint of `START_FROM_TEACHER` where it is not `TEACHER.WEIGHTS`, which for `PredictionsFile` holds no "
-            "parameters",
+            "checkpoint of `START_FROM_TEACHER` where it is not `TEACHER.WEIGHTS`, as with `PredictionsFile`, whose "
+            "file holds no parameters",
         ),
     },
 )
@@ -83,7 +83,8 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
     if not parts:
         return
     teacher_cfg, file = load_teacher_config(cfg), _find_start(cfg)
-    weights = student_weights(detector_in(read_checkpoint(local_file(str(file), "MODEL.DISTILL.TEACHER.WEIGHTS"))))
+    key = WEIGHTS_KEY if cfg.MODEL.DISTILL.START_WEIGHTS else "MODEL.DISTILL.TEACHER.WEIGHTS"
+    weights = student_weights(detector_in(read_checkpoint(local_file(str(file), key))))
     names, source = teacher_class_names(cfg, teacher_cfg)
     classes = match_classes(
         training_class_names(cfg), names, num_classes_key(cfg)[1], num_classes_key(teacher_cfg)[1], source
