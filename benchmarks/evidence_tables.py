@@ -19,7 +19,19 @@ from photo_steps import Steps
 RESAMPLES = 500
 SAME = 1.05  # a control takes "no longer" within this factor
 THRESHOLDS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
-FIELDS = ("set", "labels", "row", "seed", "part", "iterations", *METRICS, "device", "wall_seconds", "cpu_seconds")
+FIELDS = (
+    "set",
+    "labels",
+    "row",
+    "seed",
+    "part",
+    "iterations",
+    "rate",
+    *METRICS,
+    "device",
+    "wall_seconds",
+    "cpu_seconds",
+)
 TEACHER_ROW = "teacher"
 
 

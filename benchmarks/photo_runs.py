@@ -30,6 +30,7 @@ import torch
 from photo_rows import START_PARTS, Collection, Row
 
 METRICS = ("AP", "AP50", "AP75")
+PLAIN_CONFIG = "student"
 HARD_SCORE = 0.4  # from which on a teacher's box is taken for a label
 
 
@@ -117,6 +118,30 @@ def in_half(value: torch.Tensor) -> torch.Tensor:
     return value.half() if value.is_floating_point() else value
 
 
+def rate_name(collection: Collection, rate: float, iterations: int) -> str:
+    """Of the files of a plain run that helps to choose the learning rate."""
+    return f"{collection.name}_rate_{rate:g}_{iterations}"
+
+
+def try_rate(collection: Collection, rate: float, places: Places) -> dict:
+    """Trains a plain student with all labels at a learning rate and keeps what it reaches on the validation part."""
+    config, keys = collection.configs[PLAIN_CONFIG]
+    own = collection.iterations[0]
+    with tempfile.TemporaryDirectory() as name:
+        data = [*keys, *collection.keys(own, "val"), "SOLVER.BASE_LR", str(rate), "SEED", "1"]
+        run_program(config, [*data, "OUTPUT_DIR", name], places.device)
+        result = {"set": collection.name, "rate": rate, "part": "val", **scores(Path(name), collection.tests["val"])}
+    places.result(rate_name(collection, rate, own)).write_text(json.dumps(result))
+    return result
+
+
+def chosen_rate(collection: Collection, places: Places) -> float | None:
+    """The learning rate of the best plain student on the validation part; None where none was tried."""
+    files = places.results.glob(rate_name(collection, 0, collection.iterations[0]).replace("_0_", "_*_") + ".json")
+    found = [json.loads(file.read_text()) for file in files]
+    return max(found, key=lambda result: result["AP"])["rate"] if found else None
+
+
 def train_student(
     name: str, collection: Collection, row: Row, share: float, seed: int, iterations: int, places: Places
 ) -> dict:
@@ -126,6 +151,8 @@ def train_student(
         name: of its files there. share: of the labels. iterations: how long it trains.
     """
     config, keys = student_keys(collection, row, share, iterations, places)
+    rate = chosen_rate(collection, places)
+    keys += ["SOLVER.BASE_LR", str(rate)] if rate else []
     test = collection.tests[places.part]
     with tempfile.TemporaryDirectory() as folder:
         start, cpu = time.perf_counter(), time.process_time()

@@ -21,14 +21,14 @@ from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
 from evidence_tables import find_gains, read_tables, write_csv, write_gains
 from photo_rows import ALL_LABELS, HEAD, SHARES, Collection, Row, collections, rows_of
-from photo_runs import Places, make_teacher, run_name, start_worker, train_student
+from photo_runs import Places, make_teacher, rate_name, run_name, start_worker, train_student, try_rate
 from photo_sets import prepare
 from photo_steps import Steps
 from workers import Job, complete
 
 PHOTO_SETS, OTHERS = ("bccd", "cards"), ("digits",)
 FEW = 0.1
-QUICK = {"iterations": 150, "teacher_iterations": 150, "seeds": [1], "sets": ["bccd"]}
+QUICK = {"iterations": 150, "teacher_iterations": 150, "seeds": [1], "sets": ["bccd"], "rates": []}
 
 
 def teacher_job(collection: Collection, share: float, places: Places) -> Job:
@@ -49,7 +49,17 @@ def student_job(
     return Job(name, train_student, (name, collection, row, share, seed, iterations, places), cost, after), teachers
 
 
-def wanted(collected: list[Collection], seeds: list[int], steps: Steps, places: Places) -> list[Job]:
+def rate_jobs(collection: Collection, rates: list[float], places: Places) -> list[Job]:
+    """Plain runs that choose the learning rate of all students of a photo set; the digits' is known."""
+    if collection.name in OTHERS:
+        return []
+    own = collection.iterations[0]
+    return [Job(rate_name(collection, rate, own), try_rate, (collection, rate, places), own) for rate in rates]
+
+
+def wanted(
+    collected: list[Collection], seeds: list[int], rates: list[float], steps: Steps, places: Places
+) -> list[Job]:
     """All jobs without a result, in the order in which an interrupted study is worth most.
 
     First the rows that answer the question, on all sets, with all labels and with a tenth; then the other controls;
@@ -60,11 +70,14 @@ def wanted(collected: list[Collection], seeds: list[int], steps: Steps, places: 
     blocks += [(collection, 1.0, ALL_LABELS[HEAD:]) for collection in collected if collection.name != "digits"]
     others = [share for share in SHARES if share != FEW]
     blocks += [(c, share, rows_of(share)) for share in others for c in collected if c.name != "cards"]
-    jobs: dict[str, Job] = {}
+    found = [job for collection in collected for job in rate_jobs(collection, rates, places)]
+    jobs = {job.name: job for job in found if not places.result(job.name).is_file()}
     for collection, share, rows in blocks:
+        first = tuple(job.name for job in rate_jobs(collection, rates, places))
         for seed in seeds:
             for row in rows:
                 job, teachers = student_job(collection, row, share, seed, steps, places)
+                job = dataclasses.replace(job, after=(*job.after, *first))
                 if not places.result(job.name).is_file():
                     jobs.update({found.name: found for found in [*teachers, job] if found.name not in jobs})
     return list(jobs.values())
@@ -103,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.minutes != 0:
         run_jobs(steps.needs(collected, teacher_job), arguments, deadline)
         steps.measure(collected)
-        run_jobs(wanted(collected, arguments.seeds, steps, places), arguments, deadline)
+        run_jobs(wanted(collected, arguments.seeds, arguments.rates, steps, places), arguments, deadline)
     if arguments.report:
         report(arguments, places, collected, steps)
 
@@ -133,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     found.add_argument("--iterations", type=int, default=800, help="of a plain student")
     found.add_argument("--teacher-iterations", type=int, default=1000)
+    found.add_argument("--rates", type=float, nargs="*", default=[0.0005, 0.001, 0.002], help="tried on val")
     found.add_argument("--split", choices=("val", "test"), default="test", help="settings are chosen on val")
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     found.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
