@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import MetadataCatalog
 from paired import average_precision, interval, match_images, resample
+from photo_places import Places
 from photo_rows import SHARES, Collection, Row, rows_of
-from photo_runs import METRICS, Places, run_name
+from photo_runs import METRICS, run_name
 from photo_steps import Steps
 
 RESAMPLES = 500

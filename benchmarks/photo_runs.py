@@ -10,57 +10,21 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from detr_distill import engine
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.commands import predict
-from detr_distill.config.build import build_config
-from detr_distill.data import register_configured
-from detr_distill.data.predictions.store import PredictionStore
-from detr_distill.data.records import load_records
-from detr_distill.data.unlabeled import divide_labels
-from detr_distill.detr.boxes import to_corners
 
 import cv2
 import numpy as np
 import torch
+from photo_labels import hard_labels
+from photo_places import Places
 from photo_rows import START_PARTS, Collection, Row
 
 METRICS = ("AP", "AP50", "AP75")
 PLAIN_CONFIG = "student"
-HARD_SCORE = 0.4  # from which on a teacher's box is taken for a label
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the study's files are, and what it runs on.
-
-    Attributes:
-        work: teachers and what they predicted. results: a JSON file and the detections of each run.
-        imagenet: weights of the teacher's backbone. device: "cuda" or "cpu". part: "val" or "test".
-    """
-
-    work: Path
-    results: Path
-    imagenet: str
-    device: str
-    part: str
-
-    def weights(self, collection: Collection, share: float) -> Path:
-        """The checkpoint of the teacher that was trained on a share of the labels."""
-        shipped = collection.shipped and share == 1
-        return Path(collection.shipped) if shipped else self.work / "teachers" / f"{collection.name}_{share:g}.pth"
-
-    def predictions(self, collection: Collection, share: float) -> Path:
-        """What this teacher predicted on the training images."""
-        return self.work / "predictions" / f"{collection.name}_{share:g}"
-
-    def result(self, name: str) -> Path:
-        """The file of a run."""
-        return self.results / f"{name}.json"
 
 
 def run_name(collection: Collection, row: Row, share: float, seed: int, iterations: int) -> str:
@@ -137,7 +101,7 @@ def try_rate(collection: Collection, rate: float, places: Places) -> dict:
 
 def chosen_rate(collection: Collection, places: Places) -> float | None:
     """The learning rate of the best plain student on the validation part; None where none was tried."""
-    files = places.results.glob(rate_name(collection, 0, collection.iterations[0]).replace("_0_", "_*_") + ".json")
+    files = places.results.glob(f"{collection.name}_rate_*_{collection.iterations[0]}.json")
     found = [json.loads(file.read_text()) for file in files]
     return max(found, key=lambda result: result["AP"])["rate"] if found else None
 
@@ -215,54 +179,3 @@ def student_keys(
         if row.teacher != "live":
             keys += [*teacher, "MODEL.DISTILL.TEACHER.OPTS", options]
     return config, keys
-
-
-def hard_labels(collection: Collection, share: float, seen: float, places: Places) -> list[str]:
-    """KEY VALUE of a training set whose labels are the teacher's boxes, but for the share that has its own.
-
-    With all labels the teacher's boxes replace all of them: what a user has whose images were never labelled.
-    """
-    name = f"{collection.name}_boxes_{share:g}_{seen:g}"
-    cfg = build_config("", ["DATASETS.LABELED_SHARE", str(share), *collection.keys(1, places.part)])
-    register_configured(cfg)
-    records = load_records(cfg)
-    own = () if share == 1 else {record["image_id"] for record in divide_labels(cfg, records)[0]}
-    source = json.loads(Path(annotation_file(collection)).read_text())
-    kept = [item for item in source["annotations"] if item["image_id"] in own]
-    store = PredictionStore(places.predictions(collection, seen))
-    others = [image for image in source["images"] if image["id"] not in own]
-    found = list(box_labels(store, others, [category["id"] for category in source["categories"]]))
-    annotations = [{**item, "id": number} for number, item in enumerate([*kept, *found], 1)]
-    file = places.work / "boxes" / f"{name}_{os.getpid()}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**source, "annotations": annotations}))
-    folder = next(iter(Path(record["file_name"]).parent for record in records))
-    entries = [list(entry) for entry in collection.entries] + [[name, str(file), str(folder)]]
-    return ["DATASETS.REGISTER", str(entries), "DATASETS.TRAIN", str([name])]
-
-
-def annotation_file(collection: Collection) -> str:
-    """Of the training part."""
-    from detectron2.data import MetadataCatalog
-
-    return MetadataCatalog.get(collection.train).json_file
-
-
-def box_labels(store: PredictionStore, images: Iterable[dict], categories: list[int]) -> Iterable[dict]:
-    """The last layer's boxes of a score of ``HARD_SCORE`` or more as COCO annotations, one class each."""
-    for image in images:
-        found = store.read([image["id"]])
-        best, classes = found.logits[-1, 0].sigmoid().max(-1)
-        sides = torch.tensor([image["width"], image["height"]]).repeat(2)
-        corners = to_corners(found.boxes[-1, 0]).clamp(0, 1) * sides
-        for row in torch.nonzero(best >= HARD_SCORE).flatten().tolist():
-            x1, y1, x2, y2 = corners[row].tolist()
-            box = [x1, y1, x2 - x1, y2 - y1]
-            if min(box[2:]) > 0:
-                yield {
-                    "image_id": image["id"],
-                    "category_id": categories[int(classes[row])],
-                    "iscrowd": 0,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                }

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from common import time_in_turn
 from detectron2.utils.events import EventStorage
+from photo_places import Places
 from photo_rows import ALL_LABELS, FEW_LABELS, Collection, Row
-from photo_runs import Places, student_keys
+from photo_runs import student_keys
 from study import training_iteration
 from workers import Job
 

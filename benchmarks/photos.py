@@ -11,6 +11,7 @@ pictures and pages from what is there. --quick is a small form for a first look.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -20,8 +21,9 @@ from detr_distill.data.registration import register_datasets
 from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
 from evidence_tables import find_gains, read_tables, write_csv, write_gains
+from photo_places import Places
 from photo_rows import ALL_LABELS, HEAD, SHARES, Collection, Row, collections, rows_of
-from photo_runs import Places, make_teacher, rate_name, run_name, start_worker, train_student, try_rate
+from photo_runs import make_teacher, rate_name, run_name, start_worker, train_student, try_rate
 from photo_sets import prepare
 from photo_steps import Steps
 from workers import Job, complete

@@ -15,7 +15,17 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import evidence, evidence_tables, paired, photo_rows, photo_runs, photo_sets, workers
+from benchmarks import (
+    evidence,
+    evidence_tables,
+    paired,
+    photo_labels,
+    photo_places,
+    photo_rows,
+    photo_runs,
+    photo_sets,
+    workers,
+)
 from benchmarks.photo_rows import Collection, Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +79,7 @@ def miniature(photos, tmp_path_factory):
     )
     tests = {"val": "bccd_val", "test": "bccd_test"}
     collection = Collection("bccd", 3, configs, str(teacher), tuple(photos), "bccd_train", tests, (2, 2))
-    places = photo_runs.Places(work, work / "runs", "", "cpu", "test")
+    places = photo_places.Places(work, work / "runs", "", "cpu", "test")
     places.results.mkdir()
     photo_runs.make_teacher(collection, 1.0, places)
     return collection, places
@@ -95,8 +105,8 @@ def test_a_run_leaves_its_figures_and_detections(miniature, row, share):
 
 def test_hard_boxes_stand_where_there_are_no_labels(miniature, monkeypatch):
     collection, places = miniature
-    monkeypatch.setattr(photo_runs, "HARD_SCORE", 0.0)
-    keys = photo_runs.hard_labels(collection, 0.5, 1.0, places)
+    monkeypatch.setattr(photo_labels, "HARD_SCORE", 0.0)
+    keys = photo_labels.hard_labels(collection, 0.5, 1.0, places)
     entries = ast.literal_eval(keys[1])
     content = json.loads(Path(entries[-1][1]).read_text())
     own = json.loads(Path(collection.entries[0][1]).read_text())["annotations"]
