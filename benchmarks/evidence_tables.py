@@ -105,7 +105,7 @@ def read_tables(places: Places, collected: Iterable[Collection], steps: Steps, s
                 files = [places.result(name) for name in names if places.result(name).is_file()]
                 if files:
                     seconds = steps.time(row, length, collection)
-                    in_steps = length * steps.ratio(row.config, collection)
+                    in_steps = steps.steps(row, length, collection)
                     runs = [json.loads(file.read_text()) | {"file": str(file)} for file in files]
                     entries.append(Entry(row, runs, seconds, in_steps))
             if entries:

@@ -35,3 +35,7 @@ class Places:
     def result(self, name: str) -> Path:
         """The file of a run."""
         return self.results / f"{name}.json"
+
+    def student(self, collection: Collection, share: float, seed: int) -> Path:
+        """The weights of the plain student with a share of the labels, with which others begin."""
+        return self.work / "students" / f"{collection.name}_{share:g}_{collection.iterations[0]}_{seed}.pth"

@@ -28,6 +28,7 @@ class Row:
         config: name of the configuration file. teacher: what of a teacher is used: "", "file", "live" or "boxes".
         start: the student begins with the teacher's parts. lasts: the row whose time it takes, or "total".
         few: the teacher has seen the same few labels, instead of all. control: a rival of the rows that distil.
+        goes_on: it begins with the plain student of its seed, whose training counts.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     lasts: str = ""
     few: bool = False
     control: bool = False
+    goes_on: bool = False
 
     @property
     def owns(self) -> bool:
@@ -72,7 +74,7 @@ FEW_LABELS = (
     Row(OWNED, "unlabeled", "file"),
     Row(LABELS_TIME, lasts=OWNED, control=True),
     Row(OWNED_BOXES, teacher="boxes", control=True),
-    Row(SELF, "self_training", control=True),
+    Row(SELF, "self_training", lasts=OWNED, control=True, goes_on=True),
     Row(FEW, "unlabeled", "file", few=True),
     Row(FEW_BOXES, teacher="boxes", few=True, control=True),
 )
@@ -125,11 +127,6 @@ ADAPTIVE_PREDICTIONS = [
     *("MODEL.DISTILL.MATCHERS", '["AdaptiveMatcher"]', "MODEL.DISTILL.LOSSES", '["PredictionLoss"]'),
 ]
 FROM_FILE = ["MODEL.DISTILL.TEACHER.NAME", "PredictionsFile"]
-SELF_TAUGHT = [
-    *("MODEL.DISTILL.TEACHER.NAME", "EmaTeacher", "MODEL.DISTILL.TEACHER.CONFIG_FILE", ""),
-    *("MODEL.DISTILL.TEACHER.WEIGHTS", "", "MODEL.DISTILL.EMA_TEACHER.DECAY", "0.99"),
-    *("MODEL.DISTILL.SCHEDULE.STEPS", "[0, 0.3]", "MODEL.DISTILL.SCHEDULE.FACTORS", "[0.0, 1.0]"),
-]
 
 
 def collections(
@@ -158,7 +155,7 @@ def collections(
 
 
 def digits(iterations: tuple[int, int]) -> Collection:
-    """The digits with their shipped teacher; their only other part, of 500 images, chooses nothing here."""
+    """The digits with their shipped teacher."""
     unlabeled = "configs/digits/unlabeled_conditional.yaml"
     return Collection(
         "digits",
@@ -169,12 +166,12 @@ def digits(iterations: tuple[int, int]) -> Collection:
             "d3etr": ("configs/digits/d3etr_conditional.yaml", []),
             "detrdistill": ("configs/digits/detrdistill_conditional.yaml", []),
             "unlabeled": (unlabeled, FROM_FILE),
-            "self_training": (unlabeled, SELF_TAUGHT),
+            "self_training": ("configs/digits/self_training_conditional.yaml", []),
         },
         "configs/digits/conditional_teacher.yaml",
         (),
         "digits_train",
-        {"val": "digits_val", "test": "digits_val"},
+        {"val": "digits_val", "test": "digits_test"},
         iterations,
         str(Path("weights") / "digits_teacher.pth"),
     )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from photo_labels import hard_labels
 from photo_places import Places
-from photo_rows import START_PARTS, Collection, Row
+from photo_rows import PLAIN, START_PARTS, Collection, Row
 
 METRICS = ("AP", "AP50", "AP75")
 PLAIN_CONFIG = "student"
@@ -66,10 +66,8 @@ def make_teacher(collection: Collection, share: float, places: Places) -> dict:
             pretrained = [] if collection.shipped else ["MODEL.TIMM.PRETRAINED", places.imagenet]
             run_program(collection.teacher_config, [*keys, *pretrained, "OUTPUT_DIR", name], places.device)
             found = {**scores(Path(name), collection.tests[places.part]), "iterations": collection.iterations[1]}
-            model = read_checkpoint(Path(name) / "student_final.pth")["model"]
-        weights.parent.mkdir(parents=True, exist_ok=True)
+            keep_half(Path(name), weights)
         figures.write_text(json.dumps(found))
-        torch.save({"model": {key: in_half(value) for key, value in model.items()}}, weights)
     if not (predictions / "predictions.json").is_file():
         keys = [*data, "MODEL.DEVICE", places.device]
         named = ["--config-file", collection.teacher_config, "--weights", str(weights), "--dataset", collection.train]
@@ -77,9 +75,12 @@ def make_teacher(collection: Collection, share: float, places: Places) -> dict:
     return json.loads(figures.read_text()) if figures.is_file() else {}
 
 
-def in_half(value: torch.Tensor) -> torch.Tensor:
-    """Floating point in two bytes: the checkpoint travels."""
-    return value.half() if value.is_floating_point() else value
+def keep_half(folder: Path, file: Path) -> None:
+    """Keeps the detector that a run left, in two bytes a number: it may travel."""
+    content = read_checkpoint(folder / "student_final.pth")
+    content["model"] = {key: v.half() if v.is_floating_point() else v for key, v in content["model"].items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, file)
 
 
 def rate_name(collection: Collection, rate: float, iterations: int) -> str:
@@ -117,6 +118,7 @@ def train_student(
     config, keys = student_keys(collection, row, share, iterations, places)
     rate = chosen_rate(collection, places)
     keys += ["SOLVER.BASE_LR", str(rate)] if rate else []
+    keys += ["MODEL.WEIGHTS", str(places.student(collection, share, seed))] if row.goes_on else []
     test = collection.tests[places.part]
     with tempfile.TemporaryDirectory() as folder:
         start, cpu = time.perf_counter(), time.process_time()
@@ -133,6 +135,8 @@ def train_student(
             "wall_seconds": round(time.perf_counter() - start, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
         }
+        if row.name == PLAIN and share < 1:
+            keep_half(Path(folder), places.student(collection, share, seed))
         detections = json.loads((Path(folder) / "inference" / test / "coco_instances_results.json").read_text())
     found = as_arrays(detections)
     np.savez_compressed(places.results / f"{name}.npz", allow_pickle=False, **found)

@@ -74,14 +74,21 @@ class Steps:
     def iterations(self, row: Row, collection: Collection) -> int:
         """How long a row trains."""
         own, teachers = collection.iterations
+        if not row.lasts:
+            return own
         if row.lasts == "total":
             file = next(other for other in ALL_LABELS if other.teacher == "file")
             return round(own * self.ratio(file.config, collection) + teachers * self.ratio(TEACHER, collection))
-        if not row.lasts:
-            return own
         other = next(found for rows in (ALL_LABELS, FEW_LABELS) for found in rows if found.name == row.lasts)
-        return round(own * self.ratio(other.config, collection))
+        left = self.steps(other, own, collection) - (own if row.goes_on else 0)
+        return max(1, round(left / self.ratio(row.config, collection)))
+
+    def steps(self, row: Row, iterations: int, collection: Collection) -> float:
+        """The time of a training in steps of the plain student."""
+        before = collection.iterations[0] if row.goes_on else 0
+        return before + iterations * self.ratio(row.config, collection)
 
     def time(self, row: Row, iterations: int, collection: Collection) -> float:
         """Seconds of a training, were it alone on the device."""
-        return iterations * self.seconds[FAMILY.get(collection.name, collection.name)][row.config]
+        found = self.seconds[FAMILY.get(collection.name, collection.name)]
+        return self.steps(row, iterations, collection) * found[PLAIN]

@@ -22,7 +22,7 @@ from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
 from evidence_tables import find_gains, read_tables, write_csv, write_gains
 from photo_places import Places
-from photo_rows import ALL_LABELS, HEAD, SHARES, Collection, Row, collections, rows_of
+from photo_rows import ALL_LABELS, HEAD, PLAIN, SHARES, Collection, Row, collections, rows_of
 from photo_runs import make_teacher, rate_name, run_name, start_worker, train_student, try_rate
 from photo_sets import prepare
 from photo_steps import Steps
@@ -47,7 +47,8 @@ def student_job(
     teachers = [teacher_job(collection, share if row.few else 1.0, places)] if row.teacher or row.start else []
     name = run_name(collection, row, share, seed, iterations)
     cost = iterations * steps.ratio(row.config, collection)
-    after = tuple(job.name for job in teachers)
+    before = [run_name(collection, Row(PLAIN), share, seed, collection.iterations[0])] if row.goes_on else []
+    after = (*before, *(job.name for job in teachers))
     return Job(name, train_student, (name, collection, row, share, seed, iterations, places), cost, after), teachers
 
 

@@ -71,7 +71,9 @@ def test_copies_have_the_size_that_is_trained_on(photos):
 def miniature(photos, tmp_path_factory):
     """The set, and the places of a study whose teacher has trained for two iterations."""
     work = tmp_path_factory.mktemp("work")
-    configs = {name: (f"configs/photos/{name}.yaml", SMALL) for name in photo_rows.PHOTO_METHODS}
+    configs = {name: (f"configs/photos/{name}.yaml", list(SMALL)) for name in photo_rows.PHOTO_METHODS}
+    for name in ("unlabeled", "self_training"):
+        configs[name][1].extend(["DATALOADER.UNLABELED_PER_BATCH", "2"])
     teacher = work / "teacher.yaml"
     teacher.write_text(
         f"_BASE_: {ROOT}/configs/photos/student.yaml\nMODEL: {{CONV_BACKBONE: {{CHANNELS: [4, 4, 8, 8, 8]}}, "
@@ -88,14 +90,14 @@ def miniature(photos, tmp_path_factory):
 ROWS = [
     (Row("live and start", "d3etr", "live", start=True), 1.0),
     (Row("unlabelled", "unlabeled", "file"), 0.5),
+    (Row(photo_rows.PLAIN), 0.5),
+    (Row("own average", "self_training", goes_on=True), 0.5),
 ]
 
 
 @pytest.mark.parametrize(("row", "share"), ROWS, ids=[row.slug for row, _ in ROWS])
 def test_a_run_leaves_its_figures_and_detections(miniature, row, share):
     collection, places = miniature
-    if row.config == "unlabeled":
-        collection.configs["unlabeled"][1][-1:] = ["2"]
     photo_runs.train_student(row.slug, collection, row, share, 1, 2, places)
     kept = json.loads(places.result(row.slug).read_text())
     assert kept["row"] == row.name and kept["iterations"] == 2 and kept["labels"] == share
