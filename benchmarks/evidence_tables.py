@@ -97,9 +97,7 @@ def read_tables(places: Places, collected: Iterable[Collection], steps: Steps, s
     for collection in collected:
         for share in (1.0, *SHARES):
             entries = []
-            for row in rows_of(share):
-                if row.config not in collection.configs:
-                    continue
+            for row in rows_of(share, collection):
                 length = steps.iterations(row, collection)
                 names = [run_name(collection, row, share, seed, length) for seed in seeds]
                 files = [places.result(name) for name in names if places.result(name).is_file()]

@@ -78,13 +78,8 @@ FEW_LABELS = (
     Row(FEW, "unlabeled", "file", few=True),
     Row(FEW_BOXES, teacher="boxes", few=True, control=True),
 )
-HEAD = 5  # rows of ALL_LABELS that come before everything else
+HEAD = ALL_LABELS[:5]  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
-
-
-def rows_of(share: float) -> tuple[Row, ...]:
-    """The rows of a table with this share of the labels."""
-    return ALL_LABELS if share == 1 else FEW_LABELS
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class Collection:
         name: of it. classes: how many. configs: name of a row's configuration -> file, and KEY VALUE beside it.
         teacher_config: of its teacher. entries: of ``DATASETS.REGISTER``. train, tests: its parts' names, ``tests`` by
             "val" and "test". iterations: of a plain student, and of the teacher.
-        shipped: the teacher's weights, where they need no training.
+        shipped: the teacher's weights, where they need no training. starts: its parts fit the student.
     """
 
     name: str
@@ -107,6 +102,7 @@ class Collection:
     tests: dict[str, str]
     iterations: tuple[int, int]
     shipped: str = ""
+    starts: bool = True
 
     def keys(self, iterations: int, part: str) -> list[str]:
         """KEY VALUE that name data and length of a run."""
@@ -118,6 +114,12 @@ class Collection:
             *("SOLVER.MAX_ITER", str(iterations), "SOLVER.CHECKPOINT_PERIOD", "1000000"),
             *("TEST.EVAL_PERIOD", "0", "TEST.BEST_METRIC", ""),
         ]
+
+
+def rows_of(share: float, collection: Collection) -> list[Row]:
+    """The rows of a set's table with this share of the labels."""
+    rows = ALL_LABELS if share == 1 else FEW_LABELS
+    return [row for row in rows if row.config in collection.configs and (collection.starts or not row.start)]
 
 
 PHOTO_METHODS = (
@@ -174,4 +176,5 @@ def digits(iterations: tuple[int, int]) -> Collection:
         {"val": "digits_val", "test": "digits_test"},
         iterations,
         str(Path("weights") / "digits_teacher.pth"),
+        starts=False,
     )

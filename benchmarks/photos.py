@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
 from evidence_tables import find_gains, read_tables, write_csv, write_gains
 from photo_places import Places
-from photo_rows import ALL_LABELS, HEAD, PLAIN, SHARES, Collection, Row, collections, rows_of
+from photo_rows import HEAD, PLAIN, SHARES, Collection, Row, collections, rows_of
 from photo_runs import make_teacher, rate_name, run_name, start_worker, train_student, try_rate
 from photo_sets import prepare
 from photo_steps import Steps
@@ -30,6 +31,7 @@ from workers import Job, complete
 
 PHOTO_SETS, OTHERS = ("bccd", "cards"), ("digits",)
 FEW = 0.1
+NOT_ASKED = ("cards", FEW)
 QUICK = {"iterations": 150, "teacher_iterations": 150, "seeds": [1], "sets": ["bccd"], "rates": []}
 
 
@@ -65,25 +67,28 @@ def wanted(
 ) -> list[Job]:
     """All jobs without a result, in the order in which an interrupted study is worth most.
 
-    First the rows that answer the question, on all sets, with all labels and with a tenth; then the other controls;
-    then the other shares.
+    First the rows that answer the question, on all sets, with a tenth of the labels and with all; then the other
+    controls; then the other shares. Of each the first three seeds before the others.
     """
-    blocks = [(collection, 1.0, ALL_LABELS[:HEAD]) for collection in collected if collection.name != "digits"]
-    blocks += [(collection, FEW, rows_of(FEW)) for collection in collected if collection.name != "cards"]
-    blocks += [(collection, 1.0, ALL_LABELS[HEAD:]) for collection in collected if collection.name != "digits"]
-    others = [share for share in SHARES if share != FEW]
-    blocks += [(c, share, rows_of(share)) for share in others for c in collected if c.name != "cards"]
-    found = [job for collection in collected for job in rate_jobs(collection, rates, places)]
-    jobs = {job.name: job for job in found if not places.result(job.name).is_file()}
-    for collection, share, rows in blocks:
-        first = tuple(job.name for job in rate_jobs(collection, rates, places))
-        for seed in seeds:
-            for row in rows:
-                job, teachers = student_job(collection, row, share, seed, steps, places)
-                job = dataclasses.replace(job, after=(*job.after, *first))
-                if not places.result(job.name).is_file():
-                    jobs.update({found.name: found for found in [*teachers, job] if found.name not in jobs})
-    return list(jobs.values())
+    main = [(c, share, rows_of(share, c)) for share in (FEW, 1.0) for c in collected]
+    first = [(c, x, [row for row in rows if x < 1 or row in HEAD]) for c, x, rows in main if (c.name, x) != NOT_ASKED]
+    controls = [(c, x, [row for row in rows if row not in HEAD]) for c, x, rows in main if x == 1]
+    others = [(c, x, rows_of(x, c)) for x in SHARES if x != FEW for c in collected if c.name != NOT_ASKED[0]]
+    jobs = {job.name: job for collection in collected for job in rate_jobs(collection, rates, places)}
+    for part, chunk in itertools.product((first, controls, others), (seeds[:3], seeds[3:])):
+        found = [
+            student_job(collection, row, share, seed, steps, places)
+            for collection, share, rows in part
+            for seed, row in itertools.product(chunk, rows)
+        ]
+        missing = [(job, teachers) for job, teachers in found if not places.result(job.name).is_file()]
+        # Teachers first: many wait for them.
+        for teacher in (teacher for _, teachers in missing for teacher in teachers):
+            jobs.setdefault(teacher.name, teacher)
+        for job, _ in missing:
+            chosen = [name for name in jobs if name.startswith(f"{job.name.partition('_')[0]}_rate_")]
+            jobs[job.name] = dataclasses.replace(job, after=(*job.after, *chosen))
+    return [job for job in jobs.values() if not places.result(job.name).is_file()]
 
 
 def run_jobs(jobs: list[Job], arguments: argparse.Namespace, deadline: float | None) -> None:
