@@ -15,6 +15,7 @@ from pathlib import Path
 from detr_distill import engine
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.commands import predict
+from detr_distill.errors import ConfigError
 
 import cv2
 import numpy as np
@@ -62,6 +63,11 @@ def make_teacher(collection: Collection, share: float, places: Places) -> dict:
     data = collection.keys(collection.iterations[1], places.part)
     if not weights.is_file():
         keys = [*data, "DATASETS.LABELED_SHARE", str(share), "SEED", "1"]
+        if not collection.shipped and not Path(places.imagenet).is_file():
+            raise ConfigError(
+                f"--imagenet {places.imagenet or 'is not given'}: the teacher begins with weights of ImageNet. Name "
+                "their file; docs/training.md says where it comes from."
+            )
         with tempfile.TemporaryDirectory() as name:
             pretrained = [] if collection.shipped else ["MODEL.TIMM.PRETRAINED", places.imagenet]
             run_program(collection.teacher_config, [*keys, *pretrained, "OUTPUT_DIR", name], places.device)

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 from detr_distill.data.registration import register_datasets
+from detr_distill.engine.report import report_user_errors
+from detr_distill.errors import first
 
 from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
@@ -32,7 +34,7 @@ from workers import Job, complete
 PHOTO_SETS, OTHERS = ("bccd", "cards"), ("digits",)
 FEW = 0.1
 NOT_ASKED = ("cards", FEW)
-QUICK = {"iterations": 150, "teacher_iterations": 150, "seeds": [1], "sets": ["bccd"], "rates": []}
+QUICK = {"iterations": 150, "teacher_iterations": 150, "seeds": [1], "sets": ["bccd"], "rates": [], "parts": 1}
 
 
 def teacher_job(collection: Collection, share: float, places: Places) -> Job:
@@ -62,20 +64,19 @@ def rate_jobs(collection: Collection, rates: list[float], places: Places) -> lis
     return [Job(rate_name(collection, rate, own), try_rate, (collection, rate, places), own) for rate in rates]
 
 
-def wanted(
-    collected: list[Collection], seeds: list[int], rates: list[float], steps: Steps, places: Places
-) -> list[Job]:
+def wanted(collected: list[Collection], arguments: argparse.Namespace, steps: Steps, places: Places) -> list[Job]:
     """All jobs without a result, in the order in which an interrupted study is worth most.
 
     First the rows that answer the question, on all sets, with a tenth of the labels and with all; then the other
     controls; then the other shares. Of each the first three seeds before the others.
     """
     main = [(c, share, rows_of(share, c)) for share in (FEW, 1.0) for c in collected]
-    first = [(c, x, [row for row in rows if x < 1 or row in HEAD]) for c, x, rows in main if (c.name, x) != NOT_ASKED]
+    asked = [(c, x, [row for row in rows if x < 1 or row in HEAD]) for c, x, rows in main if (c.name, x) != NOT_ASKED]
     controls = [(c, x, [row for row in rows if row not in HEAD]) for c, x, rows in main if x == 1]
     others = [(c, x, rows_of(x, c)) for x in SHARES if x != FEW for c in collected if c.name != NOT_ASKED[0]]
-    jobs = {job.name: job for collection in collected for job in rate_jobs(collection, rates, places)}
-    for part, chunk in itertools.product((first, controls, others), (seeds[:3], seeds[3:])):
+    jobs = {job.name: job for collection in collected for job in rate_jobs(collection, arguments.rates, places)}
+    chunks = (arguments.seeds[:3], arguments.seeds[3:])
+    for part, chunk in itertools.product((asked, controls, others)[: arguments.parts], chunks):
         found = [
             student_job(collection, row, share, seed, steps, places)
             for collection, share, rows in part
@@ -106,10 +107,21 @@ def run_jobs(jobs: list[Job], arguments: argparse.Namespace, deadline: float | N
     reasons = sorted(set(undone.values()))
     for reason in reasons:
         names = [name for name, why in undone.items() if why == reason]
-        print(f"{len(names)} not done, {reason}: {', '.join(names[:3])}", file=sys.stderr)
+        print(f"{len(names)} not done, {reason}: {first(names)} (logs: {logs})", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The program; a user's error ends it with status 1."""
+    with report_user_errors():
+        study(argv)
+
+
+def study(argv: list[str] | None = None) -> None:
+    """Trains what is missing, then writes the pages.
+
+    Raises:
+        DataError: the photos are not where ``--data`` says.
+    """
     arguments = parser().parse_args(argv)
     if arguments.quick:
         vars(arguments).update(QUICK)
@@ -124,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.minutes != 0:
         run_jobs(steps.needs(collected, teacher_job), arguments, deadline)
         steps.measure(collected)
-        run_jobs(wanted(collected, arguments.seeds, arguments.rates, steps, places), arguments, deadline)
+        run_jobs(wanted(collected, arguments, steps, places), arguments, deadline)
     if arguments.report:
         report(arguments, places, collected, steps)
 
@@ -154,6 +166,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     found.add_argument("--iterations", type=int, default=800, help="of a plain student")
     found.add_argument("--teacher-iterations", type=int, default=1000)
+    found.add_argument(
+        "--parts", type=int, choices=(1, 2, 3), default=3, help="1: the first rows; 2: all controls; 3: all shares"
+    )
     found.add_argument("--rates", type=float, nargs="*", default=[0.0005, 0.001, 0.002], help="tried on val")
     found.add_argument("--split", choices=("val", "test"), default="test", help="settings are chosen on val")
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import operator
 import os
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 from detr_distill.engine.evaluation import evaluate_boxes
+from detr_distill.errors import ConfigError
 
 import cv2
 import numpy as np
@@ -26,6 +28,7 @@ from benchmarks import (
     photo_sets,
     workers,
 )
+from benchmarks import photos as study
 from benchmarks.photo_rows import Collection, Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +84,9 @@ def miniature(photos, tmp_path_factory):
     )
     tests = {"val": "bccd_val", "test": "bccd_test"}
     collection = Collection("bccd", 3, configs, str(teacher), tuple(photos), "bccd_train", tests, (2, 2))
-    places = photo_places.Places(work, work / "runs", "", "cpu", "test")
+    network = work / "imagenet.pth"  # of no use to this teacher, whose backbone is another
+    network.touch()
+    places = photo_places.Places(work, work / "runs", str(network), "cpu", "test")
     places.results.mkdir()
     photo_runs.make_teacher(collection, 1.0, places)
     return collection, places
@@ -209,3 +214,17 @@ def test_the_pages_are_made_from_the_stored_files(tmp_path):
     evidence.write_pages(results, tmp_path)
     for name in ("evidence.md", "when-to-distil.md"):
         assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text()
+
+
+def test_what_is_missing_is_named(tmp_path, capsys):
+    options = ["--work", str(tmp_path), "--results", str(tmp_path / "runs"), "--sets", "bccd", "--no-report"]
+    with pytest.raises(SystemExit) as end:
+        study.main(["--data", str(tmp_path / "absent"), *options])
+    assert end.value.code == 1
+    assert "absent" in capsys.readouterr().err
+
+
+def test_a_teacher_is_not_trained_without_its_weights(miniature):
+    collection, places = miniature
+    with pytest.raises(ConfigError, match="--imagenet is not given"):
+        photo_runs.make_teacher(collection, 0.5, dataclasses.replace(places, imagenet=""))
