@@ -94,7 +94,7 @@ class Gain:
 def read_tables(places: Places, collected: Iterable[Collection], steps: Steps, seeds: Sequence[int]) -> list[Table]:
     """Every table of which there are runs."""
     tables = []
-    for collection in collected:
+    for collection in (each for each in collected if steps.known(each)):
         for share in (1.0, *SHARES):
             entries = []
             for row in rows_of(share, collection):

@@ -66,6 +66,10 @@ class Steps:
             seconds = time_in_turn(iterations, self.rounds, self.places.device)
         return {name: statistics.median(found) for name, found in seconds.items()}
 
+    def known(self, collection: Collection) -> bool:
+        """Whether a set's steps were measured."""
+        return FAMILY.get(collection.name, collection.name) in self.seconds
+
     def ratio(self, config: str, collection: Collection) -> float:
         """A step of a configuration in steps of the plain student."""
         found = self.seconds[FAMILY.get(collection.name, collection.name)]
