@@ -9,11 +9,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
+from detr_distill.data import register_configured
 from detr_distill.engine import build_config
 from detr_distill.engine.step import DISTILLED_SHARE
 from detr_distill.engine.trainer import DistillTrainer
@@ -89,10 +90,13 @@ def step_ratio(distilled: str, plain: str, rounds: int = 40) -> float:
     return statistics.median(seconds[distilled]) / statistics.median(seconds[plain])
 
 
-def training_iteration(file: str, folder: str) -> Callable[[], None]:
-    """One iteration of the run that a configuration file describes, at a call."""
-    keys = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", folder]
-    trainer = DistillTrainer(build_config(str(ROOT / file), keys))
+def training_iteration(file: str, folder: str, more: Sequence[str] = ()) -> Callable[[], None]:
+    """One iteration of the run that a configuration file and further KEY VALUE describe, at a call."""
+    keys = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", folder, *more]
+    cfg = build_config(str(ROOT / file), keys)
+    register_configured(cfg)
+    trainer = DistillTrainer(cfg)
+    trainer.resume_or_load(resume=False)
     trainer.iter = trainer._trainer.iter = 0
     trainer.model.train()
     return trainer.run_step
