@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..errors import DataError
 from ..moved import renamed
 from ..structures import GroundTruth, ImageBatch
+from ..structures.transfer import copy_to
 from .boxes import to_centres
 
 __getattr__ = renamed(__name__, {})
@@ -28,7 +29,7 @@ def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: in
     padded = [F.pad((x - mean) / std, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]
     mask = None
     if any(size != (height, width) for size in sizes):
-        limits = torch.tensor(sizes, device=mean.device)
+        limits = copy_to(torch.tensor(sizes), mean.device)
         below = torch.arange(height, device=mean.device)[None, :, None] >= limits[:, 0, None, None]
         right = torch.arange(width, device=mean.device)[None, None, :] >= limits[:, 1, None, None]
         mask = below | right
@@ -68,7 +69,7 @@ def read_ground_truth(
     scale = corners.new_tensor([(width, height, width, height) for height, width in sizes])
     boxes = to_centres(corners) / scale[:, None, :]
     valid = GroundTruth.count_valid(counts, labels.shape[1])
-    labels, boxes, valid = (values.to(device, non_blocking=True) for values in (labels, boxes, valid))
+    labels, boxes, valid = (copy_to(values, device) for values in (labels, boxes, valid))
     masks = tuple(found.gt_masks if found.has("gt_masks") else None for found in objects)
     labelled = tuple(found is not None for found in instances)
     return GroundTruth(labels, boxes, valid, counts, corners, masks, labelled, tuple(sizes))

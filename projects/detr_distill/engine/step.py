@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..detr.supervision.cost_flags import CostFlags, collect_cost_flags, count_flags
 from ..errors import NonFiniteError
 from ..protocols import Recording
 from ..randomness import seed_step
@@ -22,6 +23,7 @@ from .metrics import StepMetrics, gather_metrics
 from .precision import GradientClipper, Precision, clipped_apart
 
 GRADIENT_NORM = "grad_norm"
+FLAGGED_COSTS = "flagged_costs"  # matching costs that are not finite, of which the host knows nothing yet
 DISTILLED_SHARE = "distill_share"  # of the distillation losses in the total
 
 
@@ -75,13 +77,15 @@ class StepTrainer(SimpleTrainer):
         seed_step(self.seed, comm.get_rank(), self.iter)
         micro_batches, data_seconds = self._load()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward(micro_batches)
+        with collect_cost_flags() as flags:
+            losses = self._backward(micro_batches)
         self.freeze(self.iter)
         self.precision.scaler.unscale_(self.optimizer)
         norm = self.clipper(*self._parts)
         values = {name: value for module in self._recording for name, value in module.recorded_values().items()}
+        values[FLAGGED_COSTS] = count_flags(flags, norm.device)
         metrics = gather_metrics({**losses, **values, GRADIENT_NORM: norm}, data_seconds)
-        self._check(metrics, micro_batches)
+        self._check(metrics, micro_batches, flags)
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
         self._record(metrics, losses)
@@ -123,16 +127,18 @@ class StepTrainer(SimpleTrainer):
             return contextlib.nullcontext()
         return self.model.no_sync()
 
-    def _check(self, metrics: StepMetrics, micro_batches: list) -> None:
+    def _check(self, metrics: StepMetrics, micro_batches: list, flags: list[CostFlags]) -> None:
+        flagged = metrics.mean.pop(FLAGGED_COSTS) > 0
         bad = metrics.non_finite()
         if self.precision.tolerates_infinite_gradients:
             bad = [key for key in bad if key != GRADIENT_NORM]
-        if not bad:
+        if not bad and not flagged:
             self._last_losses = metrics.mean
             return
         # Every process has the same gathered metrics, so all of them arrive here and can tell each other their images.
         images = [name for names in comm.all_gather(name_images(micro_batches)) for name in names]
-        found = ", ".join(f"{key} = {metrics.mean[key]}" for key in bad)
+        costs = [words for found in comm.all_gather([w for f in flags for w in f.describe()]) for words in found]
+        found = " ".join(costs) or ", ".join(f"{key} = {metrics.mean[key]}" for key in bad)
         raise NonFiniteError(describe_non_finite(self.iter, found, images, self._last_losses))
 
     def _record(self, metrics: StepMetrics, losses: Iterable[str]) -> None:

@@ -11,10 +11,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.utils import comm
 from torch import Tensor
 
 from ..errors import DataError
+from .transfer import constant, copy_to
 
 if TYPE_CHECKING:
     from detectron2.structures import BitMasks, PolygonMasks
@@ -48,7 +51,7 @@ class GroundTruth:
     @property
     def num_labelled(self) -> int:
         """How many images are labelled; these come first in a batch that has others."""
-        return sum(self.labelled) if self.labelled else len(self.counts)
+        return sum(self.labelled) if self.labelled else len(self.labels)
 
     def check_order(self) -> None:
         """Raises DataError where no image is labelled, or one that is stands behind one that is not."""
@@ -64,7 +67,21 @@ class GroundTruth:
         """(B,) float, 0 for images that are not labelled, on the device of ``labels``; None where all are."""
         if all(self.labelled):
             return None
-        return torch.tensor(self.labelled, dtype=torch.float32).to(self.labels.device, non_blocking=True)
+        return constant(self.labelled, self.labels.device)
+
+    @cached_property
+    def device_counts(self) -> Tensor:
+        """(B,) long: ``counts`` on the device."""
+        return self.valid.sum(1)
+
+    @cached_property
+    def num_objects(self) -> Tensor:
+        """Scalar: the objects of the batch, mean over the ranks, at least 1: what detection losses are divided by."""
+        total = self.valid.sum().float()
+        if comm.get_world_size() > 1:
+            dist.all_reduce(total)
+            total = total / comm.get_world_size()
+        return total.clamp(min=1)
 
     def repeat(self, times: int) -> GroundTruth:
         """Every object ``times`` times, its copies side by side: copy c of object g is at g * times + c.
@@ -106,7 +123,7 @@ class GroundTruth:
     def corners_on_device(self) -> Tensor:
         """(B, G, 4) corners in pixels, on the device of ``boxes``, copied there once."""
         assert self.corners is not None
-        return self.corners.to(self.boxes.device, non_blocking=True)
+        return copy_to(self.corners, self.boxes.device)
 
     @staticmethod
     def count_valid(counts: list[int], rows: int) -> Tensor:
