@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -126,7 +127,7 @@ def time_step(device: str, rounds: int) -> dict[str, float]:
         with_teacher = Cost("teacher", box_cost(boxes, others.clamp(0.01, 1), 5.0, 2.0), [QUERIES] * BATCH)
         costs = [with_objects, with_objects, with_teacher]
         for solver in ("device", "scipy"):
-            found[f"{solver}_{name}"] = _milliseconds(lambda costs=costs, solver=solver: solve(costs, solver), rounds)
+            found[f"{solver}_{name}"] = _milliseconds(partial(solve, costs, solver), rounds)
     return found
 
 

@@ -179,7 +179,9 @@ class DetrDetector(nn.Module):
     def preprocess(self, batched_inputs: list[dict]) -> ImageBatch:
         """Normalises and pads the images of a batch."""
         images = [copy_to(entry["image"], self.device) for entry in batched_inputs]
-        return pad_images(images, self.pixel_mean, self.pixel_std, self.size_divisibility)
+        extents = [entry["extent"] for entry in batched_inputs if "extent" in entry]  # of a FixedBatch
+        known = torch.stack(extents) if extents else None
+        return pad_images(images, self.pixel_mean, self.pixel_std, self.size_divisibility, known)
 
     def query_groups(self, memory: Memory, ground_truth: GroundTruth | None = None) -> list[QueryGroup]:
         """The detector's own queries and, given the ground truth of a training step, its training groups.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from ..detr.supervision.cost_flags import CostFlags, collect_cost_flags, count_f
 from ..errors import NonFiniteError
 from ..protocols import Recording
 from ..randomness import seed_step
+from .capture import CapturedSteps, Losses
 from .finite import describe_non_finite, name_images
 from .freezing import ParameterFreeze
+from .gradients import average_gradients
 from .metrics import StepMetrics, gather_metrics
 from .precision import GradientClipper, Precision, clipped_apart
 
@@ -39,6 +41,7 @@ class StepTrainer(SimpleTrainer):
         clipper: gradient clipping; None: only measures the norm.
         seed: of the run, see ``seed_step``.
         freeze: drops gradients that must not be applied yet.
+        capture: makes captured steps of the step and the model; None: none is captured.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class StepTrainer(SimpleTrainer):
         clipper: GradientClipper | None = None,
         seed: int = 0,
         freeze: ParameterFreeze | None = None,
+        capture: Callable[[Callable[[list[dict]], Losses], nn.Module], CapturedSteps] | None = None,
     ):
         # The base class may start the loader at once; ours must wait until a resumed run has moved its start.
         super().__init__(model, [], optimizer)
@@ -63,6 +67,7 @@ class StepTrainer(SimpleTrainer):
         self._recording = [module for module in model.modules() if isinstance(module, Recording)]
         self.seed = seed
         self.freeze = freeze or ParameterFreeze([])
+        self._captured = None if capture is None else capture(self._forward_backward, model)
         self._batches: Iterator | None = None
         self._last_losses: dict[str, float] = {}
 
@@ -76,7 +81,10 @@ class StepTrainer(SimpleTrainer):
             raise RuntimeError("The model was left in evaluation mode: whatever evaluates must call model.train().")
         seed_step(self.seed, comm.get_rank(), self.iter)
         micro_batches, data_seconds = self._load()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self._captured is None:
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
+            self._captured.zero_gradients()
         with collect_cost_flags() as flags:
             losses = self._backward(micro_batches)
         self.freeze(self.iter)
@@ -97,19 +105,27 @@ class StepTrainer(SimpleTrainer):
         micro_batches = [next(self._batches) for _ in range(self.accumulate)]
         return micro_batches, time.perf_counter() - start
 
-    def _backward(self, micro_batches: list) -> dict[str, Tensor]:
+    def _backward(self, micro_batches: list) -> Losses:
         """Leaves the gradients in the parameters; returns the averaged losses, still on the device."""
-        totals: dict[str, Tensor] = {}
+        totals: Losses = {}
+        run = self._captured or self._forward_backward
         for index, batch in enumerate(micro_batches):
             seed_step(self.seed, comm.get_rank(), self.iter, index + 1)
             with self._synchronize_gradients(index == len(micro_batches) - 1):
-                losses = self._forward(batch)
-                total = torch.as_tensor(sum(losses.values())) / self.accumulate
-                self.precision.scaler.scale(total).backward()
+                losses = run(batch)
             for key, value in losses.items():
-                share = value.detach().float() / self.accumulate
-                totals[key] = totals[key] + share if key in totals else share
+                totals[key] = totals[key] + value if key in totals else value
+        if self._captured is not None:
+            average_gradients(self.model.parameters())
         return totals
+
+    def _forward_backward(self, batch: Any) -> Losses:
+        """Adds the gradients of a micro-batch's part of the losses, and gives that part."""
+        losses = self._forward(batch)
+        total = torch.as_tensor(sum(losses.values())) / self.accumulate
+        self.precision.scaler.scale(total).backward()
+        shares = {key: value.detach().float() for key, value in losses.items()}
+        return shares if self.accumulate == 1 else {key: value / self.accumulate for key, value in shares.items()}
 
     def _forward(self, batch: Any) -> dict[str, Tensor]:
         try:
