@@ -32,7 +32,6 @@ from torch import nn
 def backward_step(model: nn.Module, dtype: torch.dtype | None, batch: list[dict]) -> Losses:
     """Forward and backward pass under autocast; the losses."""
     device = next(model.parameters()).device.type
-    torch.manual_seed(0)
     with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
         losses = model(batch)
     sum(losses.values()).backward()
@@ -45,7 +44,8 @@ def busy(step: Callable[[], object]) -> tuple[float, int]:
     with torch.profiler.profile(activities=activities) as profile:
         step()
         torch.cuda.synchronize()
-    kernels = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_device = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in on_device if not event.is_user_annotation]
     return sum(event.self_device_time_total for event in kernels) / 1e6, len(kernels)
 
 
@@ -59,6 +59,7 @@ def measure_model(model: nn.Module, cfg: CfgNode, inputs: list[dict], amp: str, 
     optimizer = build_optimizer(cfg, model)
 
     def eager() -> Losses:
+        torch.manual_seed(0)
         optimizer.zero_grad(set_to_none=True)
         losses = run(inputs)
         optimizer.step()
