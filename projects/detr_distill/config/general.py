@@ -66,6 +66,11 @@ declare(
         "SOLVER.CAPTURE_OBJECTS": Key(
             100, "objects an image that captured steps have room for; an image with more is not captured", COUNT
         ),
+        "SOLVER.COMPILE": Key(
+            False,
+            "the backbones of student and teacher through `torch.compile`, for detectors that cannot be captured; "
+            "results differ in the last digits",
+        ),
         "SOLVER.CHECKPOINT_KEEP": Key(
             0, "checkpoints `model_<iteration>.pth` that stay on disk, the newest; 0 keeps all", WHOLE
         ),

@@ -27,6 +27,7 @@ from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer, follow_steps, student_in
 from .average import build_average
 from .capture import CapturedSteps
+from .compiled import compile_backbones
 from .evaluation import build_evaluator
 from .faults.words import in_words
 from .freezing import ParameterFreeze
@@ -66,6 +67,8 @@ class DistillTrainer(DefaultTrainer):
         # iterations.
         torch.jit.set_fusion_strategy([])
         model = self.build_model(cfg)
+        if cfg.SOLVER.COMPILE:
+            compile_backbones(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         if cfg.SOLVER.CAPTURE:
             share_start(model)
