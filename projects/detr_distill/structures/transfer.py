@@ -11,10 +11,11 @@ _KEPT: dict[tuple, Tensor] = {}
 def copy_to(values: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the host on a device; the copy waits its turn there, and the host goes on.
 
-    CUDA copies so from pinned memory alone: from any other it first waits for all the work that it has been given.
+    CUDA copies so from pinned memory alone: from any other it first waits for all the work that it has been given. A
+    trace with pretended devices has no such memory.
     """
     device = torch.device(device)
-    if device.type != "cuda" or values.device.type != "cpu":
+    if device.type != "cuda" or values.device.type != "cpu" or not torch.cuda.is_initialized():
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
