@@ -74,6 +74,7 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
             "schedule": Schedule.from_config(cfg),
             "balance": ShareBalance.from_config(cfg) if used.losses else None,
             "unlabeled_weight": cfg.MODEL.DISTILL.UNLABELED_WEIGHT,
+            "solver": cfg.MODEL.DETR.MATCHER.SOLVER,
         }
 
 

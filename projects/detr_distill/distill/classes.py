@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.class_lists import names_twice, normal_names
 from ..errors import ConfigError
+from ..structures.transfer import copy_to
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class ClassMap:
             with torch.inference_mode(False):
                 student, teacher = torch.tensor(self.student), torch.tensor(self.teacher)
                 table = torch.full((self.num_student,), -1).index_copy(0, student, teacher)
-                self._tensors[device] = (student.to(device), teacher.to(device), table.to(device))
+                self._tensors[device] = (copy_to(student, device), copy_to(teacher, device), copy_to(table, device))
         return self._tensors[device]
 
 

@@ -26,9 +26,12 @@ from ..distill.teacher_start import start_from_teacher
 from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer, follow_steps, student_in
 from .average import build_average
+from .capture import CapturedSteps
+from .compiled import compile_backbones
 from .evaluation import build_evaluator
 from .faults.words import in_words
 from .freezing import ParameterFreeze
+from .gradients import share_start
 from .hooks import BestCheckpoint, EvaluationHook, FinalFiles
 from .metrics_file import METRICS_FILE, MetricsWriter, TensorBoardWriter, was_evaluated
 from .model import build_named_model
@@ -64,8 +67,13 @@ class DistillTrainer(DefaultTrainer):
         # iterations.
         torch.jit.set_fusion_strategy([])
         model = self.build_model(cfg)
+        if cfg.SOLVER.COMPILE:
+            compile_backbones(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
-        model = create_ddp_model(model, broadcast_buffers=False)
+        if cfg.SOLVER.CAPTURE:
+            share_start(model)
+        else:
+            model = create_ddp_model(model, broadcast_buffers=False)
         self._trainer = StepTrainer(
             model,
             self.build_train_loader(cfg),
@@ -74,6 +82,7 @@ class DistillTrainer(DefaultTrainer):
             precision=Precision.from_config(cfg),
             clipper=GradientClipper.from_config(cfg),
             freeze=ParameterFreeze.from_config(cfg, model),
+            capture=functools.partial(CapturedSteps.from_config, cfg) if cfg.SOLVER.CAPTURE else None,
         )
         step_trainer = self._trainer
         follow_optimizer(model, optimizer, lambda: step_trainer.iter)

@@ -63,6 +63,5 @@ class PseudoLabelLoss(DistillLoss):
         output = student.outputs["own"]
         # Of a group its losses ask for the name and the weight alone.
         group = QueryGroup(match.name, output.logits[-1], output.boxes[-1], loss_weight=self.weight)
-        objects = match.targets.valid.sum()
-        losses = self.criterion(output, group, match.targets, match.pairs, objects)
+        losses = self.criterion(output, group, match.targets, match.pairs)
         return {f"loss_distill_{name.removeprefix('loss_')}": value for name, value in losses.items()}

@@ -41,6 +41,7 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
     # Says that weights follow, so that a backbone does not load its own first.
     teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS
     teacher_cfg.MODEL.DETR.DEFORMABLE_KERNEL = cfg.MODEL.DETR.DEFORMABLE_KERNEL
+    teacher_cfg.MODEL.DETR.MATCHER.SOLVER = cfg.MODEL.DETR.MATCHER.SOLVER
     return teacher_cfg
 
 
