@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from detectron2.utils import comm
 from torch import Tensor
+
+
+def count_processes() -> int:
+    """Of the run; asked of torch, since what only computes losses needs no detectron2."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -15,7 +19,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
     that has all their images; with divisors of their own, an image would count by what else its process was given.
     Every process has to come here as often as the others.
     """
-    processes = comm.get_world_size()
+    processes = count_processes()
     if processes == 1:
         return values
     total = values.detach().clone()
@@ -25,7 +29,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 def shared_divisor(size: Tensor) -> Tensor:
     """A loss's divisor, at least 1: of several processes their share of the one that all images together have."""
-    return mean_over_processes(size).clamp(min=1 / comm.get_world_size())
+    return mean_over_processes(size).clamp(min=1 / count_processes())
 
 
 def root_of_mean(value: Tensor, epsilon: float) -> Tensor:
@@ -34,7 +38,7 @@ def root_of_mean(value: Tensor, epsilon: float) -> Tensor:
     A mean of roots is no root of a mean: the value is that of all processes, and the gradient such that the processes'
     mean is the root's.
     """
-    if comm.get_world_size() == 1:
+    if count_processes() == 1:
         return (value + epsilon).sqrt()
     root = (mean_over_processes(value) + epsilon).sqrt()
     return root + (value - value.detach()) / (2 * root)
@@ -42,6 +46,6 @@ def root_of_mean(value: Tensor, epsilon: float) -> Tensor:
 
 def mean_number_over_processes(value: float, device: torch.device) -> float:
     """The same of a number, which is read from the device."""
-    if comm.get_world_size() == 1:
+    if count_processes() == 1:
         return value
     return mean_over_processes(torch.tensor(float(value), device=device)).item()

@@ -35,14 +35,16 @@ def inverse_sigmoid(values: Tensor, epsilon: float = EPSILON) -> Tensor:
     return torch.logit(nearest) + (values.clamp(0, 1) - nearest) / (1 - epsilon)
 
 
-def _area(corners: Tensor) -> Tensor:
-    return (corners[..., 2:] - corners[..., :2]).prod(-1)
+def area(sides: Tensor) -> Tensor:
+    """(..., 2) to (...); the gradient of Tensor.prod reads the device to count zeros."""
+    width, height = sides.unbind(-1)
+    return width * height
 
 
 def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Areas that two corner boxes (..., 4) share and cover, (...) each."""
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    return overlap, _area(a) + _area(b) - overlap
+    overlap = area((torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0))
+    return overlap, area(a[..., 2:] - a[..., :2]) + area(b[..., 2:] - b[..., :2]) - overlap
 
 
 def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     """
     a, b = to_corners(first), to_corners(second)
     overlap, union = _overlap_and_union(a, b)
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    hull = area((torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0))
     epsilon = torch.finfo(first.dtype).eps
     return overlap / (union + epsilon) - (hull - union) / (hull + epsilon)
 

@@ -25,7 +25,7 @@ class ConditionalSelfAttention(nn.Module):
         self.key_content = nn.Linear(width, width)
         self.key_position = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.output = _output(width)
 
     def forward(
         self, content: Tensor, position: Tensor, layout: GroupLayout, capture: Keep
@@ -58,7 +58,7 @@ class ConditionalCrossAttention(nn.Module):
         self.key_content = nn.Linear(width, width)
         self.key_position = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.output = _output(width)
 
     def forward(
         self, content: Tensor, position: Tensor, sine: Tensor, memory: Memory, capture: Keep
@@ -104,3 +104,10 @@ class ConditionalCrossAttention(nn.Module):
 
     def _split(self, values: Tensor) -> Tensor:
         return split_heads(values, self.num_heads)
+
+
+def _output(width: int) -> nn.Linear:
+    """The last projection of an attention; its bias starts at 0, those of the projections before it do not [C]."""
+    linear = nn.Linear(width, width)
+    nn.init.zeros_(linear.bias)
+    return linear
