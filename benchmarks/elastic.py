@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         status, output, seconds = train(Path(first), 0)
-        words = re.findall(r"^Ended.*$", output, re.MULTILINE)
+        words = re.findall(r"^(?:Ended|ConfigError:) .*$", output, re.MULTILINE)
         if not status:
             raise SystemExit(f"A run of which a process was killed ended well:\n{output}")
         status, output, _ = train(Path(second), 1)
