@@ -14,13 +14,14 @@ from torch import Tensor
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, Words
 from ...detr.layers.attention import Kept
-from ...detr.layers.deformable_kernel import KERNELS, triton_works
+from ...detr.layers.deformable_kernel import KERNELS
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
 from ...structures import CROSS_ATTENTION, FACTORS, SELF_ATTENTION, AttentionFactors
 from ...structures.levels import resize_tokens
 from ...structures.rows import take_rows
 from .. import divergence
+from ..attention_check import attention_kernels_work
 from ..knowledge import Knowledge
 from ..match import Match
 from ..students.base import Student, StudentOutput
@@ -166,7 +167,7 @@ def compares_without_maps(kernel: str, device: torch.device) -> bool:
     """
     if kernel == "pytorch":
         return False
-    works = device.type == "cuda" and torch.cuda.is_available() and triton_works(device)
+    works = device.type == "cuda" and torch.cuda.is_available() and attention_kernels_work(device)
     if kernel == "triton" and not works:
         raise ConfigError(
             'MODEL.DISTILL.ATTENTION_LOSS.KERNEL is "triton", whose kernels need CUDA and a Triton that works there; '
