@@ -90,6 +90,23 @@ def test_kernels_are_in_tritons_language(monkeypatch, tmp_path, heads):
     assert len(translated) == 5 and all("tt.dot" in text for _, text in translated)
 
 
+def test_memory_grows_with_queries_plus_keys(monkeypatch):
+    """What is kept for the backward pass, and all that is made on the way."""
+    pytest.importorskip("triton")
+    from detr_distill.distill import attention_fused
+
+    monkeypatch.setattr(attention_fused, "_launch", lambda kernel, grid, place, *arguments: None)
+    kept = []
+    for size in (64, 128):
+        student, teacher, kind, _ = make_case(size, 3 * size, mask="keys")
+        sides = AttentionFactors(*(x.requires_grad_() for x in student[:2]), student[2]), AttentionFactors(*teacher)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.nbytes) or x, lambda x: x):
+            attention_fused.attention_divergence(*sides, kind=kind, tiny=1e-8)
+        kept.append(sum(saved))
+    assert kept[1] == 2 * kept[0] and kept[0] < 64 * 3 * 64 * 4, "less than one map"
+
+
 def test_sides_that_do_not_fit_are_refused():
     """A kernel would read outside its tensors."""
     pytest.importorskip("triton")

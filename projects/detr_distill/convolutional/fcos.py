@@ -6,17 +6,16 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.fcos import FCOS as PythonFCOS
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils import comm
 from fvcore.nn import giou_loss
 from torch import Tensor, nn
 
 from ..config.keys import Key, declare
+from ..distributed import mean_number_over_processes, mean_over_processes
 
 GROUPS = 32
 CENTERNESS_WEIGHTS = "MODEL.FCOS.CENTERNESS_WEIGHTS"
@@ -91,11 +90,13 @@ class FCOS(PythonFCOS):
         found = torch.stack([self.box2box_transform.apply_deltas(image, everywhere) for image in deltas])
         goal = torch.stack([boxes.tensor for boxes in gt_boxes])
         weight = self.compute_ctrness_targets(anchors, gt_boxes)[positive]
-        total = weight.sum()
-        if comm.get_world_size() > 1:
-            dist.all_reduce(total)
-            total = total / comm.get_world_size()
-        return (weight * giou_loss(found[positive], goal[positive])).sum() / total.clamp(min=1)
+        total = mean_over_processes(weight.sum()).clamp(min=1)
+        return (weight * giou_loss(found[positive], goal[positive])).sum() / total
+
+    def _ema_update(self, name: str, value: float, initial_value: float, momentum: float = 0.9) -> float:
+        """The running divisor of the losses, which all processes share [C], so that one checkpoint has it."""
+        value = mean_number_over_processes(value, self.device)
+        return super()._ema_update(name, value, initial_value, momentum)
 
     @torch.no_grad()
     def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Boxes]]:

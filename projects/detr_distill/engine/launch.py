@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import shlex
@@ -22,7 +23,9 @@ from .device import choose_device
 from .faults.interruption import INTERRUPTED, end_started_processes
 from .folder.contents import keep_contents
 from .process import set_up_logs, set_up_process
-from .report import print_message_of, report_user_errors
+from .processes.torchrun import Place, first_of_each_machine_first
+from .processes.watch import watching_peers
+from .report import print_message_of, report_end, report_user_errors
 from .results import write_results
 from .run_folder import claim_run_folder, output_folder
 from .starting.check import check_start
@@ -50,6 +53,10 @@ def main(argv: list[str] | None = None) -> None:
     """Trains, or evaluates with ``--eval-only``; a user's error ends the program with status 1."""
     parser = argument_parser()
     arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
+    place = Place.from_environment()
+    if place is not None:
+        _run_with_torchrun(arguments, place)
+        return
     with report_user_errors():
         cfg = setup(arguments)
     with report_user_errors(how_to_go_on=lambda: advice(cfg, arguments)), _claimed(cfg, arguments):
@@ -132,9 +139,25 @@ def advice(cfg: CfgNode, arguments: argparse.Namespace) -> str:
 
 def _claimed(cfg: CfgNode, arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     """The first machine's process keeps the folder for all processes of its run; an evaluation keeps none."""
-    if arguments.eval_only or arguments.machine_rank > 0:
+    if arguments.eval_only or arguments.machine_rank > 0 or not comm.is_main_process():
         return contextlib.nullcontext()
     return claim_run_folder(cfg, resume=arguments.resume, overwrite=arguments.overwrite)
+
+
+def _run_with_torchrun(arguments: argparse.Namespace, place: Place) -> None:
+    """What each process does that torchrun started."""
+    with report_user_errors():
+        place.adapt(arguments)
+    with place.joined(on_gpu=arguments.num_gpus > 0):
+        with report_user_errors():
+            cfg = first_of_each_machine_first(lambda: setup(arguments))
+        going_on = functools.partial(advice, cfg, arguments)
+        with report_user_errors(how_to_go_on=going_on), contextlib.ExitStack() as claims:
+            first_of_each_machine_first(lambda: claims.enter_context(_claimed(cfg, arguments)))
+            if place.restarts and comm.is_main_process():
+                logger.warning("torchrun starts the processes anew, for the %d. time. %s", place.restarts, going_on())
+            with watching_peers(lambda words: report_end(f"{words} {going_on()}")):
+                run(cfg, arguments)
 
 
 def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
@@ -166,4 +189,5 @@ def _launch_processes(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 def _run_reporting(cfg: CfgNode, arguments: argparse.Namespace, message_file: str) -> None:
     with report_user_errors(message_file, lambda: advice(cfg, arguments)):
         import_plugins(cfg.PLUGINS)  # a process that was started anew knows the package alone
-        run(cfg, arguments)
+        with watching_peers(lambda words: report_end(f"{words} {advice(cfg, arguments)}", message_file)):
+            run(cfg, arguments)

@@ -78,6 +78,11 @@ def _quiet_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
+def report_end(words: str, message_file: str | None = None) -> None:
+    """Says why this process ends, where nothing can be raised; arguments as in :func:`report_user_errors`."""
+    _report(f"Ended: {words}".rstrip(), message_file)
+
+
 def _report(block: str, message_file: str | None) -> None:
     _write_to_log_files(block)
     if message_file is None:

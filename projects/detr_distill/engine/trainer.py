@@ -73,7 +73,8 @@ class DistillTrainer(DefaultTrainer):
         if cfg.SOLVER.CAPTURE:
             share_start(model)
         else:
-            model = create_ddp_model(model, broadcast_buffers=False)
+            on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+            model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
         self._trainer = StepTrainer(
             model,
             self.build_train_loader(cfg),

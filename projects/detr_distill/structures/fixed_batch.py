@@ -9,7 +9,8 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-from .ground_truth import GroundTruth, UnknownCounts, sum_over_ranks
+from ..distributed import mean_over_processes
+from .ground_truth import GroundTruth, UnknownCounts
 from .transfer import copy_to
 
 
@@ -47,7 +48,7 @@ class FixedBatch(list[dict]):
         for place, values in ((self.labels, truth.labels), (self.boxes, truth.boxes), (self.valid, truth.valid)):
             place[:, :count].copy_(copy_to(values, place.device))
         if comm.get_world_size() > 1:  # here, since what is captured must not talk to other processes
-            self.objects_a_rank.copy_(sum_over_ranks(self.valid.sum().float()) / comm.get_world_size())
+            self.objects_a_rank.copy_(mean_over_processes(self.valid.sum().float()))
 
     @property
     def truth(self) -> GroundTruth:

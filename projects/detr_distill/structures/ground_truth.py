@@ -12,11 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from detectron2.utils import comm
 from torch import Tensor
 
+from ..distributed import mean_over_processes
 from ..errors import DataError
 from .transfer import constant, copy_to
 
@@ -99,7 +98,7 @@ class GroundTruth:
         """Scalar: the objects of the batch, mean over the ranks, at least 1: what detection losses are divided by."""
         total = self.objects_a_rank
         if total is None:
-            total = sum_over_ranks(self.valid.sum().float()) / comm.get_world_size()
+            total = mean_over_processes(self.valid.sum().float())
         return total.clamp(min=1)
 
     def repeat(self, times: int) -> GroundTruth:
@@ -150,10 +149,3 @@ class GroundTruth:
     def count_valid(counts: list[int], rows: int) -> Tensor:
         """(B, rows) bool on the host: True for the first ``counts[b]`` rows of each image."""
         return torch.arange(rows)[None, :] < torch.tensor(counts)[:, None]
-
-
-def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of a scalar of every process; with one process the scalar itself."""
-    if comm.get_world_size() > 1:
-        dist.all_reduce(value)
-    return value

@@ -23,6 +23,8 @@ spec.loader.exec_module(module)
 torch.set_num_threads(1)
 results = {}
 for name, (values, shapes, locations, weights, upstream) in torch.load(sys.argv[2]).items():
+    if name.startswith("many_"):
+        module.MANY_QUERIES = 0  # so few queries would not take an encoder's form
     leaves = [x.requires_grad_() for x in (values, locations, weights)]
     output = module.attend_with_triton(values, shapes, locations, weights)
     results[name] = [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
@@ -30,11 +32,15 @@ torch.save(results, sys.argv[3])
 """
 
 
+MANY = ("several_blocks", "odd_sizes")  # cases that take an encoder's form, too
+
+
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory):
     """Triton's output and gradients of every case, out of one process that interprets the kernels on the CPU."""
     folder = tmp_path_factory.mktemp("triton")
-    torch.save(CASES, folder / "cases.pth")
+    many = {f"many_{name}": CASES[name] for name in MANY}  # last: what they change stays
+    torch.save({**CASES, **many}, folder / "cases.pth")
     command = [sys.executable, "-c", INTERPRET, TRITON_FILE, folder / "cases.pth", folder / "results.pth"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True)
@@ -42,9 +48,9 @@ def interpreted(tmp_path_factory):
     return torch.load(folder / "results.pth")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *(f"many_{name}" for name in MANY)])
 def test_kernels_equal_pytorch(interpreted, name):
-    expected = results_of(attend_with_pytorch, *CASES[name])
+    expected = results_of(attend_with_pytorch, *CASES[name.removeprefix("many_")])
     assert all(x.isfinite().all() for x in interpreted[name])
     assert_close(interpreted[name], expected)
     if name not in ("far_outside", "no_queries"):
@@ -94,3 +100,48 @@ def test_shapes_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match="do not fit"):
             attend_with_triton(*changed)
+
+
+def test_a_decoder_reads_its_points_at_once_and_an_encoder_one_after_the_other():
+    module = pytest.importorskip("detr_distill.detr.layers.deformable_triton")
+    queries, points, warps = module._plan(rows=2 * 300 * 8, points=4, channel_block=32)
+    assert (queries, points) == (4, 4) and queries * points * 32 == 4 * 32 * warps, "16 bytes of float32 a thread"
+    assert module._plan(rows=2 * 22_223 * 8, points=4, channel_block=32)[:2] == (16, 1)
+    assert module._plan(rows=8, points=32, channel_block=64)[:2] == (1, 32)
+
+
+def test_a_compiled_kernel_is_started_without_asking_triton_again(monkeypatch):
+    """By all that its form depends on; values that do not begin at 16 bytes take another."""
+    module = pytest.importorskip("detr_distill.detr.layers.deformable_triton")
+    asked, started = [], []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            def compile_and_start(*arguments, num_warps):
+                asked.append(grid)
+                return Compiled()
+
+            return compile_and_start
+
+    class Compiled:
+        def __getitem__(self, grid):
+            return lambda *arguments: started.append((grid, len(arguments)))
+
+    kernel = Kernel()
+    monkeypatch.setattr(module, "_compiled", {})
+    values, shapes, locations, weights, _ = make_case([(3, 4), (2, 1)], heads=2)
+    sizes = tuple(float(side) for shape in shapes for side in shape)
+
+    def launch(values, locations, weights):
+        module._launch(kernel, (values, locations, weights, torch.empty(3)), sizes, values, locations)
+
+    for _ in range(3):
+        launch(values, locations, weights)
+    assert len(asked) == 1 and len(started) == 2 and started[0] == (asked[0], 4 + 1 + 2 + 7)
+    launch(values.bfloat16(), locations, weights)
+    shifted = torch.empty(values.numel() + 1)[1:].view_as(values)
+    launch(shifted, locations, weights)
+    launch(values, locations[:, :, :, :, :1], weights[..., :1])
+    assert len(asked) == 4 and len(started) == 2
+    launch(values[:, :, :, :], locations[:, :2], weights[:, :2])
+    assert len(started) == 3, "another number of queries is no other form"

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...distributed import root_of_mean
 from .. import divergence
 
 NORM_EPSILON = 1e-5
@@ -105,7 +106,7 @@ class LevelMean:
         return torch.stack(weighted).sum() / (1.0 if self.mean == "sum" else sum(self.weights))
 
     def _root(self, value: Tensor) -> Tensor:
-        return (value + ROOT_EPSILON).sqrt() if self.root else value
+        return root_of_mean(value, ROOT_EPSILON) if self.root else value
 
 
 def masked_sum(values: Tensor, chosen: Tensor) -> Level:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, POSITIVE, Range, Words
 from ...detr.boxes import generalized_iou
+from ...distributed import shared_divisor
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
 from ...structures import DecoderOutput
@@ -135,7 +136,7 @@ class PredictionLoss(ScoredPairLoss):
     def _divisor(self, score: Tensor, weight: Tensor) -> Tensor:
         """(Ls,), at least 1, from the teacher's best probabilities and the weights of the pairs (Ls, B, M)."""
         size = score * weight if self.normalizer == "teacher_score" else weight
-        return size.sum((1, 2)).clamp(min=1)
+        return shared_divisor(size.sum((1, 2)))
 
     def _class_weight(self, knowledge: Knowledge, match: Match) -> Tensor:
         """(Ls, B, M): 1 for the pairs whose class scores are compared."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, SHARE, Words
+from ...distributed import shared_divisor
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
 from ...structures.levels import from_maps, memory_maps, resize_tokens
@@ -116,7 +117,7 @@ class TargetAwareLoss(DistillLoss):
             if student.memory is not None and student.memory.mask is not None:
                 weights = weights.masked_fill(student.memory.mask, 0)
             errors = (student_tokens.float() - teacher_tokens).square().mean(-1)
-            value = (errors * weights).sum() / weights.sum().clamp(min=1)
+            value = (errors * weights).sum() / shared_divisor(weights.sum())
             losses = {"loss_distill_target_aware": self.weight * value}
             if self.projection == "learned":
                 boxes = pairs.take_target(truth.boxes.unsqueeze(0))[0]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...detr.boxes import intersection_over_union
+from ...distributed import shared_divisor
 from ...structures import DecoderOutput, GroundTruth, Memory, Pairs
 from ...structures.levels import axis_positions
 
@@ -61,7 +62,7 @@ def mask_loss(logits: Tensor, boxes: Tensor, quality: Tensor, memory: Memory) ->
     else:
         visible = (~memory.mask).unsqueeze(1)
         per_query = (values * visible).sum(-1) / visible.sum(-1)
-    return (per_query * quality).sum() / quality.sum().clamp(min=1)
+    return (per_query * quality).sum() / shared_divisor(quality.sum())
 
 
 def touched_cells(memory: Memory, boxes: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import errno
 import re
 
 import torch
+from torch.distributed import DistError
 from torch.multiprocessing import ProcessExitedException
 
 from ...checkpoint.writing import explain_unwritable
@@ -15,6 +16,7 @@ from ...errors import ConfigError, DataError, DetrDistillError, OutputError
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _OPEN_FILES = re.compile(r"too many open files", re.IGNORECASE)
 _SHARED_MEMORY = re.compile(r"bus error|shared memory ?\(shm\)|(file|object) </torch_", re.IGNORECASE)
+_PEER_GONE = re.compile(r"connection (closed|reset|refused)|remote process exited|broken pipe", re.IGNORECASE)
 _LOADER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 
 
@@ -34,7 +36,7 @@ def in_words(error: BaseException) -> DetrDistillError | None:
         )
     if not isinstance(error, RuntimeError | OSError):
         return None
-    return _disk_fault(error) or _loader_fault(str(error))
+    return _disk_fault(error) or _loader_fault(str(error)) or _peer_fault(error)
 
 
 def _disk_fault(error: BaseException | None) -> OutputError | None:
@@ -60,3 +62,13 @@ def _loader_fault(text: str) -> DataError | None:
             "DATALOADER.NUM_WORKERS or SOLVER.IMS_PER_BATCH."
         )
     return None
+
+
+def _peer_fault(error: BaseException) -> ConfigError | None:
+    """Of an exchange between processes, which raises whatever the network said."""
+    if not isinstance(error, DistError) and not _PEER_GONE.search(str(error)):
+        return None
+    return ConfigError(
+        f"Another training process is gone, or cannot be reached ({str(error).strip().splitlines()[0][:200]}). Its own "
+        "message, where it had time for one, says why; one that was killed leaves none."
+    )
