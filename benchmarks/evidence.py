@@ -157,9 +157,11 @@ INTRODUCTION = """
 Is a distilled student better than one that trained longer? Written by `benchmarks/photos.py` from
 `benchmarks/results/photos.csv` (each run) and `photos_gains.csv` (each gain), on test images that chose no setting.
 
-- **Students**: a two-stage Deformable DETR with a small backbone from scratch, images of 192 pixels on the short side
-  (`configs/photos/`); on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet
-  weights; on digits the shipped one.
+- **Students**: a two-stage Deformable DETR with a small backbone from scratch on images of 144 pixels on the short
+  side, small enough for one CPU core (`configs/photos/`), the learning rate the best of three for the plain student on
+  validation images; on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet
+  weights, trained on 192 pixels, which is also what it saw for the file of predictions; in the step it sees the
+  student's images. On digits the shipped one.
 - **From the file**: the teacher has predicted once (`tools/predict.py`) and is not run in the step. D3ETR's part that a
   file can give is its adaptive matching and prediction loss, which is the row "from the file"; DETRDistill's is its
   logits.

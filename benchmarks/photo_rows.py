@@ -73,12 +73,12 @@ FEW_LABELS = (
     Row(PLAIN, control=True),
     Row(OWNED, "unlabeled", "file"),
     Row(LABELS_TIME, lasts=OWNED, control=True),
-    Row(OWNED_BOXES, teacher="boxes", control=True),
     Row(SELF, "self_training", lasts=OWNED, control=True, goes_on=True),
+    Row(OWNED_BOXES, teacher="boxes", control=True),
     Row(FEW, "unlabeled", "file", few=True),
     Row(FEW_BOXES, teacher="boxes", few=True, control=True),
 )
-HEAD = ALL_LABELS[:5]  # what comes before everything else
+FIRST = (*ALL_LABELS[:5], *FEW_LABELS[:5])  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
 
 
