@@ -15,6 +15,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from advice import advice_page, describe_gain
 from evidence_tables import TEACHER_ROW
 from photo_rows import FEW, OWNED, PLAIN, SELF
 
@@ -30,7 +31,7 @@ def write_pages(results: Path, docs: Path) -> None:
     tables = read_runs(results / RUNS_FILE)
     gains = list(csv.DictReader((results / GAINS_FILE).open()))
     (docs / "evidence.md").write_text(evidence_page(tables, gains))
-    (docs / "when-to-distil.md").write_text(advice_page(gains))
+    (docs / "when-to-distil.md").write_text(advice_page([(gain, where(gain)) for gain in gains]))
     plot_time(tables, docs / "images" / "evidence_time.png")
     plot_labels(tables, docs / "images" / "evidence_labels.png")
 
@@ -80,25 +81,9 @@ def evidence_page(tables: dict[tuple[str, float], Rows], gains: list[dict]) -> s
     return "\n".join(found)
 
 
-def describe_gain(gain: dict) -> str:
-    """Difference in AP with its interval, and the rival."""
-    return (
-        f"{float(gain['AP']):+.1f} [{float(gain['AP_low']):+.1f}, {float(gain['AP_high']):+.1f}] over {gain['rival']}"
-    )
-
-
-def advice_page(gains: list[dict]) -> str:
-    """docs/when-to-distil.md: what each gain says, gains first, then what could not be told apart, then losses."""
-    groups: dict[str, list[str]] = {"It paid": [], "Not told apart": [], "It cost": []}
-    for gain in sorted(gains, key=lambda found: -float(found["AP"])):
-        low, high = float(gain["AP_low"]), float(gain["AP_high"])
-        where = title(gain["set"], float(gain["labels"]))
-        kind = "It paid" if low > 0 else "It cost" if high < 0 else "Not told apart"
-        groups[kind].append(f"- {where}: **{gain['row']}**, {describe_gain(gain)}.")
-    found = [ADVICE.strip(), ""]
-    for kind, sentences in groups.items():
-        found += [f"## {kind}", "", *(sentences or ["- Nothing."]), ""]
-    return "\n".join(found)
+def where(gain: dict) -> str:
+    """The title of a gain's table."""
+    return title(gain["set"], float(gain["labels"]))
 
 
 def plot_time(tables: dict[tuple[str, float], Rows], file: Path) -> None:
@@ -173,14 +158,6 @@ Is a distilled student better than one that trained longer? Written by `benchmar
   else running; seconds are those of the whole training alone on one device, `device` in the CSV: one thread of a CPU,
   or a GPU. Runs beside each other give no seconds.
 - A start from the teacher copies encoder, decoder, queries and heads; the backbones differ.
-"""
-
-ADVICE = """
-# When to distil
-
-Each sentence is a row of [evidence.md](evidence.md): the gain in AP over the best control that takes no longer, with
-its 95 % interval. A control may use the teacher too, by its hard boxes or its parts, where the row does. Written by
-`benchmarks/photos.py` from `benchmarks/results/photos_gains.csv`.
 """
 
 
