@@ -58,4 +58,5 @@ def _sentences(gains: Sequence[tuple[dict, str]], rows: Iterable[str]) -> Iterab
     """One for each gain of these rows, the largest first."""
     chosen = [(gain, title) for gain, title in gains if gain["row"] in rows]
     for gain, title in sorted(chosen, key=lambda entry: -float(entry[0]["AP"])):
-        yield f"- {title}: *{gain['row']}* **{verdict(gain)}**: {describe_gain(gain)} ({gain['seeds']} seeds)."
+        seeds = "1 seed" if int(gain["seeds"]) == 1 else f"{gain['seeds']} seeds"
+        yield f"- {title}: *{gain['row']}* **{verdict(gain)}**: {describe_gain(gain)} ({seeds})."

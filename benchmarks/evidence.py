@@ -10,18 +10,20 @@ import csv
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from advice import advice_page, describe_gain
-from evidence_tables import TEACHER_ROW
-from photo_rows import FEW, OWNED, PLAIN, SELF
+from photo_rows import ALL_LABELS, FEW, OWNED, PLAIN, SELF, TEACHER_ROW
 
 RUNS_FILE, GAINS_FILE = "photos.csv", "photos_gains.csv"
 METRICS = ("AP", "AP50", "AP75")
 TITLES = {"bccd": "Blood cells (BCCD)", "cards": "Playing cards", "digits": "Digits"}
+CONTROLS = {row.name for row in ALL_LABELS if row.control}
+COLOURS = plt.get_cmap("tab20")
 CURVE = (PLAIN, SELF, FEW, OWNED)
 Rows = dict[str, list[dict]]
 
@@ -87,15 +89,15 @@ def where(gain: dict) -> str:
 
 
 def plot_time(tables: dict[tuple[str, float], Rows], file: Path) -> None:
-    """A panel for each set with all labels: AP of each row over its time in plain steps."""
+    """A panel for each set with all labels: AP of each row over its time in plain steps; controls are hollow."""
     full = {name: rows for (name, share), rows in tables.items() if share == 1}
-    panels = make_panels(len(full))
-    for panel, (name, rows) in zip(panels, full.items(), strict=True):
-        for row, runs in rows.items():
-            if row != TEACHER_ROW:
-                panel.plot(float(runs[0]["steps"]), statistics.mean(numbers(runs, "AP")), "o", label=row)
-        panel.set(title=TITLES[name], xlabel="time in plain steps", ylabel="AP")
-        panel.legend(fontsize=6)
+    for panel, (name, rows) in zip(make_panels(len(full)), full.items(), strict=True):
+        names = [row for row in rows if row != TEACHER_ROW]
+        for number, row in enumerate(names):
+            runs, colour = rows[row], COLOURS(number % COLOURS.N)
+            point = float(runs[0]["steps"]), statistics.mean(numbers(runs, "AP"))
+            panel.plot(*point, "o", label=row, color=colour, fillstyle="none" if row in CONTROLS else "full")
+        label(panel, TITLES[name], "time in plain steps")
     save(file)
 
 
@@ -104,29 +106,26 @@ def plot_labels(tables: dict[tuple[str, float], Rows], file: Path) -> None:
     sets = list(dict.fromkeys(name for name, share in tables if share < 1))
     for panel, name in zip(make_panels(len(sets)), sets, strict=True):
         for row in CURVE:
-            points = sorted(
-                (share, runs)
-                for (which, share), rows in tables.items()
-                if which == name
-                for runs in [rows.get(row)]
-                if runs
-            )
-            panel.plot(
-                [100 * share for share, _ in points],
-                [statistics.mean(numbers(r, "AP")) for _, r in points],
-                "o-",
-                label=row,
-            )
-        panel.set(title=TITLES[name], xlabel="% of the labels", ylabel="AP", xscale="log")
-        panel.legend(fontsize=6)
+            known = [(share, rows[row]) for (which, share), rows in tables.items() if which == name and row in rows]
+            points = sorted((100 * share, statistics.mean(numbers(runs, "AP"))) for share, runs in known)
+            panel.plot(*zip(*points, strict=True), "o-", label=row)
+        panel.set_xscale("log")
+        label(panel, TITLES[name], "% of the labels")
     save(file)
 
 
 def make_panels(count: int) -> list:
-    _, panels = plt.subplots(1, max(count, 1), figsize=(5 * max(count, 1), 4), squeeze=False, constrained_layout=True)
-    for panel in panels[0]:
-        panel.grid(alpha=0.3)
+    """Axes in one row, with room for a legend beside each."""
+    size = (9 * max(count, 1), 4)
+    _, panels = plt.subplots(1, max(count, 1), figsize=size, squeeze=False, constrained_layout=True)
     return list(panels[0])[:count]
+
+
+def label(panel: Any, title: str, axis: str) -> None:
+    """Title, axes and a legend beside the panel."""
+    panel.set(title=title, xlabel=axis, ylabel="AP")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def save(file: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLAIN, FILE = "plain", "from the file"
+TEACHER_ROW = "teacher"
 FILE_START, PLAIN_START = "from the file, started from the teacher", "plain, started from the teacher"
 D3ETR, DETRDISTILL = "D3ETR, teacher in every step", "DETRDistill, teacher in every step"
 SAME_TIME = "plain, for the time of 'from the file'"
