@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    advice,
     evidence,
     evidence_tables,
     paired,
@@ -228,3 +229,25 @@ def test_a_teacher_is_not_trained_without_its_weights(miniature):
     collection, places = miniature
     with pytest.raises(ConfigError, match="--imagenet is not given"):
         photo_runs.make_teacher(collection, 0.5, dataclasses.replace(places, imagenet=""))
+
+
+def test_every_row_that_distils_has_a_situation():
+    rows = [row for table in (photo_rows.ALL_LABELS, photo_rows.FEW_LABELS) for row in table if not row.control]
+    named = [name for names in advice.SITUATIONS.values() for name in names]
+    assert sorted(named) == sorted(row.name for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.1, 2.0, "pays"), (-2.0, -0.1, "costs"), (-1.0, 1.0, "no difference")]
+)
+def test_a_verdict_follows_from_the_interval(low, high, word):
+    gain = {
+        "row": photo_rows.FILE,
+        "rival": "plain",
+        "seeds": 3,
+        "AP": (low + high) / 2,
+        "AP_low": low,
+        "AP_high": high,
+    }
+    page = advice.advice_page([(gain, "Blood cells")])
+    assert word in page and f"[{low:+.1f}, {high:+.1f}] over plain" in page and page.count("##") == 1
