@@ -52,6 +52,7 @@ class Method:
 METHODS = {
     "d3etr": Method("d3etr/conditional_r101_r50", 640),
     "detrdistill": Method("detrdistill/conditional_r101_r50", 640),
+    "detrdistill_deformable": Method("detrdistill/deformable_r101_r50", 640),
     "lgd_retinanet": Method("lgd/retinanet_r50", 256, threads=1, rounds=15),
     "lgd_retinanet_light": Method("lgd/retinanet_r50_light", 256, threads=1, rounds=15),
     "lgd_faster_rcnn": Method("lgd/faster_rcnn_r50", 256, threads=1),

@@ -100,7 +100,7 @@ class StepTrainer(SimpleTrainer):
             seed_step(self.seed, comm.get_rank(), self.iter, index + 1)
             with self._synchronize_gradients(index == len(micro_batches) - 1):
                 losses = self._forward(batch)
-                total = torch.as_tensor(sum(losses.values())) / self.accumulate
+                total = add_up(losses) / self.accumulate
                 self.precision.scaler.scale(total).backward()
             for key, value in losses.items():
                 share = value.detach().float() / self.accumulate
@@ -144,3 +144,8 @@ class StepTrainer(SimpleTrainer):
         if distilled and total:
             storage.put_scalar(DISTILLED_SHARE, sum(distilled) / total)
         storage.put_scalars(**{**metrics.mean, "total_loss": total, "data_time": metrics.data_seconds})
+
+
+def add_up(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of scalar losses, in float32: two operators however many there are, and two in the backward pass."""
+    return torch.stack([value.float().reshape(()) for value in losses.values()]).sum()
