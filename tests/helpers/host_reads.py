@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch.autograd.profiler import profile
-from torch.autograd.profiler_util import FunctionEvent
 from torch.overrides import TorchFunctionMode
 
 # What the profiler calls the reads that torch makes for itself, also inside other functions: a number, a truth value or
@@ -41,15 +40,5 @@ def host_reads() -> Iterator[list[str]]:
         yield found
     for event in events.function_events:
         name = event.name.removeprefix("aten::")
-        if name in READS and not _is_known(event):
+        if name in READS:
             found.append(name)
-
-
-def _is_known(event: FunctionEvent) -> bool:
-    """Whether a read is made by the gradient of ``Tensor.prod``, which counts zeros.
-
-    The areas of boxes in the losses are such products; the step waits for these reads in its backward pass.
-    """
-    while event is not None and not event.name.startswith("ProdBackward"):
-        event = event.cpu_parent
-    return event is not None

@@ -165,7 +165,9 @@ class DistillDetector(nn.Module):
         if self.balance is not None:
             losses = self.balance(losses, others, iteration)
         factor = self.schedule.factor(iteration)
-        return {**own, **{name: factor * value for name, value in losses.items()}}
+        if factor != 1:
+            losses = {name: factor * value for name, value in losses.items()}
+        return {**own, **losses}
 
 
 def _add(matchings: Matchings, cost: Cost | None) -> Matching | None:

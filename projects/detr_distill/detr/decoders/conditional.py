@@ -92,8 +92,8 @@ class ConditionalDecoder(Decoder):
             # The first layer has no content yet that could modulate the embedding.
             sine = embedding if index == 0 else embedding * self.scale_head(content)
             content, self_maps, cross_map = layer(content, position, sine, layout, memory, capture)
-            record.add(self.norm(content), self_maps, cross_map)
-        hidden = torch.stack(record.hidden)
+            record.add(content, self_maps, cross_map)
+        hidden = self.norm(torch.stack(record.hidden))
         offsets = self.heads.box_head(hidden).float()
         centre = offsets[..., :2] + inverse_sigmoid(reference, self.epsilon)
         boxes = torch.cat([centre, offsets[..., 2:]], dim=-1).sigmoid()

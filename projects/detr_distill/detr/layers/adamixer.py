@@ -78,8 +78,14 @@ def log_intersection(positions: Tensor) -> Tensor:
     corners = to_corners(torch.cat([positions[..., :2], sizes], dim=-1))
     first, second = corners.unsqueeze(-2), corners.unsqueeze(-3)
     low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
-    overlap = (high - low).clamp(min=0).prod(-1)
-    return (overlap / sizes.prod(-1).clamp(min=1e-6).unsqueeze(-1) + 1e-7).log()
+    overlap, areas = _area((high - low).clamp(min=0)), _area(sizes)
+    return (overlap / areas.clamp(min=1e-6).unsqueeze(-1) + 1e-7).log()
+
+
+def _area(sides: Tensor) -> Tensor:
+    """Width times height; the gradient of ``Tensor.prod`` would read the device."""
+    width, height = sides.unbind(-1)
+    return width * height
 
 
 class AdaptiveSampling(nn.Module):

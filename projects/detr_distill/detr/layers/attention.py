@@ -188,7 +188,7 @@ def attend_within_groups(
         outputs.append(output)
         if attention is not None:
             maps.append(attention[..., :size])
-    return torch.cat(outputs, dim=1), tuple(maps) if capture else None
+    return _join(outputs, dim=1), tuple(maps) if capture else None
 
 
 def _join(parts: list[Tensor], dim: int) -> Tensor:
