@@ -12,6 +12,11 @@ from torch import Tensor
 Value = TypeVar("Value", Tensor, tuple[Tensor, ...])
 
 
+def is_graph() -> bool:
+    """Whether the code that runs is being traced, compiled or exported."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def made_once(make: Callable[..., Value]) -> Callable[..., Value]:
     """Decorates a function of plain arguments, of which one is the device, whose tensors nobody changes.
 
@@ -22,7 +27,7 @@ def made_once(make: Callable[..., Value]) -> Callable[..., Value]:
 
     @functools.wraps(make)
     def find(*arguments: object) -> Value:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_graph():
             return make(*arguments)
         # A tensor made in inference mode could not be used in a step that learns.
         with torch.inference_mode(False), torch.no_grad():

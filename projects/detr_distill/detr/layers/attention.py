@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...structures.constants import is_graph
+from . import cpu_operators
 from .feed_forward import drop
 
 # The self-attention map of each query group (B, H, Q, Q); None unless captured.
@@ -38,7 +40,8 @@ def attend(
     """Scaled dot-product attention on split heads.
 
     The attention map is what dropout is applied *to*, so every row of a captured map adds up to 1 in training mode too.
-    Without ``capture`` torch's fused kernel runs and no map exists; but torch has none with dropout on a CPU.
+    Without ``capture`` torch's fused kernel runs and no map exists; but torch has none on a CPU with dropout, or where
+    values are wider or narrower than keys: there it is an operator of our own.
 
     Args:
         query: (B, H, Q, e). key: (B, H, S, e). value: (B, H, S, v).
@@ -50,7 +53,13 @@ def attend(
     Returns:
         (B, Q, H * v), and the map (B, H, Q, S) in float32 or None.
     """
-    if capture or (dropout and query.device.type == "cpu"):
+    if query.device.type == "cpu" and not is_graph() and (capture or dropout or query.shape[-1] != value.shape[-1]):
+        if torch.is_autocast_enabled("cpu"):
+            kind = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(kind), key.to(kind), value.to(kind)
+        output, attention, _ = cpu_operators.attend(query, key, value, mask, bias, dropout)
+        return output, attention if capture else None
+    if capture:
         # Scaled before the product, which float16 could overflow.
         scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()
         if bias is not None:

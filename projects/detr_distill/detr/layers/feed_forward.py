@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...structures.constants import is_graph
+from . import cpu_operators
 from .module_list import ModuleList
 
 
 def drop(values: Tensor, probability: float) -> Tensor:
-    """Dropout of a large tensor.
-
-    torch draws one number an entry on one CPU thread, which takes longer than the attention itself. Sixteen random bits
-    decide as well: the probability is met to 1 / 65,536.
-    """
-    if values.device.type != "cpu" or values.numel() % 4:
-        return F.dropout(values, probability)
-    bits = torch.empty(values.numel() // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    keep = bits.view(values.shape) >= round(probability * 2**16) - 2**15
-    return values * keep.to(values.dtype).mul_(1 / (1 - probability))
+    """Dropout of a large tensor as one operator."""
+    if values.device.type == "cpu" and not is_graph():
+        return cpu_operators.drop(values, probability)[0]
+    return F.dropout(values, probability)
 
 
 class Dropout(nn.Dropout):
