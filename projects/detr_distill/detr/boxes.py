@@ -39,7 +39,7 @@ def inverse_sigmoid(values: Tensor, epsilon: float = EPSILON) -> Tensor:
 
 
 def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
-    """IoU of boxes whose shapes broadcast, (..., 4) each to (...) in [0, 1], without gradient; 0 for boxes of no area."""
+    """IoU of boxes whose shapes broadcast, (..., 4) each to (...) in [0, 1], without gradient; 0 for no area."""
     parts = _compare(first.detach(), second.detach())
     return parts.overlap / (parts.union + torch.finfo(first.dtype).eps)
 
@@ -116,13 +116,15 @@ class _GeneralizedIou(torch.autograd.Function):
         )
         hull = hull_sides.clamp_(min=0).prod(-1)
         covered, around = parts.union + epsilon, hull + epsilon
-        ctx.save_for_backward(*parts.first, *parts.second, parts.shared.size, hull_sides, parts.overlap, covered, around)
+        ctx.save_for_backward(
+            *parts.first, *parts.second, parts.shared.size, hull_sides, parts.overlap, covered, around
+        )
         ctx.shapes = first.shape, second.shape
         return parts.overlap / covered - (hull - parts.union) / around
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         *corners, shared, hull, overlap, covered, around = ctx.saved_tensors
         first, second = _Sides(*corners[:3]), _Sides(*corners[3:])
         # The value is overlap / covered + covered / around - 1; areas of the boxes count in ``covered``.

@@ -25,10 +25,12 @@ def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: in
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // divisibility) * divisibility for side in zip(*sizes, strict=True))
-    padded = [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) if x.shape[-2:] != (height, width) else x for x in images]
-    batch = (torch.stack(padded) - mean) / std
     mask = None
-    if any(size != (height, width) for size in sizes):
+    is_padded = any(size != (height, width) for size in sizes)
+    if is_padded:
+        images = [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]
+    batch = (torch.stack(images) - mean) / std
+    if is_padded:
         limits = torch.tensor(sizes, device=mean.device)
         below = torch.arange(height, device=mean.device)[None, :, None] >= limits[:, 0, None, None]
         right = torch.arange(width, device=mean.device)[None, None, :] >= limits[:, 1, None, None]

@@ -99,7 +99,7 @@ def _attend_backward(
     of_scores = torch._softmax_backward_data(of_map, attention, -1, torch.float32)
     product, scale = of_scores.to(query.dtype), math.sqrt(query.shape[-1])
     of_query, of_key = product @ key / scale, product.transpose(-2, -1) @ (query / scale)
-    return (*(_heads_last(x) for x in (of_query, of_key, of_value)), of_scores)
+    return _heads_last(of_query), _heads_last(of_key), _heads_last(of_value), of_scores
 
 
 def _heads_last(values: Tensor) -> Tensor:
@@ -119,9 +119,7 @@ def _differentiate_attention(ctx: Any, of_output: Tensor | None, of_attention: T
     query, key, value, attention, kept = ctx.saved_tensors
     if of_output is None:
         of_output = value.new_zeros(query.shape[0], query.shape[2], value.shape[1] * value.shape[3])
-    *gradients, of_scores = _attend_backward(
-        of_output, of_attention, query, key, value, attention, kept, ctx.dropout
-    )
+    *gradients, of_scores = _attend_backward(of_output, of_attention, query, key, value, attention, kept, ctx.dropout)
     of_bias = of_scores.sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[4] else None
     return (*gradients, None, of_bias, None)
 
