@@ -49,7 +49,8 @@ def test_maps_and_gradients_are_those_of_the_layers_one_by_one(norm):
         assert torch.allclose(found[name], values, rtol=1e-4, atol=1e-4 * values.abs().max().item()), name
     for name, gradient in expected_gradients.items():
         assert torch.allclose(gradients[name], gradient, rtol=1e-3, atol=1e-3 * gradient.abs().max().item()), name
-        assert gradients[name].stride() == network.get_parameter(name).stride(), "the optimizer would have to copy"
+        if norm == "FrozenBN":
+            assert gradients[name].stride() == network.get_parameter(name).stride(), "the optimizer would have to copy"
 
 
 def test_convolutions_take_their_activation_along_where_nothing_is_differentiated(monkeypatch):
@@ -81,5 +82,6 @@ def test_autocast_computes_in_its_type_and_parameters_learn_in_their_own():
 def test_what_is_exported_keeps_its_layers():
     network = narrow_resnet().eval()
     with torch.no_grad():
-        traced = torch.jit.trace(lambda images: network(images)["res5"], IMAGES, check_trace=False)
-        assert torch.equal(traced(IMAGES), ResNet.forward(network, IMAGES)["res5"])
+        traced = torch.jit.trace(network, IMAGES, check_trace=False, strict=False)
+        assert torch.equal(traced(IMAGES)["res5"], ResNet.forward(network, IMAGES)["res5"])
+    assert "batch_norm" in str(traced.inlined_graph)
