@@ -30,6 +30,7 @@ def _keep_dropped(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> Non
     ctx.save_for_backward(output[1])
     ctx.probability = inputs[1]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
 drop.register_autograd(

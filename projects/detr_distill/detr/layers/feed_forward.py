@@ -6,7 +6,9 @@ Letters: B images, N tokens or queries, E width.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,6 +30,13 @@ class Dropout(nn.Dropout):
     def forward(self, values: Tensor) -> Tensor:
         """The values, some of them dropped in training."""
         return drop(values, self.p) if self.training and self.p else values
+
+
+def project_together(values: Tensor, linears: Iterable[nn.Linear]) -> tuple[Tensor, ...]:
+    """What several linear layers make of the same values (..., E), in one product."""
+    parts = list(linears)
+    weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+    return F.linear(values, weight, bias).split([part.out_features for part in parts], dim=-1)
 
 
 class FeedForward(nn.Module):
