@@ -57,8 +57,8 @@ def attend(
         if torch.is_autocast_enabled("cpu"):
             kind = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(kind), key.to(kind), value.to(kind)
-        output, attention, _ = cpu_operators.attend(query, key, value, mask, bias, dropout)
-        return output, attention if capture else None
+        output, kept_map = cpu_operators.attend(query, key, value, mask, bias, dropout)
+        return output, kept_map if capture else None
     if capture:
         # Scaled before the product, which float16 could overflow.
         scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()

@@ -12,31 +12,64 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# torch's lowest interface: its decorators for operators would load torch's compiler.
+_OPERATORS = torch.library.Library("detr_distill", "DEF")
 
 
-@torch.library.custom_op("detr_distill::drop", mutates_args=(), device_types="cpu")
-def drop(values: Tensor, probability: float) -> tuple[Tensor, Tensor]:
-    """The values, some of them zero and the others scaled up, and which of them are kept (bool)."""
+def drop(values: Tensor, probability: float) -> Tensor:
+    """The values, some of them zero and the others scaled up."""
+    return _Drop.apply(values, probability)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Attention; arguments as in :func:`detr_distill.detr.layers.attention.attend`, all of one type.
+
+    Returns:
+        (B, Q, H * v), and the map (B, H, Q, S) in float32.
+    """
+    return _Attend.apply(query, key, value, mask, bias, dropout)
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, probability: float) -> Tensor:
+        dropped, kept = torch.ops.detr_distill.drop(values, probability)
+        ctx.save_for_backward(kept)
+        ctx.probability = probability
+        return dropped
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return torch.ops.detr_distill.drop_backward(gradient, *ctx.saved_tensors, ctx.probability), None
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, dropout: float
+    ) -> tuple[Tensor, Tensor]:
+        output, attention, kept = torch.ops.detr_distill.attend(query, key, value, mask, bias, dropout)
+        ctx.save_for_backward(query, key, value, attention, kept)
+        ctx.dropout, ctx.bias_shape = dropout, None if bias is None else bias.shape
+        ctx.set_materialize_grads(False)
+        return output, attention
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_output: Tensor | None, of_map: Tensor | None) -> tuple[Tensor | None, ...]:
+        operator = torch.ops.detr_distill.attend_backward
+        *gradients, of_scores = operator(of_output, of_map, *ctx.saved_tensors, ctx.dropout)
+        return (*gradients, None, of_scores.sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[4] else None, None)
+
+
+def _drop(values: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     kept = _draw(values, probability)
     return _scale(values, kept, probability), kept
-
-
-@torch.library.custom_op("detr_distill::drop_backward", mutates_args=(), device_types="cpu")
-def _drop_backward(gradient: Tensor, kept: Tensor, probability: float) -> Tensor:
-    return _scale(gradient, kept, probability)
-
-
-def _keep_dropped(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.probability = inputs[1]
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-drop.register_autograd(
-    lambda ctx, gradient, _: (_drop_backward(gradient, *ctx.saved_tensors, ctx.probability), None),
-    setup_context=_keep_dropped,
-)
 
 
 def _draw(values: Tensor, probability: float) -> Tensor:
@@ -55,15 +88,9 @@ def _scale(values: Tensor, kept: Tensor, probability: float) -> Tensor:
     return values * kept.to(values.dtype).mul_(1 / (1 - probability))
 
 
-@torch.library.custom_op("detr_distill::attend", mutates_args=(), device_types="cpu")
-def attend(
+def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention; arguments as in :func:`detr_distill.detr.layers.attention.attend`, all of one type.
-
-    Returns:
-        (B, Q, H * v); the map (B, H, Q, S), float32; which of its entries dropout kept, bool, empty without dropout.
-    """
     with torch.autocast("cpu", enabled=False):
         # Scaled before the product, which float16 could overflow.
         scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()
@@ -78,10 +105,9 @@ def attend(
     return output.transpose(1, 2).flatten(2), attention, kept
 
 
-@torch.library.custom_op("detr_distill::attend_backward", mutates_args=(), device_types="cpu")
 def _attend_backward(
-    of_output: Tensor,
-    of_attention: Tensor | None,
+    of_output: Tensor | None,
+    of_map: Tensor | None,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -90,14 +116,15 @@ def _attend_backward(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, and of the scores (B, H, Q, S)."""
-    of_output = of_output.unflatten(2, (value.shape[1], -1)).transpose(1, 2)
-    dropped = _scale(attention, kept, dropout) if dropout else attention
-    of_value = dropped.to(value.dtype).transpose(-2, -1) @ of_output
-    of_map = (of_output @ value.transpose(-2, -1)).float()
-    of_map = _scale(of_map, kept, dropout) if dropout else of_map
-    if of_attention is not None:
-        of_map = of_map + of_attention
-    of_scores = torch._softmax_backward_data(of_map, attention, -1, torch.float32)
+    of_value, slopes = torch.zeros_like(value), torch.zeros_like(attention) if of_map is None else of_map
+    if of_output is not None:
+        of_output = of_output.unflatten(2, (value.shape[1], -1)).transpose(1, 2)
+        dropped = _scale(attention, kept, dropout) if dropout else attention
+        of_value = dropped.to(value.dtype).transpose(-2, -1) @ of_output
+        of_dropped = (of_output @ value.transpose(-2, -1)).float()
+        of_dropped = _scale(of_dropped, kept, dropout) if dropout else of_dropped
+        slopes = of_dropped if of_map is None else of_dropped + of_map
+    of_scores = torch._softmax_backward_data(slopes, attention, -1, torch.float32)
     product, scale = of_scores.to(query.dtype), math.sqrt(query.shape[-1])
     of_query, of_key = product @ key / scale, product.transpose(-2, -1) @ (query / scale)
     return _heads_last(of_query), _heads_last(of_key), _heads_last(of_value), of_scores
@@ -108,21 +135,13 @@ def _heads_last(values: Tensor) -> Tensor:
     return values.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def _keep_attention(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    query, key, value, _, bias, ctx.dropout = inputs
-    ctx.save_for_backward(query, key, value, *output[1:])
-    ctx.bias_shape = None if bias is None else bias.shape
-    ctx.mark_non_differentiable(output[2])
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate_attention(ctx: Any, of_output: Tensor | None, of_attention: Tensor | None, _: None) -> tuple:
-    query, key, value, attention, kept = ctx.saved_tensors
-    if of_output is None:
-        of_output = value.new_zeros(query.shape[0], query.shape[2], value.shape[1] * value.shape[3])
-    *gradients, of_scores = _attend_backward(of_output, of_attention, query, key, value, attention, kept, ctx.dropout)
-    of_bias = of_scores.sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[4] else None
-    return (*gradients, None, of_bias, None)
-
-
-attend.register_autograd(_differentiate_attention, setup_context=_keep_attention)
+for _schema, _function in {
+    "drop(Tensor values, float probability) -> (Tensor, Tensor)": _drop,
+    "drop_backward(Tensor gradient, Tensor kept, float probability) -> Tensor": _scale,
+    "attend(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? bias, float dropout) "
+    "-> (Tensor, Tensor, Tensor)": _attend,
+    "attend_backward(Tensor? of_output, Tensor? of_map, Tensor query, Tensor key, Tensor value, Tensor attention, "
+    "Tensor kept, float dropout) -> (Tensor, Tensor, Tensor, Tensor)": _attend_backward,
+}.items():
+    _OPERATORS.define(_schema)
+    _OPERATORS.impl(_schema.partition("(")[0], _function, "CPU")

@@ -20,7 +20,7 @@ from .module_list import ModuleList
 def drop(values: Tensor, probability: float) -> Tensor:
     """Dropout of a large tensor as one operator."""
     if values.device.type == "cpu" and not is_graph():
-        return cpu_operators.drop(values, probability)[0]
+        return cpu_operators.drop(values, probability)
     return F.dropout(values, probability)
 
 
