@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from rich.console import Console
 from rich.table import Table
-from study import METRICS, Run, Study, settings_key
+from study import METRICS, TEST_SET, Run, Study, settings_key
 
 
 def detectors() -> dict[str, CfgNode]:
@@ -42,7 +42,7 @@ def main() -> None:
         rows[file] = {"iterations": cfg.SOLVER.MAX_ITER, "parameters": parameters, **run}
     study.save({"threads": 1, "rows": rows})
 
-    table = Table("configuration", "iterations", "parameters", *METRICS, "CPU seconds", title="digits_val, seed 1")
+    table = Table("configuration", "iterations", "parameters", *METRICS, "CPU seconds", title=f"{TEST_SET}, seed 1")
     for file, row in rows.items():
         scores = [f"{row[key]:.1f}" for key in METRICS]
         table.add_row(

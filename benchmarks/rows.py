@@ -6,7 +6,7 @@ import statistics
 
 from rich.console import Console
 from rich.table import Table
-from study import METRICS, Run, Study, settings_key, summary
+from study import METRICS, TEST_SET, Run, Study, settings_key, summary
 
 Rows = dict[str, dict[str, list[dict]]]
 
@@ -31,7 +31,7 @@ def complete_rows(study: Study, wanted: dict[tuple[str, str, int], Run]) -> Rows
 
 def print_rows(rows: Rows) -> None:
     """Mean and standard deviation over seeds, the gain in AP over the detector's first row, and the median CPU time."""
-    table = Table("detector", "row", *METRICS, "gain", "CPU seconds", title="digits_val")
+    table = Table("detector", "row", *METRICS, "gain", "CPU seconds", title=TEST_SET)
     for detector, found in rows.items():
         first = summary(next(iter(found.values())))["AP"][0]
         for name, runs in found.items():

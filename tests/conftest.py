@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import detr_distill.engine  # noqa: F401  (a configuration that a module makes when it is imported has all keys)
+
 import pytest
 import torch
 from helpers.builders import make_inputs

@@ -41,7 +41,7 @@ def test_a_benchmark_starts_as_a_module(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as done:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-    assert done.value.code == 0 and "--json" in capsys.readouterr().out
+    assert done.value.code == 0 and re.search("--(json|csv)", capsys.readouterr().out)
 
 
 def test_deformable_attention_starts_as_a_file_and_without_detectron2():

@@ -15,7 +15,7 @@ from helpers.builders import randomise, small_cfg
 from helpers.engine.toy import untouched_loggers  # noqa: F401
 
 KEYS = {"AP", "AP50", "AP75", "params", "iterations", "seconds"}
-PICTURES = ("predictions", "pairs", "attention", "ap_over_iterations")
+PICTURES = ("predictions", "pairs", "attention", "ap_over_iterations", "ap_over_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -43,29 +43,34 @@ def configurations(tmp_path_factory):
         MODEL__META_ARCHITECTURE="DistillDetector",
         MODEL__DISTILL__TEACHER__CONFIG_FILE=str(folder / "teacher.yaml"),
         MODEL__DISTILL__TEACHER__WEIGHTS=str(folder / "teacher.pth"),
+        MODEL__DISTILL__MATCHERS=("AdaptiveMatcher",),
+        MODEL__DISTILL__LOSSES=("PredictionLoss",),
     )
     (folder / "distilled.yaml").write_text(distilled.dump())
     return ["--student-config", str(folder / "student.yaml"), "--distilled-config", str(folder / "distilled.yaml")]
 
 
 @pytest.mark.usefixtures("untouched_loggers")
-def test_two_trainings_are_compared_and_drawn(configurations, tmp_path, capsys, monkeypatch):
+def test_trainings_are_compared_and_drawn(configurations, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo.pictures, "DPI", 50)
     output = tmp_path / "out"
     flags = [*configurations, "--output", str(output), "--iterations", "4", "--seed", "5"]
     demo.main(flags)
     results = json.loads((output / "results.json").read_text())
-    for name in ("teacher", "student", "distilled"):
+    for name in ("teacher", "student", "longer", "distilled"):
         assert set(results[name]) >= KEYS
         assert all(0 <= results[name][metric] <= 100 for metric in ("AP", "AP50", "AP75"))
     assert results["student"]["params"] == results["distilled"]["params"] > 0
     assert results["student"]["iterations"] == results["distilled"]["iterations"] == 4
-    assert results["student"]["seconds"] > 0 and results["distilled"]["seconds"] > 0
+    # The time of the file is the distilled student's; the plain one of that time trains for it.
+    seconds = {name: results[name]["seconds"] for name in ("student", "distilled")}
+    assert seconds["student"] > 0 and seconds["distilled"] > results["predicting_seconds"] > 0
+    assert results["longer"]["iterations"] == round(4 * seconds["distilled"] / seconds["student"])
     assert (results["seed"], results["learning_rate"]) == (5, 0.002)
     for name in PICTURES:
         assert cv2.imread(str(output / f"{name}.png")).size > 10_000
     printed = capsys.readouterr().out
-    assert "iteration 4/4" in printed and "distilled - student" in printed
+    assert "iteration 4/4" in printed and "distilled - student, same time" in printed
     assert "detr_distill.engine" not in printed
     assert (output / "student" / "log.txt").exists()
     # A folder that a user chose: the next demo renames what it finds.

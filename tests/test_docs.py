@@ -26,6 +26,7 @@ SUFFIXES = "py|yaml|toml|cfg|txt|md|pth|json|png"
 WRITTEN = re.compile(
     r"output/.*|\./output.*|.*my_.*|model_(best|final)\.(pth|json)|student_final\.pth|config\.yaml|results\.json"
     r"|metrics\.json|log\.txt|preprocessor_config\.json|inference/.*|ImageSets/.*|coco/.*|instances_(train|val)2017\.json|/.*"
+    r"|efficientnet-lite.*"
 )
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -124,6 +124,7 @@ def test_a_name_that_was_changed_besides_is_found_and_warns(imported_anew):
         ("config", "count_classes", "num_classes_key"),
         ("distill.matchers.layer_pairs", "layer_map", "pair_layers"),
         ("distill.losses.map_pairs", "FeaturePair", "MapPair"),
+        ("checkpoint.matching", "first_names", "first"),
     ],
 )
 def test_an_earlier_name_in_a_module_that_stays(module, earlier, now):

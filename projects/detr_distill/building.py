@@ -8,8 +8,8 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from .checkpoint.strict import load_strict
-from .config.build import build_config
 from .config.files import find_file
+from .data import read_configuration
 
 
 def build_detector(
@@ -30,7 +30,7 @@ def build_detector(
     words = [text for key, value in (overrides or {}).items() for text in (key, str(value))]
     # Says that weights follow, so that a backbone does not load its own first.
     settings = ["MODEL.DEVICE", device, *(["MODEL.WEIGHTS", weights] if weights else []), *words]
-    cfg = build_config(find_file(config_file, "config_file"), settings)
+    cfg = read_configuration(find_file(config_file, "config_file"), settings)
     model = build_model(cfg)
     if weights:
         load_strict(model, find_file(weights, "weights"), "weights")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class DetrDistillError(Exception):
     """Base of every user-facing error; the message names what was found, what was expected and what to do."""
@@ -25,3 +28,14 @@ class DataError(DetrDistillError):
 
 class OutputError(DetrDistillError, OSError):
     """A file that cannot be written: no room on its disk, no permission, or no place for a file."""
+
+
+def first(items: Iterable[Any], shown: int = 5, count: int | None = None) -> str:
+    """For a message: the first few of many, and how many more there are.
+
+    Args:
+        items: what is listed. shown: of them, at most. count: of all, where ``items`` are some of them.
+    """
+    found = [str(item) for item in items]
+    more = (len(found) if count is None else count) - shown
+    return ", ".join(found[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -14,7 +14,8 @@ TRAIN_IMAGES = 60
 @pytest.fixture(scope="session")
 def digits_folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("digits")
-    return {split: build_digits(root, split, images) for split, images in (("train", TRAIN_IMAGES), ("val", 25))}
+    images = {"train": TRAIN_IMAGES, "val": 25, "test": 25}
+    return {split: build_digits(root, split, number) for split, number in images.items()}
 
 
 @pytest.fixture(scope="session")

@@ -47,13 +47,14 @@ def test_splits_differ_in_more_than_handwriting(monkeypatch):
 
 
 def test_splits_share_no_handwriting_and_are_stratified(annotations):
-    train, val = digits.split_samples("train"), digits.split_samples("val")
-    assert not set(train[2]) & set(val[2])
-    assert len(train[2]) + len(val[2]) == 1797
-    shares = [np.bincount(labels, minlength=10) / len(labels) for labels in (train[1], val[1])]
-    assert np.abs(shares[0] - shares[1]).max() < 0.005
-    for split, rows in (("train", train[2]), ("val", val[2])):
-        assert {item["sample"] for item in annotations[split]["annotations"]} <= set(rows.tolist())
+    found = {split: digits.split_samples(split) for split in ("train", "val", "test")}
+    rows = {split: samples[2] for split, samples in found.items()}
+    assert sorted(np.concatenate(list(rows.values())).tolist()) == list(range(1797))
+    assert {split: len(chosen) for split, chosen in rows.items()} == {"train": 1437, "val": 180, "test": 180}
+    shares = [np.bincount(labels, minlength=10) / len(labels) for _, labels, _ in found.values()]
+    assert max(np.abs(shares[0] - share).max() for share in shares) < 0.005
+    for split, chosen in rows.items():
+        assert {item["sample"] for item in annotations[split]["annotations"]} <= set(chosen.tolist())
 
 
 def test_category_is_the_digit_that_was_written(annotations):
@@ -160,7 +161,7 @@ def test_registered_sets_are_made_on_first_use(tmp_path, monkeypatch):
     monkeypatch.setitem(digits.SPLITS, "val", 6)
     assert MetadataCatalog.get("digits_val").thing_classes == list("0123456789")
     assert prepare("coco_2017_val") is None
-    assert prepare("digits_val") == tmp_path / "digits_v1" / "val"
+    assert prepare("digits_val") == tmp_path / "digits_v2" / "val"
     metadata = MetadataCatalog.get("digits_val")
     assert metadata.evaluator_type == "coco"
     assert len(json.loads(Path(metadata.json_file).read_text())["images"]) == 6
@@ -172,7 +173,7 @@ def test_registered_sets_are_made_on_first_use(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b'{"images": [', b"", b"\xff\xfe", b"[]", b"{}", None])
 def test_a_damaged_annotation_file_is_named_with_the_remedy(tmp_path, monkeypatch, content):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    path = tmp_path / "digits_v1" / "val" / "annotations" / "instances.json"
+    path = tmp_path / "digits_v2" / "val" / "annotations" / "instances.json"
     path.parent.mkdir(parents=True)
     if content is not None:
         path.write_bytes(content)
@@ -182,8 +183,8 @@ def test_a_damaged_annotation_file_is_named_with_the_remedy(tmp_path, monkeypatc
 
 
 def test_errors_name_the_remedy(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"no split 'test'.*train, val"):
-        build_digits(tmp_path, "test")
+    with pytest.raises(DataError, match=r"no split 'mini'.*train, val, test"):
+        build_digits(tmp_path, "mini")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/train.*DETECTRON2_DATASETS"):
         build_digits(tmp_path / "file", "train")

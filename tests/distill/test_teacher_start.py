@@ -121,3 +121,22 @@ def test_what_cannot_be_taken_is_refused(teacher_keys, parts, keys, words):
     cfg = small_cfg(**teacher_keys, **keys, MODEL__DISTILL__START_FROM_TEACHER=parts)
     with pytest.raises(ConfigError, match=words):
         start_from_teacher(cfg, build_model(cfg))
+
+
+def test_beside_a_file_of_predictions_the_start_has_weights_of_its_own(teacher_keys):
+    """What the file holds is no checkpoint."""
+    checkpoint = teacher_keys["MODEL__DISTILL__TEACHER__WEIGHTS"]
+    keys = {
+        **teacher_keys,
+        "MODEL__DISTILL__TEACHER__NAME": "PredictionsFile",
+        "MODEL__DISTILL__TEACHER__WEIGHTS": "predictions.json",
+        "MODEL__DISTILL__START_FROM_TEACHER": ["decoder"],
+    }
+    with pytest.raises(ConfigError, match=r"predictions\.json holds predictions.*START_WEIGHTS"):
+        start_from_teacher(small_cfg(**keys), build_model(small_cfg(**teacher_keys)))
+    cfg = small_cfg(**keys, MODEL__DISTILL__START_WEIGHTS=checkpoint)
+    student = build_model(small_cfg(**teacher_keys))
+    start_from_teacher(cfg, student)
+    weights = torch.load(checkpoint, weights_only=True)["model"]
+    state = student.state_dict()
+    assert all(torch.equal(state[name], weights[name]) for name in state if name.startswith("decoder.layers"))

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: averaged gradients and metrics, and an error that both report."""
+"""Two processes on the CPU: averaged gradients, also those of captured steps, metrics, an error that both report."""
 
 from detr_distill.engine.step import StepTrainer
 
@@ -23,6 +23,7 @@ def test_two_processes_act_as_one(tmp_path):
         trainer.run_step()
     for result in results:
         torch.testing.assert_close(result["weight"], single.head.weight.detach())
+        torch.testing.assert_close(result["weight_of_captured"], single.head.weight.detach())
         assert result["unchanged"]
         assert "iteration 1" in result["error"] and "101 (x.jpg)" in result["error"] and "3 (x.jpg)" in result["error"]
     expected = storage.latest()["total_loss"][0]

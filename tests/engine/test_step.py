@@ -1,5 +1,6 @@
 """One step: accumulation, clipping, precision, what is recorded."""
 
+from detr_distill.detr.supervision.cost_flags import CostFlags, report
 from detr_distill.engine.precision import GradientClipper, Precision, clipped_apart
 from detr_distill.engine.step import StepTrainer
 from detr_distill.errors import ConfigError, NonFiniteError
@@ -113,6 +114,29 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_step():
     trainer.iter = 0
     with EventStorage(0), pytest.raises(NonFiniteError, match="grad_norm"):
         trainer.run_step()
+    assert torch.equal(model.layer.weight, before)
+
+
+def test_a_flagged_cost_stops_the_step_and_is_named():
+    """Also in the first of two micro-batches, and where every loss is finite."""
+
+    class Flagging(Line):
+        def forward(self, batch):
+            report(CostFlags("boxes", torch.tensor([[0.0, 0.0], [0.0, float(len(batch) == 3)]])))
+            return super().forward(batch)
+
+    model = Flagging()
+    before = model.layer.weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, [samples(2), samples(2), samples(3), samples(2)], optimizer, accumulate=2)
+    with EventStorage(0) as storage:
+        trainer.iter = 0
+        trainer.run_step()
+        assert not torch.equal(model.layer.weight, before) and "flagged_costs" not in storage.latest()
+        before = model.layer.weight.clone()
+        trainer.iter = 1
+        with pytest.raises(NonFiniteError, match=r"iteration 1.*'boxes' of decoder layer 1 and image 1 of the batch"):
+            trainer.run_step()
     assert torch.equal(model.layer.weight, before)
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first
+from .class_names import entry
 from .contents import say_average
 from .export import AVERAGED, STUDENT, TEACHER, detector_in, fit_to_model, is_distilling, is_training_only
 from .files import read_checkpoint
 from .locate import local_file
-from .matching import Fit, advise, compare, first_names, match_suffixes
+from .matching import Fit, advise, compare, match_suffixes
 from .torchvision_resnet import PREFIX as TORCHVISION
 from .torchvision_resnet import rename_resnet
 from .writing import write_atomically
@@ -39,7 +42,14 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     A save is visible only when it is complete. A file is read without running code from it. ``load`` initialises a
     model and tolerates gaps, ``load_complete`` evaluates one and tolerates none, ``resume_or_load`` continues a run.
+
+    Args:
+        model, save_dir: what is saved, and where. class_names: kept in every file. parts: are saved beside the model.
     """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", class_names: Sequence[str] | None = None, **parts: Any):
+        super().__init__(model, save_dir, **parts)
+        self.class_names = class_names
 
     def save(self, name: str, **extra: Any) -> None:
         """Writes ``NAME.pth`` and makes it the checkpoint that a resumed run continues from."""
@@ -52,6 +62,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             return False
         state = {"model": self.model.state_dict()}
         state.update({key: part.state_dict() for key, part in self.checkpointables.items()})
+        state.update(entry(self.class_names))
         state.update(extra)
         path = Path(self.save_dir) / f"{name}.pth"
         write_atomically(path, lambda file: torch.save(state, file))
@@ -101,8 +112,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not fit.matched:
             found, wanted = fit.both_sides()
             raise CheckpointError(
-                f"{path} has nothing that this model could use: the file has {first_names(found)}; the model has "
-                f"{first_names(wanted)}. {advise(fit, 'Is MODEL.WEIGHTS meant for another architecture?')}"
+                f"{path} has nothing that this model could use: the file has {first(found)}; the model has "
+                f"{first(wanted)}. {advise(fit, 'Is MODEL.WEIGHTS meant for another architecture?')}"
             )
         self.model.load_state_dict(fit.matched, strict=False)
         if fit.is_poor:

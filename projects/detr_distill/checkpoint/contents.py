@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from .matching import first_names
+from ..errors import CheckpointError, first
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
     bad = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         raise CheckpointError(
-            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite numbers: {first_names(bad)}. "
+            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite numbers: {first(bad)}. "
             "The training that wrote them had diverged; take an earlier checkpoint of it."
         )
 

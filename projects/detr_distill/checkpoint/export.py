@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .class_names import entry, header
 from .writing import write_atomically
 
 STUDENT = "student."
@@ -89,8 +90,12 @@ def undistributed(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
-def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+def save_weights(
+    weights: Mapping[str, Tensor], path: str | os.PathLike[str], class_names: Sequence[str] | None = None
+) -> None:
     """Writes ``{"model": weights}`` to a ``.pth`` file, or the bare tensors to a ``.safetensors`` file.
+
+    Class names stand beside the weights, or in the header.
 
     Raises:
         CheckpointError: another suffix.
@@ -99,9 +104,9 @@ def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike[str]) ->
     # Tensors may share memory or be slices of a larger one; a file must hold each on its own.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     if str(path).endswith(".safetensors"):
-        write_atomically(path, lambda file: file.write(safetensors.torch.save(weights)))
+        write_atomically(path, lambda file: file.write(safetensors.torch.save(weights, header(class_names))))
     else:
-        write_atomically(path, lambda file: torch.save({"model": weights}, file))
+        write_atomically(path, lambda file: torch.save({"model": weights, **entry(class_names)}, file))
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:

@@ -17,6 +17,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .class_names import entry, names_in_header
 from .contents import as_tensors, find_weights, from_numpy
 from .unpickler import load_arrays
 from .writing import write_atomically as write_atomically  # its earlier place
@@ -88,8 +89,8 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_safetensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    return {"model": safetensors.torch.load_file(path)}
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    return {"model": safetensors.torch.load_file(path), **entry(names_in_header(path))}
 
 
 def _read_pickle(path: Path) -> Any:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first
+from ..moved import renamed
 
-NAMES_SHOWN = 5
 SMALL_SHARE = 0.05  # of a model's tensors
+
+__getattr__ = renamed(__name__, {"first_names": "first"})
 
 
 @dataclass
@@ -65,13 +67,7 @@ class Fit:
             ("unknown to the model", self.unexpected),
             ("of another shape", shapes),
         )
-        return "\n".join(f"  {len(names)} {kind}: {first_names(names)}" for kind, names in kinds if names)
-
-
-def first_names(names: list[str]) -> str:
-    """For a message: the first few of many, and how many more there are."""
-    more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+        return "\n".join(f"  {len(names)} {kind}: {first(names)}" for kind, names in kinds if names)
 
 
 def advise(fit: Fit, otherwise: str) -> str:

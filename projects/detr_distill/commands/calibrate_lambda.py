@@ -15,8 +15,8 @@ import rich.progress
 from detectron2.config import CfgNode
 from rich.console import Console
 
-from ..config.build import build_config
 from ..config.ranges import COUNT, Range
+from ..data import read_configuration
 from ..engine.calibration import KEY, calibrate, measure_share
 from ..engine.device import choose_device
 from ..engine.launch import flags_first
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, console: Console) -> float:
     Raises:
         ConfigError: a configuration whose weight cannot be looked for, or options out of range.
     """
-    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
+    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, arguments)
     check(cfg, arguments)
     prepare_datasets(cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..checkpoint.class_names import names_in
 from ..checkpoint.contents import say_average
 from ..checkpoint.export import check_suffix, detecting_weights, detector_in, save_weights
 from ..checkpoint.files import read_checkpoint
@@ -20,10 +21,11 @@ def main(argv: list[str] | None = None) -> None:
     with report_user_errors():
         check_place("--output", arguments.output)
         check_suffix(arguments.output)
-        weights = detector_in(read_checkpoint(arguments.weights))
+        checkpoint = read_checkpoint(arguments.weights)
+        weights = detector_in(checkpoint)
         say_average(weights, arguments.weights)
         weights = detecting_weights(weights)
-        save_weights(weights, arguments.output)
+        save_weights(weights, arguments.output, names_in(checkpoint))
         print(f"{arguments.output}: {len(weights)} tensors")
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,8 +25,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..checkpoint.files import write_atomically
-from ..config.build import build_config
-from ..data import DetrDatasetMapper, TestLoader
+from ..data import DetrDatasetMapper, TestLoader, read_configuration
 from ..data.check_cache import hash_file
 from ..data.predictions.store import NOTHING, Description, PredictionStore, missing_parts, write_part
 from ..data.records import load_records
@@ -38,6 +38,21 @@ from ..structures import DecoderOutput
 from .predictor import Predictor, load_predictor
 
 PART_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Form:
+    """How predictions are made and kept.
+
+    Attributes:
+        batch: images of a pass. best_classes: classes whose scores a query keeps; 0: all. dtype: of a folder's numbers.
+        score: lowest in a .json file.
+    """
+
+    batch: int = 8
+    best_classes: int = 0
+    dtype: str = "float32"
+    score: float = 0.05
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,47 +100,70 @@ def run(arguments: argparse.Namespace) -> str:
             f"--batch is {arguments.batch} and --best-classes {arguments.best_classes}; the first is 1 or more, the "
             "second 0 or more."
         )
-    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
+    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
     prepare_datasets(cfg)
-    names = tuple(arguments.dataset) or tuple(cfg.DATASETS.TRAIN)
+    form = Form(arguments.batch, arguments.best_classes, arguments.dtype, arguments.score)
+    return write_predictions(cfg, arguments.weights, tuple(arguments.dataset), Path(arguments.output), form, track)
+
+
+def write_predictions(
+    cfg: CfgNode,
+    weights: str,
+    names: Sequence[str],
+    output: Path,
+    form: Form | None = None,
+    follow: Callable[[TestLoader, str], Iterable] = lambda loader, _: loader,
+) -> str:
+    """Writes the predictions, or goes on with what a stopped call has left.
+
+    Args:
+        cfg: of the detector. weights: see :func:`load_predictor`. names: of sets; empty: ``DATASETS.TRAIN``.
+        output: a folder, or a file that ends in .json. follow: shows progress, given the batches of a part and a title.
+
+    Returns:
+        A line that says where they are.
+
+    Raises:
+        DetrDistillError: see :func:`run`.
+    """
+    form, names = form or Form(), tuple(names or cfg.DATASETS.TRAIN)
     records = [record for name in names for record in load_records(cfg, test_name=name)]
-    predictor = load_predictor(cfg, arguments.weights)
-    output = Path(arguments.output)
+    predictor = load_predictor(cfg, weights)
     folder = output.with_name(f"{output.name}.parts") if output.suffix == ".json" else output
-    described = _describe(cfg, names, records, predictor, arguments)
+    described = _describe(cfg, names, records, predictor, form)
     for number in missing_parts(folder, described):
         part = records[number * PART_IMAGES : (number + 1) * PART_IMAGES]
-        loader = TestLoader(part, DetrDatasetMapper(cfg, is_train=False), arguments.batch, cfg.DATALOADER.NUM_WORKERS)
+        loader = TestLoader(part, DetrDatasetMapper(cfg, is_train=False), form.batch, cfg.DATALOADER.NUM_WORKERS)
         title = f"part {number + 1} of {described.parts}"
-        batches = [_predict(predictor, batch, described) for batch in track(loader, title)]
+        batches = [_predict(predictor, batch, described) for batch in follow(loader, title)]
         write_part(folder, number, described, {name: torch.cat([b[name] for b in batches]) for name in batches[0]})
     if folder == output:
         return f"{output}: {described.images} images, {described.layers} layers, {described.queries} queries"
-    results = list(_results(PredictionStore(folder), records, names, arguments.score))
+    results = list(_results(PredictionStore(folder), records, names, form.score))
     write_atomically(output, lambda file: file.write(json.dumps(results).encode()))
     shutil.rmtree(folder)
     return f"{output}: {len(results)} detections in {described.images} images"
 
 
 def _describe(
-    cfg: CfgNode, names: tuple[str, ...], records: list[dict], predictor: Predictor, arguments: argparse.Namespace
+    cfg: CfgNode, names: tuple[str, ...], records: list[dict], predictor: Predictor, form: Form
 ) -> Description:
     """What the parts will have in common; one image is looked at to know the shapes."""
     known = predictor.know([DetrDatasetMapper(cfg, is_train=False)(records[0])])
     assert known.output is not None
     layers, _, queries, width = known.output.logits.shape
-    if arguments.best_classes >= width:
-        raise ConfigError(f"--best-classes is {arguments.best_classes}, and there are {width}. Leave it out for all.")
+    if form.best_classes >= width:
+        raise ConfigError(f"--best-classes is {form.best_classes}, and there are {width}. Leave it out for all.")
     return Description(
         class_names=predictor.class_names,
         # The best classes are told from the others by probability, of which "no object" of a softmax has its part.
-        activation="sigmoid" if arguments.best_classes else known.output.activation,
+        activation="sigmoid" if form.best_classes else known.output.activation,
         layers=layers,
         queries=queries if known.counts is None else max(queries, cfg.TEST.DETECTIONS_PER_IMAGE),
-        best_classes=arguments.best_classes,
-        dtype=arguments.dtype,
+        best_classes=form.best_classes,
+        dtype=form.dtype,
         images=len(records),
         part_images=PART_IMAGES,
         data={name: hash_file(MetadataCatalog.get(name).json_file) for name in names},

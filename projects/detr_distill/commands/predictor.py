@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from ..checkpoint.class_names import stored_class_names
 from ..checkpoint.strict import load_strict
 from ..data import training_class_names
 from ..data.check_cache import hash_file
@@ -64,11 +65,12 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {student.name} gives no predictions to write. Choose a detector that does."
         )
-    names = training_class_names(cfg)
+    names = stored_class_names(weights) or training_class_names(cfg)
     if names is None or len(names) != student.num_classes:
+        told = "no" if names is None else len(names)
         raise ConfigError(
-            f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)} tells {'no' if names is None else len(names)} class "
-            f"names, and the detector has {student.num_classes}. Name the set that it was trained on."
+            f"{weights} and DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)} tell {told} class names, and the detector "
+            f"has {student.num_classes}. Name the set that it was trained on."
         )
     classes, device = same_classes(student.num_classes), next(detector.parameters()).device
 

@@ -10,11 +10,12 @@ from detectron2.config import CfgNode
 
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.writing import check_place
+from ..data import read_configuration
 from ..data.records import load_records
 from ..distill import DistillDetector
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students import student_of
-from ..engine import DistillTrainer, build_config
+from ..engine import DistillTrainer
 from ..engine.device import choose_device
 from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> list[Path]:
         DetrDistillError: a configuration, checkpoint or image that cannot be used.
     """
     check_place("--output", Path(arguments.output, "predictions.png"))
-    cfg = build_config(arguments.config_file, arguments.opts, plugins=True)
+    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
     prepare_datasets(cfg)

@@ -53,6 +53,24 @@ declare(
             "forward-backward passes of one optimizer step; `SOLVER.IMS_PER_BATCH` counts the images of one pass",
             COUNT,
         ),
+        "SOLVER.CAPTURE": Key(
+            False,
+            "forward and backward pass as one CUDA graph for each padded size of `SOLVER.CAPTURE_SIZES`: no Python "
+            "runs between kernels; what cannot be captured runs as without it, and says so once",
+        ),
+        "SOLVER.CAPTURE_SIZES": Key(
+            (),
+            "`[height, width]` in pixels; a batch is padded to the smallest that holds its images. Few: each has a "
+            "graph, made in its third step",
+        ),
+        "SOLVER.CAPTURE_OBJECTS": Key(
+            100, "objects an image that captured steps have room for; an image with more is not captured", COUNT
+        ),
+        "SOLVER.COMPILE": Key(
+            False,
+            "the backbones of student and teacher through `torch.compile`, for detectors that cannot be captured; "
+            "results differ in the last digits",
+        ),
         "SOLVER.CHECKPOINT_KEEP": Key(
             0, "checkpoints `model_<iteration>.pth` that stay on disk, the newest; 0 keeps all", WHOLE
         ),

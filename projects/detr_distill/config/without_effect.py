@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
-from ..errors import ConfigError
+from ..errors import ConfigError, first
 from .defaults import detector_name
 from .keys import PACKAGE, declared_keys, detectron2_defaults, flatten
 
@@ -29,7 +29,6 @@ REFUSED = {
     "MODEL.KEYPOINT_ON": "keypoints are neither read nor detected here",
     "MODEL.LOAD_PROPOSALS": "proposal files are not read here; a detector makes its own",
 }
-SHOWN = 5
 
 
 def check_no_other_task(cfg: CfgNode) -> None:
@@ -49,7 +48,7 @@ def keys_without_effect(cfg: CfgNode) -> list[str]:
     for patterns, reason in [*UNREAD.items(), *_switched_off(cfg)]:
         found = [name for name in changed if any(fnmatch.fnmatchcase(name, each) for each in patterns.split())]
         if found:
-            lines.append(f"{_list(found)} {'has' if len(found) == 1 else 'have'} no effect here: {reason}.")
+            lines.append(f"{first(found)} {'has' if len(found) == 1 else 'have'} no effect here: {reason}.")
     return lines
 
 
@@ -77,8 +76,3 @@ def _switched_off(cfg: CfgNode) -> Iterator[tuple[str, str]]:
 def _differ(value: object, default: object) -> bool:
     as_list = [list(entry) if isinstance(entry, tuple) else entry for entry in (value, default)]
     return as_list[0] != as_list[1]
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

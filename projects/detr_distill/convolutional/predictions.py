@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..detr.boxes import to_centres
 from ..errors import ConfigError
 from ..structures import DecoderOutput
+from ..structures.transfer import copy_to
 
 
 def one_layer(logits: Tensor, boxes: Tensor, activation: str) -> DecoderOutput:
@@ -42,7 +43,7 @@ def dense_output(
     corners = Boxes.cat(anchors).tensor.repeat(len(logits), 1)
     transform: Any = detector.box2box_transform
     boxes = transform.apply_deltas(deltas.flatten(0, 1).float(), corners).view(deltas.shape)
-    size = torch.tensor([[width, height] * 2 for height, width in images.image_sizes], device=boxes.device)
+    size = copy_to(torch.tensor([[width, height] * 2 for height, width in images.image_sizes]), boxes.device)
     return one_layer(logits, to_centres(boxes / size[:, None]), "sigmoid")
 
 

@@ -1,8 +1,9 @@
-"""Datasets, augmentation and loading. Importing this registers ``digits_train`` and ``digits_val``."""
+"""Datasets, augmentation and loading. Importing this registers ``digits_train``, ``digits_val``, ``digits_test``."""
 
 from ..errors import DataError
 from .bad_boxes import check_boxes
 from .builtin_coco import register_builtin_coco
+from .class_count import read_configuration
 from .coco import load_coco
 from .digit_pictures import CANVAS, draw_picture
 from .digits import build_digits, prepare, register_digits, split_samples
@@ -34,6 +35,7 @@ __all__ = [
     "draw_picture",
     "load_coco",
     "prepare",
+    "read_configuration",
     "read_image",
     "register_configured",
     "register_datasets",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..errors import DataError
+from ..errors import DataError, first
 from .registration import class_names
 
 _SHOWN = 5  # names of a list that a message shows, from the first difference on
@@ -76,8 +76,7 @@ def _difference(first: Sequence[str], other: Sequence[str]) -> str:
 
 
 def _quoted(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more
+    return first(map(repr, names), _SHOWN)
 
 
 def _show(names: Sequence[str], start: int) -> str:

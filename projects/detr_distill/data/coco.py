@@ -10,9 +10,8 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..errors import DataError
+from ..errors import DataError, first
 from .annotations.box_convention import check_areas
-from .annotations.fields import first
 from .annotations.file import AnnotationFile, id_order, read_annotation_file, read_class_names
 from .annotations.masks import usable_segmentation
 from .annotations.text import collector_off

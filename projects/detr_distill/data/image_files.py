@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import ExifTags, Image
 
-from ..errors import DataError
+from ..errors import DataError, first
 from .image import TAIL, has_ending, read_image
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def check_image_files(records: Sequence[dict], source: str, seconds: float = SEC
     missing = missing_files(record["file_name"] for record in local)
     if missing:
         raise DataError(
-            f"{source}: {len(missing)} of its {len(records)} image files are not there: {_first(missing)}. "
+            f"{source}: {len(missing)} of its {len(records)} image files are not there: {first(missing)}. "
             "Correct the image folder, or put the images there."
         )
     deadline = time.monotonic() + seconds
@@ -152,5 +152,16 @@ def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in image.info else 1
 
 
-def _first(items: Sequence[str]) -> str:
-    return ", ".join(items[:_NAMED]) + (f" and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
+def upright_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(width, height) of an image as it is read: turned as its EXIF orientation says. Only the header is looked at.
+
+    Raises:
+        DataError: not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = _orientation(image) >= _SIDEWAYS
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
+        raise DataError(f"Image file {path} is damaged or not an image: {error}. Restore it, or remove it.") from error
+    return (height, width) if turned else (width, height)

@@ -44,9 +44,12 @@ declare(
 
 def register_configured(cfg: CfgNode) -> None:
     """Registers the sets of a configuration's ``DATASETS.REGISTER``; see :func:`register_datasets`."""
+    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.BAD_BOXES, _voc_rules(cfg))
+
+
+def _voc_rules(cfg: CfgNode) -> VocRules:
     node = cfg.DATASETS
-    rules = VocRules(node.VOC_FIRST_PIXEL, node.VOC_DIFFICULT, tuple(node.CLASS_NAMES))
-    register_datasets(node.REGISTER, node.BAD_BOXES, rules)
+    return VocRules(node.VOC_FIRST_PIXEL, node.VOC_DIFFICULT, tuple(node.CLASS_NAMES))
 
 
 def register_datasets(
@@ -167,9 +170,15 @@ def training_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
         DataError: see :func:`class_names`.
     """
     entries = cfg.DATASETS.get("REGISTER", ())  # a plain configuration of detectron2 has no such key
-    own = {entry[0]: files for entry in entries if (files := entry_files(entry))}
+    own = {entry[0]: _coco_files(cfg, entry) for entry in entries}
     known = (_names_in(own.get(name), name) for name in cfg.DATASETS.TRAIN)
     return next((names for names in known if names is not None), None)
+
+
+def _coco_files(cfg: CfgNode, entry: Sequence[str]) -> tuple[str, str]:
+    """Annotation file, turned into COCO's format, and image folder of an entry of a configuration."""
+    annotations, folder = entry_files(entry)
+    return as_coco_file(annotations, folder, _voc_rules(cfg)) if os.path.exists(annotations) else (annotations, folder)
 
 
 def _names_in(files: tuple[str, str] | None, name: str) -> tuple[str, ...] | None:

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 
 from ..config.keys import Key, declare
 from ..config.ranges import NOT_NEGATIVE, PROPER_SHARE
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, first
 from .check_cache import hash_file
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def load_unlabeled(cfg: CfgNode, labelled: Sequence[dict], rest: Sequence[dict])
         )
     records = []
     for name in names:
-        found = list(rest) if name == REST else _load(name)
+        found = list(rest) if name == REST else registered(name)
         if not found:
             raise DataError(
                 f"DATASETS.UNLABELED: {name!r} has no image."
@@ -125,7 +125,12 @@ def load_unlabeled(cfg: CfgNode, labelled: Sequence[dict], rest: Sequence[dict])
     return records
 
 
-def _load(name: str) -> list[dict]:
+def registered(name: str) -> list[dict]:
+    """The records of a set of ``DATASETS.UNLABELED``.
+
+    Raises:
+        DataError: it is not registered.
+    """
     if name not in DatasetCatalog:
         raise DataError(
             f"DATASETS.UNLABELED has {name!r}, which is not registered. Add [name, annotation file or nothing, image "
@@ -154,9 +159,8 @@ def _check_apart(records: Sequence[dict], others: Sequence[dict], what: str) -> 
         if twin is not None:
             same.append(f"{record['file_name']} is {twin}")
     if same:
-        more = f" and {len(same) - _NAMED} more" if len(same) > _NAMED else ""
         raise DataError(
-            f"DATASETS.UNLABELED has {len(same)} images whose content is {what}: {', '.join(same[:_NAMED])}{more}. "
+            f"DATASETS.UNLABELED has {len(same)} images whose content is {what}: {first(same, _NAMED)}. "
             "Take them out of one of the sets."
         )
 

@@ -69,19 +69,22 @@ def results_table(results: Mapping[str, Mapping], title: str) -> Table:
     """A row for each model and one for what the teacher brought.
 
     Args:
-        results: ``teacher``, ``student`` and ``distilled``, each with ``AP``, ``AP50``, ``AP75`` in 0 to 100,
-            ``params``, ``iterations`` and ``seconds`` (None where unknown).
+        results: ``teacher``, ``student``, ``longer`` (the plain student for the time of the distilled one) and
+            ``distilled``, each with ``AP``, ``AP50``, ``AP75`` in 0 to 100, ``params``, ``iterations`` and ``seconds``
+            (None where unknown).
     """
     table = Table(title=title)
     table.add_column("model")
     for head in (*METRICS, "parameters", "iterations", "training"):
         table.add_column(head, justify="right")
-    for name in ("teacher", "student", "distilled"):
+    titles = {"teacher": "teacher", "student": "student", "longer": "student, same time", "distilled": "distilled"}
+    for name, title in titles.items():
         row = results[name]
         seconds = "-" if row["seconds"] is None else f"{row['seconds']:.0f} s"
         numbers = [f"{row[metric]:.2f}" for metric in METRICS]
-        table.add_row(name, *numbers, f"{row['params'] / MILLION:.2f} M", str(row["iterations"]), seconds)
+        table.add_row(title, *numbers, f"{row['params'] / MILLION:.2f} M", str(row["iterations"]), seconds)
     table.add_section()
-    gains = [f"{results['distilled'][metric] - results['student'][metric]:+.2f}" for metric in METRICS]
-    table.add_row("distilled - student", *gains, "", "", "", style="bold")
+    for name in ("student", "longer"):
+        gains = [f"{results['distilled'][metric] - results[name][metric]:+.2f}" for metric in METRICS]
+        table.add_row(f"distilled - {titles[name]}", *gains, "", "", "", style="bold")
     return table

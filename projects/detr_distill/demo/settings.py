@@ -7,8 +7,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..config.build import build_config, flatten
+from ..config.build import flatten
 from ..config.files import find_file
+from ..data import read_configuration
 from ..distill.teachers.configuration import load_teacher_config
 from ..errors import ConfigError
 
@@ -25,7 +26,7 @@ def configure(config_file: str, name: str, arguments: argparse.Namespace) -> Cfg
     Raises:
         ConfigError: a file or key that cannot be used, or fewer iterations than one.
     """
-    cfg = build_config(config_file, ["MODEL.DEVICE", "cpu", *arguments.opts], plugins=True)
+    cfg = read_configuration(config_file, ["MODEL.DEVICE", "cpu", *arguments.opts], plugins=True)
     cfg.OUTPUT_DIR = str(Path(arguments.output) / name)
     if arguments.seed is not None:
         cfg.SEED = arguments.seed
@@ -35,6 +36,28 @@ def configure(config_file: str, name: str, arguments: argparse.Namespace) -> Cfg
         # As many evaluations as the configuration asks for; rounded up, because 0 means at the end alone.
         cfg.TEST.EVAL_PERIOD = -(-cfg.TEST.EVAL_PERIOD * arguments.iterations // cfg.SOLVER.MAX_ITER)
         cfg.SOLVER.MAX_ITER = arguments.iterations
+    cfg.freeze()
+    return cfg
+
+
+def taught_by_file(distilled: CfgNode, folder: Path) -> CfgNode:
+    """The same training with what its teacher predicted beforehand in the teacher's place."""
+    cfg = distilled.clone()
+    cfg.defrost()
+    node = cfg.MODEL.DISTILL.TEACHER
+    node.NAME, node.CONFIG_FILE, node.OPTS, node.WEIGHTS = "PredictionsFile", "", (), str(folder)
+    cfg.freeze()
+    return cfg
+
+
+def for_time(student: CfgNode, ratio: float, folder: Path) -> CfgNode:
+    """The same training ``ratio`` times as long, evaluated as often, in another folder."""
+    cfg = student.clone()
+    cfg.defrost()
+    iterations = max(1, round(cfg.SOLVER.MAX_ITER * ratio))
+    cfg.TEST.EVAL_PERIOD = -(-cfg.TEST.EVAL_PERIOD * iterations // cfg.SOLVER.MAX_ITER)
+    cfg.SOLVER.MAX_ITER = iterations
+    cfg.OUTPUT_DIR = str(folder)
     cfg.freeze()
     return cfg
 

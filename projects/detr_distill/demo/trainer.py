@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from rich.console import Console
 
+from ..commands.predict import Form, write_predictions
 from ..engine import DistillTrainer
 from ..engine.folder.lock import locked
 from ..engine.launch import evaluate_only
@@ -25,18 +26,19 @@ class DemoTrainer(DistillTrainer):
     """Measures the time of the training steps alone and keeps the AP of every evaluation.
 
     Args:
-        cfg: of the run. name: of the model, for the terminal. console: where to.
+        cfg: of the run. name: of the model, for the terminal. console: where to. seconds: that its teacher took before.
 
     Attributes:
-        seconds: of all training steps. results: of the last evaluation. curve: (iterations done, AP in 0 to 100).
+        seconds: of all training steps, and these. results: of the last evaluation.
+        curve: (iterations done, seconds of these, AP in 0 to 100).
     """
 
-    def __init__(self, cfg: CfgNode, name: str, console: Console):
+    def __init__(self, cfg: CfgNode, name: str, console: Console, seconds: float = 0.0):
         self.name = name
         self.bar = TrainingBar(name, console)
-        self.seconds = 0.0
+        self.seconds = seconds
         self.results: dict = {}
-        self.curve: list[tuple[int, float]] = []
+        self.curve: list[tuple[int, float, float]] = []
         super().__init__(cfg)
 
     def build_hooks(self) -> list[HookBase]:
@@ -52,19 +54,29 @@ class DemoTrainer(DistillTrainer):
         self.bar.announce("evaluating")
         results = super().evaluate()
         self.results = results
-        self.curve.append((self.iter + 1, results["bbox"]["AP"]))
+        self.curve.append((self.iter + 1, self.seconds, results["bbox"]["AP"]))
         self.bar.say(f"{self.name}  AP {results['bbox']['AP']:.2f} after {self.iter + 1} iterations")
         return results
 
 
-def train(cfg: CfgNode, name: str, console: Console) -> DemoTrainer:
+def train(cfg: CfgNode, name: str, console: Console, seconds: float = 0.0) -> DemoTrainer:
     """Trains one student; see :class:`DemoTrainer`."""
     with locked(Path(cfg.OUTPUT_DIR), "--output"):
         prepare_process(cfg, training=True)
-        trainer = DemoTrainer(cfg, name, console)
+        trainer = DemoTrainer(cfg, name, console, seconds)
         trainer.resume_or_load(resume=False)
         trainer.train()
     return trainer
+
+
+def predict(cfg: CfgNode, folder: Path, console: Console) -> float:
+    """Writes what the teacher predicts on the training images to a folder; the seconds that it took."""
+    start = time.perf_counter()
+    with console.status("the teacher looks at every training image, once"):
+        write_predictions(cfg, cfg.MODEL.WEIGHTS, cfg.DATASETS.TRAIN, folder, Form(batch=cfg.SOLVER.IMS_PER_BATCH))
+    seconds = time.perf_counter() - start
+    console.print(f"teacher  predictions of all training images in {seconds:.0f} s", highlight=False)
+    return seconds
 
 
 def evaluate_teacher(cfg: CfgNode, console: Console) -> dict:

@@ -38,6 +38,12 @@ def inverse_sigmoid(values: Tensor, epsilon: float = EPSILON) -> Tensor:
     return torch.logit(nearest) + (values.clamp(0, 1) - nearest) / (1 - epsilon)
 
 
+def area(sides: Tensor) -> Tensor:
+    """(..., 2) to (...); the gradient of Tensor.prod reads the device to count zeros."""
+    width, height = sides.unbind(-1)
+    return width * height
+
+
 def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
     """IoU of boxes whose shapes broadcast, (..., 4) each to (...) in [0, 1], without gradient; 0 for no area."""
     parts = _compare(first.detach(), second.detach())
@@ -97,8 +103,8 @@ def _compare(first: Tensor, second: Tensor) -> _Parts:
     a, b = _sides(first), _sides(second)
     low, high = torch.maximum(a.low, b.low), torch.minimum(a.high, b.high)
     shared = _Sides(low, high, (high - low).clamp_(min=0))
-    overlap = shared.size.prod(-1)
-    return _Parts(a, b, shared, overlap, a.size.prod(-1) + b.size.prod(-1) - overlap)
+    overlap = area(shared.size)
+    return _Parts(a, b, shared, overlap, area(a.size) + area(b.size) - overlap)
 
 
 class _GeneralizedIou(torch.autograd.Function):
@@ -114,7 +120,7 @@ class _GeneralizedIou(torch.autograd.Function):
         hull_sides = torch.maximum(parts.first.high, parts.second.high) - torch.minimum(
             parts.first.low, parts.second.low
         )
-        hull = hull_sides.clamp_(min=0).prod(-1)
+        hull = area(hull_sides.clamp_(min=0))
         covered, around = parts.union + epsilon, hull + epsilon
         ctx.save_for_backward(
             *parts.first, *parts.second, parts.shared.size, hull_sides, parts.overlap, covered, around

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config.keys import Key, declare
 from ..config.ranges import COUNT, Words
+from ..errors import ConfigError
 from ..registry import (
     DECODER_REGISTRY,
     ENCODER_REGISTRY,
@@ -69,9 +70,14 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
     """Backbone, neck, encoder, decoder, queries, criterion and training groups, in the order that random numbers have.
 
     Raises:
-        ConfigError: a name is not registered.
+        ConfigError: a name is not registered, or the number of classes is 0.
     """
     node = cfg.MODEL.DETR
+    if not node.NUM_CLASSES:
+        raise ConfigError(
+            "MODEL.DETR.NUM_CLASSES is 0, which takes the number from the training set where a program of the project "
+            "reads the configuration; read it with detr_distill.data.read_configuration, or give the number."
+        )
     choose_deformable_kernel(node.DEFORMABLE_KERNEL)
     backbone = build_backbone(cfg)
     return {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config.keys import check_keys
 from ..structures import DecoderOutput, GroundTruth, ImageBatch, Memory, QueryGroup
+from ..structures.transfer import copy_to
 from .backbones.build import padding_multiple
 from .build import build_parts
 from .checks import check_parts, check_training_groups
@@ -138,7 +139,7 @@ class DetrDetector(nn.Module):
         # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
         ground_truth = read_ground_truth(batched_inputs, self.device)
         finished = self.finish(self.start(batched_inputs), ground_truth)
-        matchings = Matchings()
+        matchings = Matchings(self.criterion.matcher.solver)
         supervised = self.supervise(finished, ground_truth, matchings)
         matchings.solve()
         return self.losses(supervised)
@@ -177,8 +178,10 @@ class DetrDetector(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageBatch:
         """Normalises and pads the images of a batch."""
-        images = [entry["image"].to(self.device, non_blocking=True) for entry in batched_inputs]
-        return pad_images(images, self.pixel_mean, self.pixel_std, self.size_divisibility)
+        images = [copy_to(entry["image"], self.device) for entry in batched_inputs]
+        extents = [entry["extent"] for entry in batched_inputs if "extent" in entry]  # of a FixedBatch
+        known = torch.stack(extents) if extents else None
+        return pad_images(images, self.pixel_mean, self.pixel_std, self.size_divisibility, known)
 
     def query_groups(self, memory: Memory, ground_truth: GroundTruth | None = None) -> list[QueryGroup]:
         """The detector's own queries and, given the ground truth of a training step, its training groups.

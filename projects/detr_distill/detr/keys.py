@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..config.keys import key
-from ..config.ranges import COUNT, NOT_NEGATIVE, SHARE, Range, Words
+from ..config.ranges import COUNT, NOT_NEGATIVE, SHARE, WHOLE, Range, Words
 
-NUM_CLASSES = key(80, 'classes, without "no object"', COUNT, path="MODEL.DETR.NUM_CLASSES")
+NUM_CLASSES = key(
+    80, 'classes, without "no object"; 0: as many as the training set has', WHOLE, path="MODEL.DETR.NUM_CLASSES"
+)
 NUM_QUERIES = key(300, "queries of the decoder", COUNT, path="MODEL.DETR.NUM_QUERIES")
 HIDDEN_DIM = key(256, "width of encoder, decoder and queries", COUNT, path="MODEL.DETR.HIDDEN_DIM")
 NUM_HEADS = key(8, "attention heads; must divide the width", COUNT, path="MODEL.DETR.NUM_HEADS")

@@ -11,17 +11,22 @@ from torch.nn.utils.rnn import pad_sequence
 from ..errors import DataError
 from ..moved import renamed
 from ..structures import GroundTruth, ImageBatch
+from ..structures.fixed_batch import FixedBatch
+from ..structures.transfer import copy_to
 from .boxes import to_centres
 
 __getattr__ = renamed(__name__, {})
 
 
-def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: int) -> ImageBatch:
+def pad_images(
+    images: list[Tensor], mean: Tensor, std: Tensor, divisibility: int, extents: Tensor | None = None
+) -> ImageBatch:
     """Normalises images and pads them on the right and below.
 
     Args:
         images: (3, height, width) each, in the range and channel order of ``mean`` and ``std`` (3, 1, 1).
         divisibility: the padded height and width are multiples of it.
+        extents: (B, 2) long, height and width of each image that are no padding already; None: all.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // divisibility) * divisibility for side in zip(*sizes, strict=True))
@@ -30,12 +35,12 @@ def pad_images(images: list[Tensor], mean: Tensor, std: Tensor, divisibility: in
     if is_padded:
         images = [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]
     batch = (torch.stack(images) - mean) / std
-    if is_padded:
-        limits = torch.tensor(sizes, device=mean.device)
+    if is_padded or extents is not None:
+        limits = copy_to(torch.tensor(sizes), mean.device) if extents is None else extents
         below = torch.arange(height, device=mean.device)[None, :, None] >= limits[:, 0, None, None]
         right = torch.arange(width, device=mean.device)[None, None, :] >= limits[:, 1, None, None]
         mask = below | right
-        batch = batch.masked_fill(mask.unsqueeze(1), 0)
+        batch = batch.masked_fill(mask.unsqueeze(1), 0.0)
     if batch.device.type == "cpu":
         # The layout passes on from convolution to convolution; a ResNet's are faster in it (docs/benchmarks.md).
         batch = batch.contiguous(memory_format=torch.channels_last)
@@ -49,12 +54,14 @@ def read_ground_truth(
 
     Args:
         batched_inputs: detectron2 dicts with ``image`` (3, height, width) and ``instances``, of which ``gt_classes``
-            and ``gt_boxes``, in pixels, are read. device: of the result.
+            and ``gt_boxes``, in pixels, are read; or a ``FixedBatch``, which has them. device: of the result.
         needs_labels: False takes images without labels too, which then have no objects.
 
     Raises:
         DataError: an image has no labels.
     """
+    if isinstance(batched_inputs, FixedBatch):
+        return batched_inputs.truth
     instances = [entry.get("instances") for entry in batched_inputs]
     for entry, found in zip(batched_inputs, instances, strict=True):
         if found is None and needs_labels:
@@ -71,7 +78,7 @@ def read_ground_truth(
     scale = corners.new_tensor([(width, height, width, height) for height, width in sizes])
     boxes = to_centres(corners) / scale[:, None, :]
     valid = GroundTruth.count_valid(counts, labels.shape[1])
-    labels, boxes, valid = (values.to(device, non_blocking=True) for values in (labels, boxes, valid))
+    labels, boxes, valid = (copy_to(values, device) for values in (labels, boxes, valid))
     masks = tuple(found.gt_masks if found.has("gt_masks") else None for found in objects)
     labelled = tuple(found is not None for found in instances)
     return GroundTruth(labels, boxes, valid, counts, corners, masks, labelled, tuple(sizes))

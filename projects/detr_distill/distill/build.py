@@ -74,6 +74,7 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
             "schedule": Schedule.from_config(cfg),
             "balance": ShareBalance.from_config(cfg) if used.losses else None,
             "unlabeled_weight": cfg.MODEL.DISTILL.UNLABELED_WEIGHT,
+            "solver": cfg.MODEL.DETR.MATCHER.SOLVER,
         }
 
 
@@ -111,7 +112,8 @@ def choose_plugins(cfg: CfgNode) -> PluginsInUse:
     node = cfg.MODEL.DISTILL
     losses = _named(LOSS_REGISTRY, cfg, "LOSSES")
     losses = {name: loss for name, loss in losses.items() if loss.is_active(_node_of(cfg, loss))}
-    groups = [matcher_names(_node_of(cfg, loss).get("GROUPS", ())) for loss in losses.values() if loss.needs_pairs]
+    paired = [loss for loss in losses.values() if loss.needs_pairs]
+    groups = [matcher_names(_node_of(cfg, loss).get("GROUPS", loss.pairs_of)) for loss in paired]
     matchers = {
         name: matcher
         for name, matcher in _named(MATCHER_REGISTRY, cfg, "MATCHERS").items()

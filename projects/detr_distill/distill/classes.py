@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.class_lists import names_twice, normal_names
 from ..errors import ConfigError
+from ..structures.transfer import copy_to
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,10 @@ class ClassMap:
         """Student class indices to the teacher's; -1 for a class that the teacher does not know."""
         return labels if self.identical else self._on(labels.device)[2][labels]
 
+    def student_labels(self, shared: Tensor) -> Tensor:
+        """Indices among the shared classes to the student's."""
+        return shared if self.identical else self._on(shared.device)[0][shared]
+
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """``student`` and ``teacher`` as tensors, and the teacher's class of every student class or -1."""
         if device not in self._tensors:
@@ -64,7 +69,7 @@ class ClassMap:
             with torch.inference_mode(False):
                 student, teacher = torch.tensor(self.student), torch.tensor(self.teacher)
                 table = torch.full((self.num_student,), -1).index_copy(0, student, teacher)
-                self._tensors[device] = (student.to(device), teacher.to(device), table.to(device))
+                self._tensors[device] = (copy_to(student, device), copy_to(teacher, device), copy_to(table, device))
         return self._tensors[device]
 
 

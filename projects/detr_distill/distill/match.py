@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..structures import Pairs
 
@@ -20,7 +21,10 @@ class Match:
         teacher_layer: for each student layer, the teacher layer it is compared with (host integers).
         pairs: ``query`` indexes the student, ``target`` the teacher, one row a student layer.
         teacher_group: name of the teacher's query group.
+        pairs_queries: False where ``pairs.target`` indexes something else, which its own loss knows.
     """
+
+    pairs_queries: ClassVar[bool] = True
 
     name: str
     student_group: str

@@ -38,7 +38,8 @@ class DistillDetector(nn.Module):
         student: any detector for which a ``Student`` is registered. teacher: built beside it.
         matchers, losses: by name. schedule: course of the losses over the run.
         balance: steers their common weight in the first iterations; None: the weights are as configured.
-        unlabeled_weight: factor of the distillation losses on images without labels.
+        unlabeled_weight: factor of the distillation losses on images without labels. solver: of the matchings, see
+            detr/supervision/solver.py.
     """
 
     @configurable
@@ -52,6 +53,7 @@ class DistillDetector(nn.Module):
         schedule: Schedule | None = None,
         balance: ShareBalance | None = None,
         unlabeled_weight: float = 1.0,
+        solver: str = "auto",
     ):
         super().__init__()
         self.student = student
@@ -61,6 +63,7 @@ class DistillDetector(nn.Module):
         self.schedule = schedule or Schedule()
         self.balance = balance
         self.unlabeled_weight = unlabeled_weight
+        self.solver = solver
         self._runner = student_of(student)
         # The same objects, typed: a dictionary of modules does not know their class.
         self._matchers, self._losses = list(matchers.values()), list(losses.values())
@@ -99,7 +102,7 @@ class DistillDetector(nn.Module):
             return self.student(batched_inputs)
         step = self._start(batched_inputs, iteration)
         knowledge, groups = self._extra_groups(self.teacher(as_teacher_sees(step), self.capture), len(batched_inputs))
-        matchings = Matchings()
+        matchings = Matchings(self.solver)
         student = self._runner.finish(step, groups, self.capture, matchings)
         student = dataclasses.replace(student, step=student.step or step)
         on_teacher = self._run_head_on_teacher(step, knowledge, matchings)
@@ -135,8 +138,9 @@ class DistillDetector(nn.Module):
         wanted = any(loss.needs_assignment for loss in self._losses)
         if knowledge.label_cost is None or not wanted:
             return None
-        assert step.ground_truth is not None
-        return Cost("ground truth, teacher", knowledge.label_cost, step.ground_truth.counts)
+        truth = step.ground_truth
+        assert truth is not None
+        return Cost("ground truth, teacher", knowledge.label_cost, truth.counts, truth.device_counts)
 
     def _run_head_on_teacher(self, step: StudentStep, knowledge: Knowledge, matchings: Matchings) -> StudentOutput:
         """The student's head on the teacher's maps, where it has any."""

@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from ..checkpoint.export import detector_in, student_weights
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.locate import local_file
-from ..checkpoint.matching import first_names
 from ..config.defaults import num_classes_key
+from ..config.files import find_file
 from ..config.keys import Key, declare
 from ..data import training_class_names
-from ..errors import ConfigError
-from .classes import NAMES_KEY, ClassMap, match_classes
-from .teachers.configuration import find_weights, load_teacher_config
+from ..errors import ConfigError, first
+from .classes import ClassMap, match_classes
+from .teachers.configuration import find_weights, load_teacher_config, teacher_class_names
 
 logger = logging.getLogger(__name__)
 
 KEY = "MODEL.DISTILL.START_FROM_TEACHER"
+WEIGHTS_KEY = "MODEL.DISTILL.START_WEIGHTS"
 # Names of parts, and where their weights are: of a DETR, and of detectron2's detectors.
 PARTS = {
     "backbone": r"^backbone\.",
@@ -46,7 +47,12 @@ declare(
             + ", ".join(f"`{name}`" for name in PARTS)
             + ", or regular expressions of parameters' names. The teacher is that of `TEACHER.CONFIG_FILE` and "
             "`TEACHER.WEIGHTS`, whether or not the run distils; class rows are found by name",
-        )
+        ),
+        WEIGHTS_KEY: Key(
+            "",
+            "checkpoint of `START_FROM_TEACHER` where it is not `TEACHER.WEIGHTS`, as with `PredictionsFile`, whose "
+            "file holds no parameters",
+        ),
     },
 )
 
@@ -76,17 +82,18 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
     parts = tuple(cfg.MODEL.DISTILL.START_FROM_TEACHER)
     if not parts:
         return
-    teacher_cfg, file = load_teacher_config(cfg), find_weights(cfg)
-    weights = student_weights(detector_in(read_checkpoint(local_file(str(file), "MODEL.DISTILL.TEACHER.WEIGHTS"))))
-    names = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES) or training_class_names(teacher_cfg)
+    teacher_cfg, file = load_teacher_config(cfg), _find_start(cfg)
+    key = WEIGHTS_KEY if cfg.MODEL.DISTILL.START_WEIGHTS else "MODEL.DISTILL.TEACHER.WEIGHTS"
+    weights = student_weights(detector_in(read_checkpoint(local_file(str(file), key))))
+    names, source = teacher_class_names(cfg, teacher_cfg)
     classes = match_classes(
-        training_class_names(cfg), names, num_classes_key(cfg)[1], num_classes_key(teacher_cfg)[1], NAMES_KEY
+        training_class_names(cfg), names, num_classes_key(cfg)[1], num_classes_key(teacher_cfg)[1], source
     )
     taken = copy_parts(detector, weights, parts, classes, num_classes_key(teacher_cfg)[1])
     if not taken.whole and not taken.classes:
         raise ConfigError(
             f"{KEY} {list(parts)}: nothing of {file} fits the student: "
-            f"{first_names(taken.misshaped) or 'it has none of ' + first_names(taken.absent)}. Name other parts, or "
+            f"{first(taken.misshaped) or 'it has none of ' + first(taken.absent)}. Name other parts, or "
             "leave it empty."
         )
     logger.info(
@@ -95,7 +102,19 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
     )  # fmt: skip
     for found, words in ((taken.misshaped, "of another shape"), (taken.absent, "that the teacher has not")):
         if found:
-            logger.info("%s: %d tensors %s are left: %s", KEY, len(found), words, first_names(found))
+            logger.info("%s: %d tensors %s are left: %s", KEY, len(found), words, first(found))
+
+
+def _find_start(cfg: CfgNode) -> str:
+    own: str = cfg.MODEL.DISTILL.START_WEIGHTS
+    if own:
+        return find_file(own, WEIGHTS_KEY)
+    if cfg.MODEL.DISTILL.TEACHER.NAME == "PredictionsFile":
+        raise ConfigError(
+            f"{KEY} is set, and TEACHER.WEIGHTS {cfg.MODEL.DISTILL.TEACHER.WEIGHTS} holds predictions, no parameters. "
+            f"Name the teacher's checkpoint in {WEIGHTS_KEY} and its configuration in TEACHER.CONFIG_FILE."
+        )
+    return find_weights(cfg)
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ class Part:
     def distil(self, loss: DistillLoss, unlabeled_weight: float) -> dict[str, Tensor]:
         """The losses of these images; of those without labels under names of their own (``..._unlabeled``)."""
         if self.labelled:
-            return loss(self.student, self.knowledge, self.matches)
+            return {} if loss.unlabeled_alone else loss(self.student, self.knowledge, self.matches)
         if loss.needs_labels:
             return {}
         found = loss(self.student, self.knowledge, self.matches)
@@ -60,7 +60,7 @@ def divide(student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -
     """One part, or two where a batch has images without labels."""
     truth = None if student.step is None else student.step.ground_truth
     count = None if truth is None else truth.num_labelled
-    if truth is None or count == len(truth.counts):
+    if truth is None or count == len(truth.labels):
         return [Part(student, knowledge, matches)]
     return [
         Part(student.select(images), knowledge.select(images), [match.select(images) for match in matches], labelled)

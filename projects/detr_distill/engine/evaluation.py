@@ -20,10 +20,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..checkpoint.writing import write_atomically
-from ..data.annotations.fields import first
 from ..data.annotations.file import AnnotationFile, id_order, read_annotation_file
 from ..data.annotations.masks import mask_area
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, first
 
 try:
     from faster_coco_eval import COCO as FastCOCO

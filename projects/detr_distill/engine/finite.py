@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..errors import first
+
 IMAGES_NAMED = 16
 
 
@@ -23,9 +25,7 @@ def describe_non_finite(iteration: int, found: str, images: list[str], last_loss
     Args:
         found: what is infinite or NaN. images: of the batch. last_losses: of the last iteration that was finite.
     """
-    named = ", ".join(images[:IMAGES_NAMED]) + (
-        f" and {len(images) - IMAGES_NAMED} more" * (len(images) > IMAGES_NAMED)
-    )
+    named = first(images, IMAGES_NAMED)
     history = ", ".join(f"{key} = {value:.5g}" for key, value in last_losses.items())
     return "\n".join(
         [

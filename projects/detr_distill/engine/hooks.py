@@ -105,7 +105,8 @@ class FinalFiles(HookBase):
             self._save_student()
 
     def _save_student(self) -> None:
-        save_weights(student_state_dict(self.trainer.detector), self._student_file)
+        names = self._checkpointer.class_names
+        save_weights(student_state_dict(self.trainer.detector), self._student_file, names)
 
 
 class BestCheckpoint:

@@ -16,9 +16,8 @@ from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 
 from ..checkpoint import SafeCheckpointer, last_checkpoint
-from ..config.build import build_config
 from ..config.plugins import import_plugins
-from ..data import register_configured
+from ..data import read_configuration, register_configured
 from .device import choose_device
 from .faults.interruption import INTERRUPTED, end_started_processes
 from .folder.contents import keep_contents
@@ -83,7 +82,7 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         DataError: see ``check_start``.
     """
     set_up_logs()
-    cfg = build_config(arguments.config_file, arguments.opts or [], plugins=True)
+    cfg = read_configuration(arguments.config_file, arguments.opts or [], plugins=True)
     choose_device(cfg, arguments)
     cfg.OUTPUT_DIR = output_folder(cfg.OUTPUT_DIR)
     cfg.freeze()

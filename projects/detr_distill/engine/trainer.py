@@ -21,14 +21,17 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.export import AVERAGED, undistributed
-from ..data import build_test_loader, build_train_loader
+from ..data import build_test_loader, build_train_loader, training_class_names
 from ..distill.teacher_start import start_from_teacher
 from ..errors import CheckpointError, ConfigError
 from ..protocols import follow_optimizer, follow_steps, student_in
 from .average import build_average
+from .capture import CapturedSteps
+from .compiled import compile_backbones
 from .evaluation import build_evaluator
 from .faults.words import in_words
 from .freezing import ParameterFreeze
+from .gradients import share_start
 from .hooks import BestCheckpoint, EvaluationHook, FinalFiles
 from .metrics_file import METRICS_FILE, MetricsWriter, TensorBoardWriter, was_evaluated
 from .model import build_named_model
@@ -64,8 +67,13 @@ class DistillTrainer(DefaultTrainer):
         # iterations.
         torch.jit.set_fusion_strategy([])
         model = self.build_model(cfg)
+        if cfg.SOLVER.COMPILE:
+            compile_backbones(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
-        model = create_ddp_model(model, broadcast_buffers=False)
+        if cfg.SOLVER.CAPTURE:
+            share_start(model)
+        else:
+            model = create_ddp_model(model, broadcast_buffers=False)
         self._trainer = StepTrainer(
             model,
             self.build_train_loader(cfg),
@@ -74,6 +82,7 @@ class DistillTrainer(DefaultTrainer):
             precision=Precision.from_config(cfg),
             clipper=GradientClipper.from_config(cfg),
             freeze=ParameterFreeze.from_config(cfg, model),
+            capture=functools.partial(CapturedSteps.from_config, cfg) if cfg.SOLVER.CAPTURE else None,
         )
         step_trainer = self._trainer
         follow_optimizer(model, optimizer, lambda: step_trainer.iter)
@@ -84,7 +93,7 @@ class DistillTrainer(DefaultTrainer):
             parts[AVERAGED] = self.average.average
         self._set_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, **parts)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, training_class_names(cfg), **parts)
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())

@@ -1,14 +1,14 @@
 """The values that travel between the parts: tensors with a name and a meaning."""
 
 from ..moved import renamed
+from .attention import CROSS_ATTENTION, CROSS_FACTORS, FACTORS, SELF_ATTENTION, SELF_FACTORS, AttentionFactors, Keep
 from .ground_truth import GroundTruth
 from .pairs import Pairs, no_pairs, pairs_in_order
 from .tensors import (
     CAPTURES,
-    CROSS_ATTENTION,
+    CAPTURES_WITH_FACTORS,
     PREDICTIONS,
     SAMPLED_ATTENTION,
-    SELF_ATTENTION,
     Candidates,
     DecoderOutput,
     ImageBatch,
@@ -19,14 +19,20 @@ from .tensors import (
 
 __all__ = [
     "CAPTURES",
+    "CAPTURES_WITH_FACTORS",
     "CROSS_ATTENTION",
+    "CROSS_FACTORS",
+    "FACTORS",
     "PREDICTIONS",
     "SAMPLED_ATTENTION",
     "SELF_ATTENTION",
+    "SELF_FACTORS",
+    "AttentionFactors",
     "Candidates",
     "DecoderOutput",
     "GroundTruth",
     "ImageBatch",
+    "Keep",
     "Memory",
     "Pairs",
     "QueryGroup",

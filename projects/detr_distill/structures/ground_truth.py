@@ -6,18 +6,39 @@ Letters: B images, G objects (padded to the image with the most).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.utils import comm
 from torch import Tensor
 
 from ..errors import DataError
+from .transfer import constant, copy_to
 
 if TYPE_CHECKING:
     from detectron2.structures import BitMasks, PolygonMasks
+
+
+class UnknownOnHostError(RuntimeError):
+    """A part asked the host for what only the device knows in a captured step."""
+
+
+class UnknownCounts(list[int]):
+    """The objects of each image, where the host must not know them: a captured step would keep their first values."""
+
+    def _refuse(self, *_: object) -> int:
+        raise UnknownOnHostError("a part counts the objects of each image on the host")
+
+    def __iter__(self) -> Iterator[int]:
+        self._refuse()
+        return iter(())
+
+    __len__ = __getitem__ = __bool__ = _refuse  # type: ignore[assignment]
 
 
 @dataclass
@@ -34,6 +55,7 @@ class GroundTruth:
         labelled: whether each image was labelled at all, which one without objects may be; empty: all. A detection
             loss refuses images without labels; what learns from unlabelled ones asks here.
         sizes: (height, width) of each image before padding, in pixels; empty where ``corners`` is None.
+        objects_a_rank: scalar on the device, where it has been exchanged with other processes already.
     """
 
     labels: Tensor
@@ -44,11 +66,12 @@ class GroundTruth:
     masks: tuple[BitMasks | PolygonMasks | None, ...] = ()
     labelled: tuple[bool, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    objects_a_rank: Tensor | None = None
 
     @property
     def num_labelled(self) -> int:
         """How many images are labelled; these come first in a batch that has others."""
-        return sum(self.labelled) if self.labelled else len(self.counts)
+        return sum(self.labelled) if self.labelled else len(self.labels)
 
     def check_order(self) -> None:
         """Raises DataError where no image is labelled, or one that is stands behind one that is not."""
@@ -64,7 +87,20 @@ class GroundTruth:
         """(B,) float, 0 for images that are not labelled, on the device of ``labels``; None where all are."""
         if all(self.labelled):
             return None
-        return torch.tensor(self.labelled, dtype=torch.float32).to(self.labels.device, non_blocking=True)
+        return constant(self.labelled, self.labels.device)
+
+    @cached_property
+    def device_counts(self) -> Tensor:
+        """(B,) long: ``counts`` on the device."""
+        return self.valid.sum(1)
+
+    @cached_property
+    def num_objects(self) -> Tensor:
+        """Scalar: the objects of the batch, mean over the ranks, at least 1: what detection losses are divided by."""
+        total = self.objects_a_rank
+        if total is None:
+            total = sum_over_ranks(self.valid.sum().float()) / comm.get_world_size()
+        return total.clamp(min=1)
 
     def repeat(self, times: int) -> GroundTruth:
         """Every object ``times`` times, its copies side by side: copy c of object g is at g * times + c.
@@ -72,7 +108,9 @@ class GroundTruth:
         An image's real objects stay in front of its padding.
         """
         labels, boxes, valid = (x.repeat_interleave(times, dim=1) for x in (self.labels, self.boxes, self.valid))
-        return GroundTruth(labels, boxes, valid, [count * times for count in self.counts], labelled=self.labelled)
+        counts = self.counts if isinstance(self.counts, UnknownCounts) else [count * times for count in self.counts]
+        total = None if self.objects_a_rank is None else self.objects_a_rank * times
+        return GroundTruth(labels, boxes, valid, counts, labelled=self.labelled, objects_a_rank=total)
 
     def at_least_one(self) -> GroundTruth:
         """The same objects, with a padded one where the whole batch has none; padded once."""
@@ -106,9 +144,16 @@ class GroundTruth:
     def corners_on_device(self) -> Tensor:
         """(B, G, 4) corners in pixels, on the device of ``boxes``, copied there once."""
         assert self.corners is not None
-        return self.corners.to(self.boxes.device, non_blocking=True)
+        return copy_to(self.corners, self.boxes.device)
 
     @staticmethod
     def count_valid(counts: list[int], rows: int) -> Tensor:
         """(B, rows) bool on the host: True for the first ``counts[b]`` rows of each image."""
         return torch.arange(rows)[None, :] < torch.tensor(counts)[:, None]
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of a scalar of every process; with one process the scalar itself."""
+    if comm.get_world_size() > 1:
+        dist.all_reduce(value)
+    return value

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .attention import CROSS_ATTENTION, CROSS_FACTORS, SELF_ATTENTION, SELF_FACTORS, AttentionFactors
 from .ground_truth import GroundTruth
 from .pairs import Pairs
 
-# What a loss may ask the decoder to keep beside boxes, logits and hidden states.
-SELF_ATTENTION = "self_attention"
-CROSS_ATTENTION = "cross_attention"
+# What a loss may ask the decoder to keep beside boxes, logits, hidden states and dense attention.
 SAMPLED_ATTENTION = "sampled_attention"
 # What a matcher may ask a convolutional detector for: its predictions in the form of a decoder's.
 PREDICTIONS = "predictions"
-# What a decoder with dense attention has.
+# What a decoder with dense attention has; and one whose maps are the softmax of products of queries and keys alone.
 CAPTURES = frozenset({SELF_ATTENTION, CROSS_ATTENTION})
+CAPTURES_WITH_FACTORS = CAPTURES | {SELF_FACTORS, CROSS_FACTORS}
 
 
 @dataclass
@@ -152,6 +152,7 @@ class DecoderOutput:
         boxes: (L, B, Q, 4). hidden: (L, B, Q, C).
         self_attention: for each layer (B, H, Q, Q), cross_attention: for each layer (B, H, Q, S): softmax over the
             last axis, per head, before dropout; None unless captured.
+        self_factors, cross_factors: for each layer what these maps are made of; None unless captured in their place.
         sampled_attention: for each layer of a deformable decoder the points over the image without its padding, some
             of which may lie outside [0, 1]; None unless captured.
         activation: "sigmoid" or "softmax", how logits become class probabilities.
@@ -163,6 +164,8 @@ class DecoderOutput:
     activation: str
     self_attention: tuple[Tensor, ...] | None = None
     cross_attention: tuple[Tensor, ...] | None = None
+    self_factors: tuple[AttentionFactors, ...] | None = None
+    cross_factors: tuple[AttentionFactors, ...] | None = None
     sampled_attention: tuple[SampledPoints, ...] | None = None
 
     def select(self, images: slice) -> DecoderOutput:
@@ -171,6 +174,9 @@ class DecoderOutput:
         def part(kept: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
             return None if kept is None else tuple(values[images] for values in kept)
 
+        def factors(kept: tuple[AttentionFactors, ...] | None) -> tuple[AttentionFactors, ...] | None:
+            return None if kept is None else tuple(values.select(images) for values in kept)
+
         return dataclasses.replace(
             self,
             logits=self.logits[:, images],
@@ -178,6 +184,8 @@ class DecoderOutput:
             hidden=self.hidden[:, images],
             self_attention=part(self.self_attention),
             cross_attention=part(self.cross_attention),
+            self_factors=factors(self.self_factors),
+            cross_factors=factors(self.cross_factors),
             sampled_attention=None
             if self.sampled_attention is None
             else tuple(points.map(lambda values: values[images]) for points in self.sampled_attention),

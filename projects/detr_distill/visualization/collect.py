@@ -24,7 +24,7 @@ from ..distill import DistillDetector
 from ..distill.knowledge import Knowledge
 from ..distill.matchers.adaptive import AdaptiveMatcher
 from ..distill.students.base import StudentOutput
-from ..distill.teachers.configuration import load_teacher_config
+from ..distill.teachers.configuration import load_teacher_config, teacher_class_names
 from ..structures import CROSS_ATTENTION, DecoderOutput
 
 DUPLICATE_IOU = 0.5  # of two teacher queries on one object, the surer one is shown
@@ -126,7 +126,7 @@ def views_of(cfg: CfgNode, model: nn.Module) -> list[View]:
     node = cfg.MODEL.DISTILL.TEACHER
     # A teacher without a configuration of its own is a network of the student's kind.
     teacher_cfg = load_teacher_config(cfg) if node.CONFIG_FILE else cfg
-    taught = list(node.CLASS_NAMES) or training_class_names(teacher_cfg) or ()
+    taught = teacher_class_names(cfg, teacher_cfg)[0] or ()
     return [student, View("teacher", network, taught, model.teacher.flip_channels)]
 
 

@@ -19,6 +19,7 @@ from .draw import COLORS, Label, draw_attention, draw_box, label_box, show_image
 from .words import drawable, style
 
 DPI = 110
+OTHER = "tab:brown"  # a curve of a model that has no colour of its own
 SMALLEST_CELL, LARGEST_CELL = 2.7, 5.0  # inches, width of one image
 PAIR_COLORS = matplotlib.color_sequences["tab10"]
 
@@ -98,20 +99,22 @@ def attention(samples: Sequence[Sample], pairs: Sequence[Sequence[Pair]], names:
     return figure
 
 
-def ap_over_iterations(curves: Mapping[str, Sequence[tuple[int, float]]], teacher_ap: float, dataset: str) -> Figure:
+def ap_over_iterations(
+    curves: Mapping[str, Sequence[tuple[float, float]]], teacher_ap: float, dataset: str, unit: str = "iterations"
+) -> Figure:
     """AP of each model over its training, against the teacher's.
 
     Args:
-        curves: model name -> (iterations done, AP in 0 to 100). dataset: for the axis.
+        curves: model name -> (iterations done, or what ``unit`` says, AP in 0 to 100). dataset: for the axis.
     """
-    figure = Figure(figsize=(7.6, 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8.4, 4.2), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.axhline(teacher_ap, color=COLORS["teacher"], linestyle="--", label=f"teacher: {teacher_ap:.1f}")
     for name, points in curves.items():
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, marker="o", color=COLORS[name], label=f"{name}: {values[-1]:.1f}")
-    axes.set(title="The same training with and without the teacher", xlabel="iterations")
+        axes.plot(steps, values, marker="o", color=COLORS.get(name, OTHER), label=f"{name}: {values[-1]:.1f}")
+    axes.set(title="The same training with and without the teacher", xlabel=unit)
     words = f"AP on {drawable(dataset)}"
     axes.set_ylabel(words, **style(words))
     axes.set_xlim(left=0)

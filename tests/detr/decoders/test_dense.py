@@ -51,7 +51,7 @@ def test_groups_do_not_see_each_other(variant, capture, inputs):
 @every_variant
 def test_captured_maps_are_distributions_and_change_nothing(variant, inputs):
     model = build(variant, MODEL__DETR__DROPOUT=0.5)
-    assert model.decoder.captures == CAPTURES
+    assert model.decoder.captures >= CAPTURES
     memory = encode(model.eval(), inputs)
     own, other = model.queries(memory), random_group(model, "other", 5)
     plain, captured = (model.decode(memory, [own], capture)["own"] for capture in (frozenset(), CAPTURES))

@@ -85,7 +85,7 @@ def test_heads_are_shared_or_not():
 def test_captured_attention_changes_nothing(variant, inputs):
     model = build(variant).eval()
     capture = frozenset({SELF_ATTENTION, SAMPLED_ATTENTION})
-    assert model.decoder.captures == capture
+    assert model.decoder.captures >= capture
     memory, _, groups = begin_step(model, inputs)
     plain, captured = (model.decode(memory, groups, c) for c in (frozenset(), capture))
     for group in groups:

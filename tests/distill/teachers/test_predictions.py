@@ -202,3 +202,17 @@ def test_settings_that_cannot_work(dataset, teacher):
     del batch[0]["placement"]
     with pytest.raises(DataError, match="has no placement"):
         model(batch, iteration=0)
+
+
+def test_images_without_labels_are_looked_for_too(dataset, teacher, tmp_path):
+    """A folder's images are numbered from 1; the file knows 5 to 8."""
+    keys = {"DATASETS__UNLABELED": (f"pictures_{tmp_path.name}",), "DATALOADER__UNLABELED_PER_BATCH": 1}
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    register_datasets([[f"pictures_{tmp_path.name}", "", str(tmp_path)]])
+    with pytest.raises(DataError, match=r"nothing of 2 of the 6 images of .*pictures_.*\(ids 1, 2\)"):
+        build_model(distiller_cfg(dataset, teacher / "store", **keys))
+    for number in range(2, 5):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"image id 5 is of .*predictions are found by id"):
+        build_model(distiller_cfg(dataset, teacher / "store", **keys))

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from detr_distill.config.build import build_config
-from detr_distill.structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION
+from detr_distill.structures import CROSS_ATTENTION, FACTORS, SAMPLED_ATTENTION, SELF_ATTENTION
 
 import torch
 from detectron2.modeling import build_model
@@ -87,10 +87,12 @@ def detector(name: str) -> nn.Module:
     return build_model(family_cfg(name))
 
 
-def distiller(folder: Path, teacher: str, student: str, teacher_keys=None, datasets=None, **keys) -> nn.Module:
+def distiller(
+    folder: Path, teacher: str, student: str, teacher_keys=None, datasets=None, unlabeled=0, **keys
+) -> nn.Module:
     """A randomised student of one family with a teacher of another and every loss that both can use.
 
-    ``datasets`` names the training sets of teacher and student.
+    ``datasets`` names the training sets of teacher and student; ``unlabeled`` images of a batch have no labels.
     """
     configurations = [family_cfg(teacher, **(teacher_keys or {})), family_cfg(student)]
     for cfg, dataset in zip(configurations, datasets or (), strict=False):
@@ -101,6 +103,7 @@ def distiller(folder: Path, teacher: str, student: str, teacher_keys=None, datas
     torch.save({"model": network.state_dict()}, folder / "teacher.pth")
     shared = shared_captures(teacher, student)
     cfg.MODEL.META_ARCHITECTURE = "DistillDetector"
+    cfg.DATALOADER.UNLABELED_PER_BATCH = unlabeled
     node = cfg.MODEL.DISTILL
     node.TEACHER.CONFIG_FILE, node.TEACHER.WEIGHTS = str(folder / "teacher.yaml"), str(folder / "teacher.pth")
     node.LOSSES = ["PredictionLoss", "AttentionLoss"] + ["SampledAttentionLoss"] * (SAMPLED_ATTENTION in shared)
@@ -114,7 +117,8 @@ def distiller(folder: Path, teacher: str, student: str, teacher_keys=None, datas
 
 
 def shared_captures(*names: str) -> frozenset[str]:
-    return frozenset.intersection(*(detector(name).decoder.captures for name in names))
+    """What all of these can keep, maps in place of what they are made of."""
+    return frozenset.intersection(*(detector(name).decoder.captures for name in names)) - set(FACTORS.values())
 
 
 def step(model, counts=(2, 3)):

@@ -2,8 +2,11 @@
 
 import detr_distill  # noqa: F401  # isort: skip  (before detectron2: its repairs)
 
+import functools
 import os
 
+from detr_distill.engine.capture import CapturedSteps
+from detr_distill.engine.gradients import share_start
 from detr_distill.engine.step import StepTrainer
 from detr_distill.errors import NonFiniteError
 
@@ -31,6 +34,7 @@ def work(rank: int, folder: str) -> None:
     model = ToyDetector()
     model.norm = torch.nn.Identity()
     model.dropout = torch.nn.Identity()
+    start = {name: value.clone() for name, value in model.head.state_dict().items()}
     batches = [batch_of(rank, number, bad=number == 3 and rank == 1) for number in range(4)]
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     trainer = StepTrainer(wrapped, batches, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=2)
@@ -46,6 +50,21 @@ def work(rank: int, folder: str) -> None:
         except NonFiniteError as error:
             result["error"] = str(error)
         result["unchanged"] = torch.equal(result["weight"], model.head.weight)
+    torch.manual_seed(rank)  # the second process starts otherwise, until it is given the first's weights
+    plain = ToyDetector()
+    plain.norm = torch.nn.Identity()
+    plain.dropout = torch.nn.Identity()
+    if rank == 0:
+        plain.head.load_state_dict(start)
+    share_start(plain)
+    capture = functools.partial(CapturedSteps, sizes=(), objects=1, device=torch.device("cpu"), recorder=None)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    steps = functools.partial(capture, obstacle="there is no graph on a CPU")
+    trainer = StepTrainer(plain, batches[:2], optimizer, accumulate=2, capture=steps)
+    with EventStorage(0):
+        trainer.iter = 0
+        trainer.run_step()
+    result["weight_of_captured"] = plain.head.weight.detach().clone()
     torch.save(result, f"{folder}/{rank}.pth")
     torch.distributed.barrier()
     # Gloo's threads now and then abort while the interpreter takes a process down; there is nothing left to take down.

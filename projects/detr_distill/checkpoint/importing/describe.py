@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...errors import CheckpointError
-from ..matching import first_names
+from ...errors import CheckpointError, first
 from .deformable_heads import count_layers
 from .family import Family, Settings
 
@@ -112,7 +111,7 @@ def _describe_resnet(weights: Mapping[str, Tensor], settings: Settings, features
         names = sorted(name for name in weights if name.startswith(("backbone", "model.backbone")))
         raise CheckpointError(
             f"The backbone is no ResNet of 18, 34, 50, 101 or 152 layers: {blocks} blocks in its four stages. "
-            f"Its tensors: {first_names(names)}."
+            f"Its tensors: {first(names)}."
         )
     return {
         "DEPTH": RESNETS[blocks, bottleneck],
@@ -127,6 +126,6 @@ def _tensor(weights: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in weights:
         raise CheckpointError(
             f"There is no tensor that would be {name}, which every network of this family has. "
-            f"Tensors in the file: {first_names(sorted(weights))}."
+            f"Tensors in the file: {first(sorted(weights))}."
         )
     return weights[name]

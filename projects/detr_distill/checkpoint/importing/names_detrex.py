@@ -11,8 +11,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from ...errors import CheckpointError
-from ..matching import first_names
+from ...errors import CheckpointError, first
 from .deformable_heads import count_layers
 from .families import FAMILIES, families_of, recognise
 from .family import DETREX, Family
@@ -61,7 +60,7 @@ def detrex_family(names: Collection[str]) -> Family:
     if found is None or not any(".attentions.0." in name for name in names):
         raise CheckpointError(
             f"No detector of detrex that can be imported: those are {', '.join(sorted(families_of(DETREX)))}. "
-            f"Tensors in the file: {first_names(sorted(names))}."
+            f"Tensors in the file: {first(sorted(names))}."
         )
     return found
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, first
 
 NAMED = 5  # faulty entries that a message lists
 
@@ -28,13 +28,6 @@ def short(value: Any, length: int = 120) -> str:
     """A value as a message shows it."""
     text = ascii(value) if isinstance(value, str) and not is_text(value) else repr(value)
     return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-def first(items: Iterable[Any], count: int | None = None) -> str:
-    """The first few items of a list, and how many more there are (``count``: of all, if the list is shorter)."""
-    found = [str(item) for item in items]
-    more = (len(found) if count is None else count) - NAMED
-    return ", ".join(found[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def entry_name(section: str, item: Any, number: int) -> str:
@@ -85,7 +78,9 @@ def _count(found: dict[str, tuple[int, list[str]]], kind: str, name: str, values
 
 
 def _lines(found: dict[str, tuple[int, list[str]]]) -> str:
-    return "\n".join(f"  {kind} ({count}): {first(examples, count)}" for kind, (count, examples) in found.items())
+    return "\n".join(
+        f"  {kind} ({count}): {first(examples, NAMED, count)}" for kind, (count, examples) in found.items()
+    )
 
 
 @dataclass(frozen=True)

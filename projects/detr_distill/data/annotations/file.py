@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import first
 from .fields import (
     Field,
     Findings,
@@ -18,7 +19,6 @@ from .fields import (
     are_sides,
     are_texts,
     entry_name,
-    first,
     short,
     to_box,
     to_flag,

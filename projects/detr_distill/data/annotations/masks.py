@@ -7,8 +7,7 @@ from typing import Any
 
 from pycocotools import mask as mask_util
 
-from ...errors import DataError
-from .fields import first
+from ...errors import DataError, first
 
 _LEAST_NUMBERS = 6  # x and y of three points
 

@@ -7,13 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from ...errors import DataError
+from ..image_files import upright_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -94,18 +91,3 @@ def image_records(folder: str) -> list[dict]:
         width, height = upright_size(Path(folder) / name)
         records.append({"file_name": os.path.join(folder, name), "width": width, "height": height, "image_id": number})
     return records
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image as it is read: turned as its EXIF orientation says. Only the header is looked at.
-
-    Raises:
-        DataError: not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-            width, height = image.size
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise DataError(f"Image file {path} is damaged or not an image: {error}. Restore it, or remove it.") from error
-    return (height, width) if turned else (width, height)

@@ -15,7 +15,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ...errors import DataError
-from .content import IMAGE_SUFFIXES, Content, Labelled, upright_size
+from ..image_files import upright_size
+from .content import IMAGE_SUFFIXES, Content, Labelled
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from ...errors import DataError
-from .content import Content, Labelled, list_images, upright_size
+from ..image_files import upright_size
+from .content import Content, Labelled, list_images
 
 SPLITS = ("train", "val", "test")
 _ROUNDING = 1e-4  # a share may be this much outside of 0 to 1: written with few digits

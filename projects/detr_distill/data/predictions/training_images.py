@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ...errors import DataError
+from ...errors import DataError, first
 from ..records import load_records
-
-_NAMED = 5
+from ..unlabeled import REST, registered
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Images of ``DATASETS.TRAIN``.
+    """Images of ``DATASETS.TRAIN`` and, where a run uses them, of ``DATASETS.UNLABELED``.
 
     Attributes:
         source: names of the sets, for messages. sizes: image id -> (width, height).
@@ -31,28 +30,29 @@ class TrainingImages:
         """Raises DataError where some images are not among ``image_ids``; ``key`` names what should hold them."""
         absent = [image_id for image_id in self.sizes if image_id not in image_ids]
         if absent:
-            shown = ", ".join(map(str, absent[:_NAMED])) + (", ..." if len(absent) > _NAMED else "")
             raise DataError(
-                f"{key} has nothing of {len(absent)} of the {len(self.sizes)} images of {self.source} (ids {shown}). "
+                f"{key} has nothing of {len(absent)} of the {len(self.sizes)} images of {self.source} (ids "
+                f"{first(absent)}). "
                 "Is it of another data set? Make it anew with tools/predict.py on this one."
             )
 
 
 def training_images(cfg: CfgNode) -> TrainingImages:
-    """The images of a configuration's training sets.
+    """The images that a run trains on.
 
     Raises:
         DataError: see ``load_records``; two sets use the same id for two images.
     """
-    records = load_records(cfg)
-    source = ", ".join(cfg.DATASETS.TRAIN)
+    others = [name for name in cfg.DATASETS.UNLABELED if name != REST] if cfg.DATALOADER.UNLABELED_PER_BATCH else []
+    records = [*load_records(cfg), *(record for name in others for record in registered(name))]
+    source = ", ".join([*cfg.DATASETS.TRAIN, *others])
     sizes: dict[int, tuple[int, int]] = {}
     files: dict[int, str] = {}
     for record in records:
         image_id = record["image_id"]
         if files.setdefault(image_id, record["file_name"]) != record["file_name"]:
             raise DataError(
-                f"DATASETS.TRAIN {source}: image id {image_id} is of {files[image_id]} and of {record['file_name']}, "
+                f"{source}: image id {image_id} is of {files[image_id]} and of {record['file_name']}, "
                 "and predictions are found by id. Give the images of all sets different ids."
             )
         sizes[image_id] = (record["width"], record["height"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,7 +193,7 @@ def initial_state(cfg: CfgNode, node: str) -> dict[str, Any]:
     return {"pretrained": pretrained, "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT}
 
 
-def load_complete(network: nn.Module, weights: dict[str, Tensor], source: str, node: str) -> None:
+def load_complete(network: nn.Module, weights: Mapping[str, Tensor], source: str, node: str) -> None:
     """Loads a classifier's weights; its head may be left over, but nothing of the network may be missing.
 
     Raises:

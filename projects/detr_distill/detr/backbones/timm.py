@@ -6,6 +6,7 @@ import difflib
 import importlib
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ from ...checkpoint.locate import local_file
 from ...config.keys import key
 from ...config.ranges import Range
 from ...errors import CheckpointError, ConfigError
+from .in_order import rename_in_order
 from .stages import DOWNLOAD, OUTPUT_STRIDES, Stage, StagedBackbone, initial_state, load_complete
 
 logger = logging.getLogger(__name__)
@@ -83,8 +85,8 @@ class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
     drop_path: float = key(0.0, "highest rate of stochastic depth, reached in the last block", Range(0, below=1))
     pretrained: str = key(
         "",
-        'weights of the classifier: a file or an address, or `"download"` for timm\'s own; not read where '
-        "`MODEL.WEIGHTS` names a checkpoint of the detector",
+        "weights of the classifier: a file or an address, or `\"download\"` for timm's own; other libraries' names are "
+        "understood where order and shapes agree; not read where `MODEL.WEIGHTS` names a checkpoint of the detector",
     )
     checkpointing: bool = key(
         False,
@@ -172,14 +174,14 @@ def _check_name(timm: Any, name: str) -> None:
     )
 
 
-def _read_weights(network: Any, source: str) -> dict[str, Tensor]:
+def _read_weights(network: Any, source: str) -> Mapping[str, Tensor]:
     """Weights under this network's names, whichever form they were published in."""
     if source == DOWNLOAD:
         weights = _download(network)
     else:
         weights = read_checkpoint(local_file(source, f"{KEY}.PRETRAINED"))["model"]
     rename = vars(sys.modules[type(network).__module__]).get("checkpoint_filter_fn")
-    return rename(weights, network) if rename else weights
+    return rename_in_order(rename(weights, network) if rename else weights, network)
 
 
 def _download(network: Any) -> dict[str, Tensor]:

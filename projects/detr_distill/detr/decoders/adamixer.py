@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...config.keys import key
 from ...config.ranges import COUNT
 from ...registry import DECODER_REGISTRY
-from ...structures import SELF_ATTENTION, DecoderOutput, Memory
+from ...structures import SELF_ATTENTION, DecoderOutput, Keep, Memory
 from ..layers.adamixer import (
     AdaptiveMixing,
     AdaptiveSampling,
@@ -63,7 +63,7 @@ class AdaMixerLayer(DecoderLayer):
         """Nothing is known: samples are mixed by matrices that the query makes."""
 
     def forward(
-        self, content: Tensor, positions: Tensor, layout: GroupLayout, tokens: Tensor, memory: Memory, capture: bool
+        self, content: Tensor, positions: Tensor, layout: GroupLayout, tokens: Tensor, memory: Memory, capture: Keep
     ) -> tuple[Tensor, GroupMaps]:
         """(B, Q, C) to (B, Q, C), and each group's self-attention map; ``positions`` (B, Q, 4) without gradient."""
         content = content + embed_positions(positions, content.shape[-1]).to(content.dtype)
@@ -143,7 +143,7 @@ class AdaMixerDecoder(Decoder):
         for index, (layer, heads) in enumerate(zip(self.layers, self.heads, strict=True)):
             # Only the first stage's positions can be learned, where another network's queries are projected.
             positions = positions if index == 0 else positions.detach()
-            content, maps = layer(content, positions, layout, tokens, memory, SELF_ATTENTION in capture)
+            content, maps = layer(content, positions, layout, tokens, memory, Keep.of(capture, SELF_ATTENTION))
             record.add(content, maps, None)
             positions = move(positions, heads.box_head(content).float())
             logits.append(heads.class_head(content))

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ...errors import ConfigError
 from ...registry import DECODER_REGISTRY
-from ...structures import CAPTURES, CROSS_ATTENTION, DecoderOutput, Memory
+from ...structures import CAPTURES, CROSS_ATTENTION, SELF_FACTORS, DecoderOutput, Keep, Memory
 from ..keys import ANCHOR_ATTENTION, POSITION_GAIN, POSITION_TEMPERATURE
-from ..layers.attention import GroupLayout, GroupMaps
+from ..layers.attention import GroupLayout, GroupMaps, Kept
 from ..layers.module_list import ModuleList
 from ..layers.row_column import (
     ATTENTIONS,
@@ -49,7 +49,7 @@ class AnchorDecoderLayer(LocatedDecoderLayer):
         layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
-    ) -> tuple[Tensor, GroupMaps, Tensor | None]:
+    ) -> tuple[Tensor, GroupMaps, Kept | None]:
         """(B, Q, C) to (B, Q, C), and the two maps where captured.
 
         Args:
@@ -57,7 +57,7 @@ class AnchorDecoderLayer(LocatedDecoderLayer):
         """
         content, self_maps = self.attend_to_queries(content, position, layout, capture)
         attended, cross_map = self.cross_attention.over_cells(
-            content, points, memory, cells, CROSS_ATTENTION in capture
+            content, points, memory, cells, Keep.of(capture, CROSS_ATTENTION)
         )
         return self.finish(content, attended), self_maps, cross_map
 
@@ -78,7 +78,7 @@ class AnchorDecoder(Decoder):
             sharper the larger [R]; 0 is the authors' start.
     """
 
-    captures = CAPTURES
+    captures = CAPTURES | {SELF_FACTORS}
     position_kind = "point_logits"
     takes_levels = False
     layers: ModuleList[AnchorDecoderLayer]

@@ -15,10 +15,18 @@ from ...config.keys import key
 from ...config.ranges import COUNT
 from ...plugin import Plugin
 from ...registry import DECODER_REGISTRY
-from ...structures import CROSS_ATTENTION, SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory, SampledPoints
+from ...structures import (
+    SAMPLED_ATTENTION,
+    SELF_ATTENTION,
+    AttentionFactors,
+    DecoderOutput,
+    Keep,
+    Memory,
+    SampledPoints,
+)
 from ..boxes import EPSILON
 from ..keys import ACTIVATIONS, DROPOUT, FFN_DIM, HIDDEN_DIM, LOGIT_EPSILON, NUM_CLASSES, NUM_HEADS
-from ..layers.attention import GroupLayout, GroupMaps, MultiHeadAttention
+from ..layers.attention import GroupLayout, GroupMaps, Kept, MultiHeadAttention
 from ..layers.feed_forward import Dropout, FeedForward
 from ..queries.base import PLACE_WIDTHS
 
@@ -147,7 +155,7 @@ class LocatedDecoderLayer(DecoderLayer):
     ) -> tuple[Tensor, GroupMaps]:
         """The self-attention step: (B, Q, C) to (B, Q, C), and each group's map where captured."""
         located = content + position
-        attended, maps = self.self_attention.within_groups(located, content, layout, SELF_ATTENTION in capture)
+        attended, maps = self.self_attention.within_groups(located, content, layout, Keep.of(capture, SELF_ATTENTION))
         return self.self_attention_norm(content + self.dropout(attended)), maps
 
 
@@ -157,19 +165,20 @@ class DecoderRecord:
     def __init__(self, capture: frozenset[str]):
         self.capture = capture
         self.hidden: list[Tensor] = []
-        self.self_maps: list[tuple[Tensor, ...]] = []
-        self.cross_maps: list[Tensor] = []
+        self.self_maps: list[tuple[Kept, ...]] = []
+        self.cross_maps: list[Kept] = []
         self.points: list[SampledPoints] = []
 
     def add(
         self,
         hidden: Tensor,
         self_maps: GroupMaps,
-        cross_map: Tensor | None = None,
+        cross_map: Kept | None = None,
         points: SampledPoints | None = None,
     ) -> None:
         """One layer: (B, Q, C) of all groups, each group's (B, H, Qg, Qg) map, and the (B, H, Q, S) map of all.
 
+        Where factors are asked for, they stand in the maps' place.
         A deformable layer has ``points`` over the image, of all groups, in place of the second map.
         """
         self.hidden.append(hidden)
@@ -190,10 +199,16 @@ class DecoderRecord:
         outputs = [DecoderOutput(logits, boxes, hidden, activation) for logits, boxes, hidden in parts]
         cross_maps = [maps.split(sizes, dim=2) for maps in self.cross_maps]
         for group, output in enumerate(outputs):
-            if SELF_ATTENTION in self.capture:
-                output.self_attention = tuple(maps[group] for maps in self.self_maps)
-            if CROSS_ATTENTION in self.capture:
-                output.cross_attention = tuple(maps[group] for maps in cross_maps)
+            own_maps = [maps[group] for maps in self.self_maps]
+            output.self_attention, output.self_factors = _by_kind(own_maps)
+            output.cross_attention, output.cross_factors = _by_kind([maps[group] for maps in cross_maps])
             if SAMPLED_ATTENTION in self.capture:
                 output.sampled_attention = tuple(points.take_queries(layout.rows(group)) for points in self.points)
         return outputs
+
+
+def _by_kind(kept: list[Kept]) -> tuple[tuple[Tensor, ...] | None, tuple[AttentionFactors, ...] | None]:
+    """What the layers kept as maps and as factors; one of the two is None, or both."""
+    maps = tuple(values for values in kept if isinstance(values, Tensor))
+    factors = tuple(values for values in kept if isinstance(values, AttentionFactors))
+    return maps or None, factors or None

@@ -9,10 +9,10 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from ...registry import DECODER_REGISTRY
-from ...structures import CAPTURES, CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory
+from ...structures import CAPTURES_WITH_FACTORS, CROSS_ATTENTION, SELF_ATTENTION, DecoderOutput, Keep, Memory
 from ..boxes import inverse_sigmoid
 from ..keys import POINT_TEMPERATURE, POSITION_GAIN
-from ..layers.attention import GroupLayout, GroupMaps
+from ..layers.attention import GroupLayout, GroupMaps, Kept
 from ..layers.conditional import (
     ConditionalCrossAttention,
     ConditionalSelfAttention,
@@ -48,11 +48,11 @@ class ConditionalDecoderLayer(DecoderLayer):
         memory: ProjectedMemory,
         layout: GroupLayout,
         capture: frozenset[str],
-    ) -> tuple[Tensor, GroupMaps, Tensor | None]:
+    ) -> tuple[Tensor, GroupMaps, Kept | None]:
         """(B, Q, C) to (B, Q, C), and the two maps where captured; other arguments as the two attentions take them."""
-        attended, self_maps = self.self_attention(content, places, layout, SELF_ATTENTION in capture)
+        attended, self_maps = self.self_attention(content, places, layout, Keep.of(capture, SELF_ATTENTION))
         content = self.self_attention_norm(content + self.dropout(attended))
-        attended, cross_map = self.cross_attention(content, position, sine, memory, CROSS_ATTENTION in capture)
+        attended, cross_map = self.cross_attention(content, position, sine, memory, Keep.of(capture, CROSS_ATTENTION))
         return self.finish(content, attended), self_maps, cross_map
 
 
@@ -66,7 +66,7 @@ class ConditionalDecoder(Decoder):
             :meth:`ConditionalCrossAttention.align_positions`; 0 is the paper's start.
     """
 
-    captures = CAPTURES
+    captures = CAPTURES_WITH_FACTORS
     position_kind = "embedding"
     layers: ModuleList[ConditionalDecoderLayer]
 

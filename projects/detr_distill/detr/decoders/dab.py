@@ -12,7 +12,7 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from ...registry import DECODER_REGISTRY
-from ...structures import CAPTURES, DecoderOutput, Memory
+from ...structures import CAPTURES_WITH_FACTORS, DecoderOutput, Memory
 from ..boxes import DAB_EPSILON, inverse_sigmoid
 from ..keys import POINT_TEMPERATURE
 from ..layers.attention import GroupLayout
@@ -38,7 +38,7 @@ class DabDecoder(Decoder):
         temperature: of the anchors' sine embedding.
     """
 
-    captures = CAPTURES
+    captures = CAPTURES_WITH_FACTORS
     position_kind = "box_logits"
     published_epsilon = DAB_EPSILON
     layers: ModuleList[ConditionalDecoderLayer]

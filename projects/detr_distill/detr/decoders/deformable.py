@@ -18,7 +18,7 @@ from ...config.keys import key
 from ...config.ranges import COUNT
 from ...errors import ConfigError
 from ...registry import DECODER_REGISTRY
-from ...structures import SAMPLED_ATTENTION, SELF_ATTENTION, DecoderOutput, Memory, SampledPoints
+from ...structures import SAMPLED_ATTENTION, SELF_ATTENTION, SELF_FACTORS, DecoderOutput, Memory, SampledPoints
 from ..boxes import inverse_sigmoid
 from ..keys import NUM_LEVELS, POINT_TEMPERATURE
 from ..layers.attention import GroupLayout, GroupMaps
@@ -70,7 +70,7 @@ class SamplingDecoder(Decoder):
         size_bias: logit that the first layer's head adds to a box's width and height at the start [C].
     """
 
-    captures = frozenset({SELF_ATTENTION, SAMPLED_ATTENTION})
+    captures = frozenset({SELF_ATTENTION, SELF_FACTORS, SAMPLED_ATTENTION})
     size_bias: ClassVar[float] = -2.0
     layers: ModuleList[DeformableDecoderLayer]
 

@@ -9,8 +9,8 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from ...registry import DECODER_REGISTRY
-from ...structures import CAPTURES, CROSS_ATTENTION, DecoderOutput, Memory
-from ..layers.attention import GroupLayout, GroupMaps, MultiHeadAttention
+from ...structures import CAPTURES_WITH_FACTORS, CROSS_ATTENTION, DecoderOutput, Keep, Memory
+from ..layers.attention import GroupLayout, GroupMaps, Kept, MultiHeadAttention
 from ..layers.initialisation import initialise_linear
 from ..layers.module_list import ModuleList
 from .base import Decoder, DecoderRecord, LocatedDecoderLayer
@@ -28,7 +28,7 @@ class DetrDecoderLayer(LocatedDecoderLayer):
 
     def forward(
         self, content: Tensor, position: Tensor, layout: GroupLayout, memory: Memory, capture: frozenset[str]
-    ) -> tuple[Tensor, GroupMaps, Tensor | None]:
+    ) -> tuple[Tensor, GroupMaps, Kept | None]:
         """(B, Q, C) to (B, Q, C), and the two maps where captured."""
         content, self_maps = self.attend_to_queries(content, position, layout, capture)
         attended, cross_map = self.cross_attention(
@@ -36,7 +36,7 @@ class DetrDecoderLayer(LocatedDecoderLayer):
             memory.tokens + memory.position,
             memory.tokens,
             mask=memory.key_mask,
-            capture=CROSS_ATTENTION in capture,
+            capture=Keep.of(capture, CROSS_ATTENTION),
         )
         return self.finish(content, attended), self_maps, cross_map
 
@@ -45,7 +45,7 @@ class DetrDecoderLayer(LocatedDecoderLayer):
 class DetrDecoder(Decoder):
     """Layers with a shared final norm and shared heads; boxes are absolute [P]."""
 
-    captures = CAPTURES
+    captures = CAPTURES_WITH_FACTORS
     position_kind = "embedding"
 
     @configurable

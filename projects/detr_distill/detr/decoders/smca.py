@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ...config.keys import key
 from ...config.ranges import POSITIVE
 from ...registry import DECODER_REGISTRY, NECK_REGISTRY, look_up
-from ...structures import CAPTURES, CROSS_ATTENTION, DecoderOutput, Memory
-from ..layers.attention import GroupLayout, GroupMaps
+from ...structures import CAPTURES, CROSS_ATTENTION, SELF_FACTORS, DecoderOutput, Keep, Memory
+from ..layers.attention import GroupLayout, GroupMaps, Kept
 from ..layers.feed_forward import PerceptronHead
 from ..layers.initialisation import initialise_linear
 from ..layers.module_list import ModuleList
@@ -50,7 +50,7 @@ class SmcaDecoderLayer(LocatedDecoderLayer):
         layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
-    ) -> tuple[Tensor, GroupMaps, Tensor | None]:
+    ) -> tuple[Tensor, GroupMaps, Kept | None]:
         """(B, Q, C) to (B, Q, C), and the two maps where captured.
 
         Args:
@@ -61,7 +61,7 @@ class SmcaDecoderLayer(LocatedDecoderLayer):
         weights = None if self.level_head is None else self.level_head(estimate).float().softmax(-1)
         content, self_maps = self.attend_to_queries(content, position, layout, capture)
         attended, cross_map = self.cross_attention.over_levels(
-            content + position, memory, log_maps, weights, CROSS_ATTENTION in capture
+            content + position, memory, log_maps, weights, Keep.of(capture, CROSS_ATTENTION)
         )
         return self.finish(content, attended), self_maps, cross_map
 
@@ -77,7 +77,7 @@ class SmcaDecoder(Decoder):
         num_levels: L, or None for a plain map or a single level. smoothness: see :class:`SpatialModulation`.
     """
 
-    captures = CAPTURES
+    captures = CAPTURES | {SELF_FACTORS}
     position_kind = "embedding"
     layers: ModuleList[SmcaDecoderLayer]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...structures import Memory
 from ...structures.levels import image_extents
-from ..boxes import to_corners
+from ..boxes import area, to_corners
 from .deformable import multi_scale_deformable_attention
 from .position import sine_embedding
 
@@ -78,14 +78,8 @@ def log_intersection(positions: Tensor) -> Tensor:
     corners = to_corners(torch.cat([positions[..., :2], sizes], dim=-1))
     first, second = corners.unsqueeze(-2), corners.unsqueeze(-3)
     low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
-    overlap, areas = _area((high - low).clamp(min=0)), _area(sizes)
-    return (overlap / areas.clamp(min=1e-6).unsqueeze(-1) + 1e-7).log()
-
-
-def _area(sides: Tensor) -> Tensor:
-    """Width times height; the gradient of ``Tensor.prod`` would read the device."""
-    width, height = sides.unbind(-1)
-    return width * height
+    overlap = area((high - low).clamp(min=0))
+    return (overlap / area(sizes).clamp(min=1e-6).unsqueeze(-1) + 1e-7).log()
 
 
 class AdaptiveSampling(nn.Module):

@@ -13,12 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...structures import AttentionFactors, Keep
 from ...structures.constants import is_graph
 from . import cpu_operators
 from .feed_forward import drop
 
-# The self-attention map of each query group (B, H, Q, Q); None unless captured.
-GroupMaps = tuple[Tensor, ...] | None
+# What is kept of an attention: the map (B, H, Q, S) in float32, or what it is made of.
+Kept = Tensor | AttentionFactors
+# The same of the self-attention of each query group (B, H, Q, Q); None unless captured.
+GroupMaps = tuple[Kept, ...] | None
 
 
 def split_heads(values: Tensor, num_heads: int) -> Tensor:
@@ -35,47 +38,43 @@ def attend(
     mask: Tensor | None = None,
     bias: Tensor | None = None,
     dropout: float = 0.0,
-    capture: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+    capture: Keep = Keep.NOTHING,
+) -> tuple[Tensor, Kept | None]:
     """Scaled dot-product attention on split heads.
 
     The attention map is what dropout is applied *to*, so every row of a captured map adds up to 1 in training mode too.
-    Without ``capture`` torch's fused kernel runs and no map exists; but torch has none on a CPU with dropout, or where
-    values are wider or narrower than keys: there it is an operator of our own.
+    Unless the map is asked for torch's fused kernel runs and none exists; but torch has none on a CPU with dropout, or
+    where values are wider or narrower than keys: there it is an operator of our own.
 
     Args:
         query: (B, H, Q, e). key: (B, H, S, e). value: (B, H, S, v).
         mask: bool, broadcastable to (B, H, Q, S), True where a query may not look.
         bias: added to the logits before the softmax, broadcastable to (B, H, Q, S).
         dropout: probability of dropping an attention weight.
-        capture: return the map.
+        capture: what to return beside. Factors leave the bias out: they are for attention without one.
 
     Returns:
-        (B, Q, H * v), and the map (B, H, Q, S) in float32 or None.
+        (B, Q, H * v), and what was asked for or None.
     """
-    if query.device.type == "cpu" and not is_graph() and (capture or dropout or query.shape[-1] != value.shape[-1]):
+    factors = AttentionFactors(query, key, mask)
+    kept: Kept | None = factors if capture == Keep.FACTORS else None
+    wants_map, same_width = capture == Keep.MAP, query.shape[-1] == value.shape[-1]
+    if query.device.type == "cpu" and not is_graph() and (wants_map or dropout or not same_width):
         if torch.is_autocast_enabled("cpu"):
             kind = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(kind), key.to(kind), value.to(kind)
-        output, kept_map = cpu_operators.attend(query, key, value, mask, bias, dropout)
-        return output, kept_map if capture else None
-    if capture:
-        # Scaled before the product, which float16 could overflow.
-        scores = (query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)).float()
-        if bias is not None:
-            scores = scores + bias
-        if mask is not None:
-            scores = scores.masked_fill(mask, -torch.inf)
-        attention = scores.softmax(-1)
+        output, attention = cpu_operators.attend(query, key, value, mask, bias, dropout)
+        return output, attention if wants_map else kept
+    if wants_map:
+        kept = attention = factors.map(bias)
         dropped = drop(attention, dropout) if dropout else attention
         output = dropped.to(value.dtype) @ value
     else:
-        attention = None
         allowed = None if mask is None else ~mask
         if bias is not None:
             allowed = bias.to(query.dtype) if mask is None else bias.to(query.dtype).masked_fill(mask, -torch.inf)
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
-    return output.transpose(1, 2).flatten(2), attention if capture else None
+    return output.transpose(1, 2).flatten(2), kept
 
 
 class MultiHeadAttention(nn.Module):
@@ -109,15 +108,15 @@ class MultiHeadAttention(nn.Module):
         clear_biases(self)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, capture: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, capture: Keep = Keep.NOTHING
+    ) -> tuple[Tensor, Kept | None]:
         """Attends from ``query`` (B, Q, E) to ``key`` and ``value`` (B, S, E); see :func:`attend`."""
         dropout = self.dropout if self.training else 0.0
-        output, attention = attend(*self._project(query, key, value), mask=mask, dropout=dropout, capture=capture)
-        return self.output_projection(output), attention
+        output, kept = attend(*self._project(query, key, value), mask=mask, dropout=dropout, capture=capture)
+        return self.output_projection(output), kept
 
     def within_groups(
-        self, query: Tensor, value: Tensor, layout: GroupLayout, capture: bool, bias: Tensor | None = None
+        self, query: Tensor, value: Tensor, layout: GroupLayout, capture: Keep, bias: Tensor | None = None
     ) -> tuple[Tensor, GroupMaps]:
         """Self-attention of packed query groups; keys are the queries; see :func:`attend_within_groups`."""
         dropout = self.dropout if self.training else 0.0
@@ -167,7 +166,7 @@ def attend_within_groups(
     *,
     bias: Tensor | None = None,
     dropout: float,
-    capture: bool,
+    capture: Keep,
 ) -> tuple[Tensor, GroupMaps]:
     """Self-attention of packed query groups, group by group; see :func:`attend`.
 
@@ -178,14 +177,14 @@ def attend_within_groups(
 
     Returns:
         (B, Q, H * v), and each group's map over its own queries (B, H, Qg, Qg), or None. The map of a group that sees
-        others leaves out what it gives to them.
+        others leaves out what it gives to them; its factors are those of a group that sees none.
     """
     outputs, maps = [], []
     for group, (size, inner_mask, seen) in enumerate(zip(layout.sizes, layout.inner_masks, layout.seen, strict=True)):
         own, visible = layout.rows(group), [layout.rows(other) for other in (group, *seen)]
         if inner_mask is not None and seen:
             inner_mask = F.pad(inner_mask, (0, sum(layout.sizes[other] for other in seen)), value=False)
-        output, attention = attend(
+        output, kept = attend(
             query[:, :, own],
             _join([key[:, :, rows] for rows in visible], dim=2),
             _join([value[:, :, rows] for rows in visible], dim=2),
@@ -195,8 +194,8 @@ def attend_within_groups(
             capture=capture,
         )
         outputs.append(output)
-        if attention is not None:
-            maps.append(attention[..., :size])
+        if kept is not None:
+            maps.append(kept.first_keys(size) if isinstance(kept, AttentionFactors) else kept[..., :size])
     return _join(outputs, dim=1), tuple(maps) if capture else None
 
 

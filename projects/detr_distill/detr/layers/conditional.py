@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...structures import Memory
-from .attention import GroupLayout, GroupMaps, attend, attend_within_groups, check_heads, split_heads
+from ...structures import Keep, Memory
+from .attention import GroupLayout, GroupMaps, Kept, attend, attend_within_groups, check_heads, split_heads
 from .feed_forward import project_together
 from .initialisation import deal_pairs
 
@@ -29,10 +29,10 @@ class ConditionalSelfAttention(nn.Module):
         self.key_content = nn.Linear(width, width)
         self.key_position = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.output = _output(width)
 
     def forward(
-        self, content: Tensor, places: tuple[Tensor, Tensor], layout: GroupLayout, capture: bool
+        self, content: Tensor, places: tuple[Tensor, Tensor], layout: GroupLayout, capture: Keep
     ) -> tuple[Tensor, GroupMaps]:
         """(B, Q, C) content of all groups to (B, Q, C), and each group's map where captured.
 
@@ -89,11 +89,11 @@ class ConditionalCrossAttention(nn.Module):
         self.key_content = nn.Linear(width, width)
         self.key_position = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.output = _output(width)
 
     def forward(
-        self, content: Tensor, position: Tensor, sine: Tensor, memory: ProjectedMemory, capture: bool
-    ) -> tuple[Tensor, Tensor | None]:
+        self, content: Tensor, position: Tensor, sine: Tensor, memory: ProjectedMemory, capture: Keep
+    ) -> tuple[Tensor, Kept | None]:
         """Attends to a memory.
 
         Args:
@@ -101,13 +101,13 @@ class ConditionalCrossAttention(nn.Module):
             memory: of :func:`project_memory`.
 
         Returns:
-            (B, Q, C), and the map (B, H, Q, S) or None.
+            (B, Q, C), and the map (B, H, Q, S), or what it is made of, or None.
         """
         query, key = self.query_content(content), memory.content
         if self.query_position is not None:
             query = query + self.query_position(position)
             key = key + memory.position
-        attended, attention = attend(
+        attended, kept = attend(
             torch.cat([self._split(query), self._split(self.query_sine(sine))], dim=-1),
             torch.cat([self._split(key), self._split(memory.position)], dim=-1),
             self._split(memory.value),
@@ -115,7 +115,7 @@ class ConditionalCrossAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             capture=capture,
         )
-        return self.output(attended), attention
+        return self.output(attended), kept
 
     @torch.no_grad()
     def align_positions(self, gain: float) -> None:
@@ -146,3 +146,10 @@ def project_memory(attentions: Sequence[ConditionalCrossAttention], memory: Memo
         ProjectedMemory(content, position.expand_as(content), value, memory.key_mask)
         for content, value, position in zip(parts[::2], parts[1::2], positions, strict=True)
     ]
+
+
+def _output(width: int) -> nn.Linear:
+    """The last projection of an attention; its bias starts at 0, those of the projections before it do not [C]."""
+    linear = nn.Linear(width, width)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -2,10 +2,23 @@
 
 Letters: B images, Q queries, S memory tokens, H heads, c channels of a head, L levels, P points a head and level.
 
-A program takes a block of queries of one head, whose rows of c channels it reads and writes in one piece; neighbouring
-queries sample neighbouring cells, so one head's block finds most of them in the cache. The gradients of locations and
-weights are sums within a program; that of the values is added up by atomic operations, whose order changes from run to
-run, so its last digits do too.
+A program takes a block of queries of one head, whose rows of c channels it reads and writes in one piece. The gradients
+of locations and weights are sums within a program; that of the values is added up by atomic operations, whose order
+changes from run to run, so its last digits do too.
+
+How many queries a program takes, and whether it reads a level's points one after the other or at once, depends on how
+many queries there are (:func:`_plan`):
+
+- Of an encoder there are ten thousands. Neighbours sample neighbouring cells, so that a block of them finds most of its
+  values in the cache; one point after the other keeps what a program holds small, and there are enough programs to hide
+  how long a read takes.
+- Of a decoder there are hundreds, anywhere. Blocks of them make fewer programs than the GPU can hold, each of which
+  waits for its reads one after the other: place, then value, 16 times. So a program takes few queries and all points of
+  a level at once, a thread four channels of one of them; its levels' reads do not depend on each other either. The
+  points are added up once, at the end.
+
+At a decoder's size a kernel takes less time than Python to start one, most of which Triton spends on finding out which
+compiled form fits the arguments. :func:`_launch` remembers it by what it depends on.
 """
 
 from __future__ import annotations
@@ -18,18 +31,21 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 512  # numbers a program holds of a head's output: four, or 16 bytes of float32, for each of its 128 threads
-WARPS = 4
+# Programs of a decoder and of an encoder: how many numbers of a head's output (or of each of its points) one holds,
+# and warps. 512 numbers on four warps are four, or 16 bytes of float32, a thread.
+FEW, MANY = (512, 4), (512, 4)
+MANY_QUERIES = 50_000  # of all images and heads together; below, an H200 does not hold an encoder's form at once
 
 
 @triton.jit
 def _own_rows(queries, tokens, heads: tl.constexpr, query_block: tl.constexpr):
     """A program's rows of (image, query, head), which of them there are, and its first row of (image, token, head).
 
-    int64, since a batch may hold more than 2^31 numbers.
+    (query_block, 1, 1) each: a program's numbers are (query, point, channel). int64, since a batch may hold more than
+    2^31 numbers.
     """
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    query = tl.program_id(0) * query_block + tl.arange(0, query_block)[:, None]
+    query = tl.program_id(0) * query_block + tl.arange(0, query_block)[:, None, None]
     return (image * queries + query) * heads + head, query < queries, image * tokens * heads + head
 
 
@@ -77,27 +93,30 @@ def forward_kernel(
     levels: tl.constexpr,
     points: tl.constexpr,
     query_block: tl.constexpr,
+    point_block: tl.constexpr,
     channel_block: tl.constexpr,
 ):
     """Sums, for its queries of a head, the values that their points read, by bilinear interpolation."""
-    channel = tl.arange(0, channel_block)[None, :]
+    channel = tl.arange(0, channel_block)[None, None, :]
     filled = channel < channels
     row, live, first = _own_rows(queries, tokens, heads, query_block)
     first = first * channels + channel
-    total = tl.zeros((query_block, channel_block), tl.float32)
+    total = tl.zeros((query_block, point_block, channel_block), tl.float32)
     start = tl.full((), 0, tl.int64)
     for level in tl.static_range(levels):
         height, width = sizes[2 * level], sizes[2 * level + 1]
-        for point in range(points):
-            entry = (row * levels + level) * points + point
-            left, top, part_x, part_y, weight = _read_point(locations, weights, entry, live, height, width)
+        for first_point in range(0, points, point_block):
+            point = first_point + tl.arange(0, point_block)[None, :, None]
+            entry, there = (row * levels + level) * points + point, live & (point < points)
+            left, top, part_x, part_y, weight = _read_point(locations, weights, entry, there, height, width)
             for corner in tl.static_range(4):
                 cell, exists, share_x, share_y = _corner(left, top, part_x, part_y, height, width, corner)
                 address = first + (start + cell) * (heads * channels)
                 value = tl.load(values + address, mask=exists & filled, other=0.0).to(tl.float32)
                 total += weight * share_x * share_y * value
         start += tl.cast(height, tl.int64) * tl.cast(width, tl.int64)
-    tl.store(output + row * channels + channel, total.to(output.dtype.element_ty), mask=live & filled)
+    result = tl.sum(total, axis=1, keep_dims=True).to(output.dtype.element_ty)
+    tl.store(output + row * channels + channel, result, mask=live & filled)
 
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
@@ -117,10 +136,11 @@ def backward_kernel(
     levels: tl.constexpr,
     points: tl.constexpr,
     query_block: tl.constexpr,
+    point_block: tl.constexpr,
     channel_block: tl.constexpr,
 ):
     """Adds up the gradients of the values, and writes those of the points and their weights."""
-    channel = tl.arange(0, channel_block)[None, :]
+    channel = tl.arange(0, channel_block)[None, None, :]
     filled = channel < channels
     row, live, first = _own_rows(queries, tokens, heads, query_block)
     first = first * channels + channel
@@ -128,27 +148,43 @@ def backward_kernel(
     start = tl.full((), 0, tl.int64)
     for level in tl.static_range(levels):
         height, width = sizes[2 * level], sizes[2 * level + 1]
-        for point in range(points):
-            entry = (row * levels + level) * points + point
-            left, top, part_x, part_y, weight = _read_point(locations, weights, entry, live, height, width)
-            grad_weight = tl.zeros((query_block, 1), tl.float32)
-            grad_x = tl.zeros((query_block, 1), tl.float32)
-            grad_y = tl.zeros((query_block, 1), tl.float32)
+        for first_point in range(0, points, point_block):
+            point = first_point + tl.arange(0, point_block)[None, :, None]
+            entry, there = (row * levels + level) * points + point, live & (point < points)
+            left, top, part_x, part_y, weight = _read_point(locations, weights, entry, there, height, width)
+            grad_weight = tl.zeros((query_block, point_block, 1), tl.float32)
+            grad_x = tl.zeros((query_block, point_block, 1), tl.float32)
+            grad_y = tl.zeros((query_block, point_block, 1), tl.float32)
             for corner in tl.static_range(4):
                 cell, exists, share_x, share_y = _corner(left, top, part_x, part_y, height, width, corner)
                 address = first + (start + cell) * (heads * channels)
                 value = tl.load(values + address, mask=exists & filled, other=0.0).to(tl.float32)
-                product = tl.sum(value * upstream, axis=1, keep_dims=True)
+                product = tl.sum(value * upstream, axis=2, keep_dims=True)
                 grad_weight += share_x * share_y * product
                 # A share grows towards its corner: with x on the right and with y below.
                 grad_x += share_y * product if corner % 2 else -share_y * product
                 grad_y += share_x * product if corner // 2 else -share_x * product
                 change = weight * share_x * share_y * upstream
                 tl.atomic_add(grad_values + address, change, mask=exists & filled, sem="relaxed")
-            tl.store(grad_weights + entry, grad_weight, mask=live)
-            tl.store(grad_locations + entry * 2, grad_x * weight * width, mask=live)
-            tl.store(grad_locations + entry * 2 + 1, grad_y * weight * height, mask=live)
+            tl.store(grad_weights + entry, grad_weight, mask=there)
+            tl.store(grad_locations + entry * 2, grad_x * weight * width, mask=there)
+            tl.store(grad_locations + entry * 2 + 1, grad_y * weight * height, mask=there)
         start += tl.cast(height, tl.int64) * tl.cast(width, tl.int64)
+
+
+def _plan(rows: int, points: int, channel_block: int) -> tuple[int, int, int]:
+    """How many queries and points a program takes at once, and its warps, for ``rows`` queries of all heads and images.
+
+    See the module's text for why.
+    """
+    few = rows < MANY_QUERIES
+    (numbers, warps), point_block = (FEW, triton.next_power_of_2(points)) if few else (MANY, 1)
+    return min(64, max(1, numbers // (channel_block * point_block))), point_block, warps
+
+
+# Compiled kernels by what their compiled form depends on: kernel, type and device of values, constants, and whether all
+# tensors begin where 16 bytes can be read at once.
+_compiled: dict[tuple[Any, ...], Any] = {}
 
 
 def _launch(
@@ -160,11 +196,18 @@ def _launch(
     if not locations.numel():
         return
     channel_block = triton.next_power_of_2(channels)
-    query_block = min(64, max(1, BLOCK // channel_block))
+    query_block, point_block, warps = _plan(images * queries * heads, points, channel_block)
     grid = (triton.cdiv(queries, query_block), heads, images)
-    shape = (queries, tokens, heads, channels, levels, points, query_block, channel_block)
+    constants = (heads, channels, levels, points, query_block, point_block, channel_block)
+    arguments = (*tensors, sizes, queries, tokens, *constants)
+    aligned = not any(tensor.data_ptr() % 16 for tensor in tensors)
+    form = (kernel, values.dtype, values.device, constants, aligned)
     with torch.cuda.device_of(values):
-        kernel[grid](*tensors, sizes, *shape, num_warps=WARPS)
+        compiled = _compiled.get(form)
+        if compiled is None:  # and always in Triton's interpreter
+            _compiled[form] = kernel[grid](*arguments, num_warps=warps)
+        else:
+            compiled[grid](*arguments)
 
 
 class _DeformableAttention(torch.autograd.Function):

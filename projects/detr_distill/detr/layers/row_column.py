@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...structures import Memory
+from ...structures import Keep, Memory
 from ...structures.levels import axis_positions, visible_axes, visible_levels
-from .attention import MultiHeadAttention, check_heads, clear_biases, split_heads
+from .attention import Kept, MultiHeadAttention, check_heads, clear_biases, split_heads
 from .feed_forward import PerceptronHead, drop
 from .initialisation import deal_pairs
 from .position import point_positions, sine_embedding
@@ -125,13 +125,13 @@ class RowColumnAttention(nn.Module):
         return nn.Sequential(self.value_projection, self.output_projection)
 
     def over_cells(
-        self, query: Tensor, points: Embeddings, memory: Memory, cells: Embeddings, capture: bool = False
+        self, query: Tensor, points: Embeddings, memory: Memory, cells: Embeddings, capture: Keep = Keep.NOTHING
     ) -> tuple[Tensor, Tensor | None]:
         """Attends from queries to the cells of one level.
 
         Args:
             query: (B, Q, C). points: embeddings of the queries' x and y, (B, Q, C) each. memory: of one level.
-            cells: embeddings of columns (B, X, C) and rows (B, Y, C). capture: return the map.
+            cells: embeddings of columns (B, X, C) and rows (B, Y, C). capture: whether to return the map.
 
         Returns:
             (B, Q, C), and the map before dropout (B, H, Q, S) in float32 or None.
@@ -170,8 +170,8 @@ class PlaneAttention(MultiHeadAttention):
     """Standard attention with the interface of :class:`RowColumnAttention`; one embedding of both coordinates."""
 
     def over_cells(
-        self, query: Tensor, points: Embeddings, memory: Memory, cells: Embeddings, capture: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+        self, query: Tensor, points: Embeddings, memory: Memory, cells: Embeddings, capture: Keep = Keep.NOTHING
+    ) -> tuple[Tensor, Kept | None]:
         """As :meth:`RowColumnAttention.over_cells`."""
         tokens = memory.tokens
         return self(query + points[0], tokens + cells[0], tokens, mask=memory.key_mask, capture=capture)

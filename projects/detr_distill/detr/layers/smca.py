@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...structures import Memory
+from ...structures import Keep, Memory
 from ...structures.levels import split_levels, visible_axes, visible_levels
-from .attention import MultiHeadAttention, attend
+from .attention import Kept, MultiHeadAttention, attend
 
 # Finite in float16 too: a row that is minus infinity everywhere has no softmax.
 SMALLEST_LOG = -1e4
@@ -70,8 +70,8 @@ class ModulatedAttention(MultiHeadAttention):
     """Attention to each level by itself, under the levels' logarithms; the levels are added up by weights."""
 
     def over_levels(
-        self, query: Tensor, memory: Memory, log_maps: list[Tensor], level_weights: Tensor | None, capture: bool
-    ) -> tuple[Tensor, Tensor | None]:
+        self, query: Tensor, memory: Memory, log_maps: list[Tensor], level_weights: Tensor | None, capture: Keep
+    ) -> tuple[Tensor, Kept | None]:
         """Attends from ``query`` to ``memory``.
 
         Args:
@@ -94,11 +94,13 @@ class ModulatedAttention(MultiHeadAttention):
         return self.output_projection(output), attention
 
 
-def _weigh_levels(parts: list[tuple[Tensor, Tensor | None]], weights: Tensor) -> tuple[Tensor, Tensor | None]:
+def _weigh_levels(parts: list[tuple[Tensor, Kept | None]], weights: Tensor) -> tuple[Tensor, Kept | None]:
     """Levels' outputs (B, Q, C) added up by weights (B, Q, L), and their weighted maps side by side."""
     shares = weights.split(1, dim=-1)
     output = torch.stack([output * share for (output, _), share in zip(parts, shares, strict=True)]).sum(0)
-    maps = [part * share.unsqueeze(1) for (_, part), share in zip(parts, shares, strict=True) if part is not None]
+    maps = [
+        part * share.unsqueeze(1) for (_, part), share in zip(parts, shares, strict=True) if isinstance(part, Tensor)
+    ]
     return output, torch.cat(maps, dim=-1) if maps else None
 
 

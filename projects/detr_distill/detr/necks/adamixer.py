@@ -18,6 +18,7 @@ from ...errors import ConfigError
 from ...registry import NECK_REGISTRY
 from ...structures import ImageBatch, Memory
 from ...structures.levels import visible_axes
+from ...structures.transfer import constant
 from .base import NORM_GROUPS, Neck, check_features, check_width, join_levels, projection, resize_mask
 
 
@@ -61,7 +62,7 @@ class AdaMixerNeck(Neck):
         masks = [resize_mask(images.mask, (x.shape[-2], x.shape[-1])) for x in maps]
         memory = join_levels(maps, masks, maps[0].new_zeros(1, 1, 1))
         assert memory.level_sizes is not None
-        level_sizes = memory.level_sizes * memory.level_sizes.new_tensor(self.strides).unsqueeze(1)
+        level_sizes = memory.level_sizes * constant(tuple(self.strides), memory.tokens.device).unsqueeze(1)
         return dataclasses.replace(memory, valid_ratios=_image_sizes(images).unsqueeze(1) / level_sizes)
 
 
@@ -69,5 +70,5 @@ def _image_sizes(images: ImageBatch) -> Tensor:
     """(B, 2): width and height of each image without padding, in pixels; B = 1 where none is padded."""
     if images.mask is None:
         height, width = images.tensor.shape[-2:]
-        return torch.tensor([[width, height]], device=images.tensor.device).float()
+        return constant(((width, height),), images.tensor.device)
     return torch.stack([axis.sum(1) for axis in visible_axes((~images.mask).float())], dim=-1)

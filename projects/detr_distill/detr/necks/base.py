@@ -19,6 +19,7 @@ from ...plugin import Plugin
 from ...registry import NECK_REGISTRY
 from ...structures import ImageBatch, Memory
 from ...structures.levels import join_maps, visible_axes
+from ...structures.transfer import constant
 from ..keys import HIDDEN_DIM, IN_FEATURES
 
 NORM_GROUPS = 32  # of the group normalisation behind a projection
@@ -87,7 +88,7 @@ def join_levels(maps: list[Tensor], masks: list[Tensor | None], position: Tensor
         position.expand(-1, tokens.shape[1], tokens.shape[2]),
         torch.cat(hidden, dim=1) if hidden else None,
         sizes,
-        level_sizes=torch.tensor([(width, height) for height, width in sizes], device=tokens.device).float(),
+        level_sizes=constant(tuple((width, height) for height, width in sizes), tokens.device),
         valid_ratios=torch.stack([_valid_ratio(mask, tokens.device) for mask in masks], dim=1),
     )
 

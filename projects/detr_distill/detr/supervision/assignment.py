@@ -1,4 +1,4 @@
-"""The Hungarian assignment of a whole training step, with one read of the device.
+"""The Hungarian assignment of a whole training step on the host, with one read of the device.
 
 Letters: L layers, B images, Q queries, T targets (padded to the largest image), M pairs (padded).
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import NonFiniteError
 from ...structures import Pairs, no_pairs
+from .cost_flags import describe_cost
 
 SMALL = 100_000  # entries of a matching below which one thread solves it
 
@@ -34,11 +35,18 @@ class Cost:
     Attributes:
         name: for error messages. values: (L, B, Q, T) float32.
         counts: number of real targets of each image (host integers); columns beyond it are padding.
+        device_counts: (B,) long, the same on the device, where it is there already.
     """
 
     name: str
     values: Tensor
     counts: list[int]
+    device_counts: Tensor | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no column is padding, as far as the host knows."""
+        return all(count >= self.values.shape[3] for count in self.counts)
 
 
 def solve_assignments(costs: list[Cost]) -> list[Pairs]:
@@ -77,10 +85,7 @@ def _solve(cost: Cost, values: np.ndarray) -> np.ndarray:
         matrices = values[:, image, :, : cost.counts[image]]
         for layer, matrix in enumerate(matrices):
             if not np.isfinite(matrix).all():
-                raise NonFiniteError(
-                    f"The matching cost '{cost.name}' of decoder layer {layer} and image {image} of the batch is not "
-                    "finite. Lower SOLVER.BASE_LR or clip gradients; check the image and its boxes."
-                )
+                raise NonFiniteError(describe_cost(cost.name, layer, image))
         return _solve_layers(matrices)
 
     # scipy solves outside Python's lock, so threads share the images; small ones are not worth the hand-over.

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
@@ -96,7 +94,7 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         values = self.matcher(output, targets)
         for layer, forced in group.forced_cost.items():
             values[layer] = forced
-        return Cost(f"ground truth, group '{group.name}'", values, targets.counts)
+        return Cost(f"ground truth, group '{group.name}'", values, targets.counts, targets.device_counts)
 
     def forward(
         self, output: DecoderOutput, group: QueryGroup, targets: GroundTruth, pairs: Pairs
@@ -110,7 +108,7 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         with torch.autocast(output.logits.device.type, enabled=False):
             layers = slice(None) if self.deep_supervision else slice(-1, None)
             pairs = pairs.slice_layers(layers)
-            num_objects = _mean_over_ranks(sum(targets.counts), output.logits.device)
+            num_objects = targets.num_objects
             logits = output.logits[layers].float()
             losses = {"class": self._class_loss(logits, targets, pairs, num_objects, group.padding)}
             boxes = output.boxes[layers].float()
@@ -126,7 +124,7 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         return named
 
     def _class_loss(
-        self, logits: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor | float, padding: Tensor | None
+        self, logits: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor, padding: Tensor | None
     ) -> Tensor:
         labels = self._target_labels(logits, targets, pairs)
         exists: Tensor | float = 1.0 if padding is None else (~padding).float()
@@ -152,7 +150,7 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
 
 
 def _box_losses(
-    pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor | float, form: str
+    pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor, form: str
 ) -> tuple[Tensor, Tensor]:
     """L1 and GIoU losses of the matched pairs, (L,) each; ``form`` as in :func:`as_compared`."""
     pred = pairs.take_query(pred_boxes)
@@ -161,12 +159,3 @@ def _box_losses(
     giou = 1 - generalized_iou(pred, gt)
     distance, giou = ((values * pairs.weight).sum((1, 2)) / num_objects for values in (distance, giou))
     return distance, giou
-
-
-def _mean_over_ranks(count: int, device: torch.device) -> Tensor | float:
-    """Objects a rank, at least 1; a tensor only where ranks must agree."""
-    if comm.get_world_size() == 1:
-        return float(max(count, 1))
-    total = torch.tensor(float(count), device=device)
-    dist.all_reduce(total)
-    return (total / comm.get_world_size()).clamp(min=1)

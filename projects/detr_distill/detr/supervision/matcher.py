@@ -5,16 +5,20 @@ Letters: L layers, B images, Q queries, G objects (padded), K class scores.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...config.keys import key
-from ...config.ranges import NOT_NEGATIVE
+from ...config.ranges import NOT_NEGATIVE, Words
 from ...plugin import Plugin
 from ...structures import DecoderOutput, GroundTruth
 from ..boxes import as_compared, pairwise_giou
 from ..keys import FOCAL_ALPHA, FOCAL_GAMMA, L1_BOXES
+from .solver import SOLVERS, check_solver
 
 
 def box_cost(
@@ -42,6 +46,17 @@ class HungarianMatcher(Plugin, node="MODEL.DETR.MATCHER"):
     focal_alpha: float = FOCAL_ALPHA
     focal_gamma: float = FOCAL_GAMMA
     l1_boxes: str = L1_BOXES
+    solver: str = key(
+        "auto",
+        'where all matchings are solved, those of teacher and student too, exactly: `"device"` (CUDA, by a Triton '
+        'kernel; the host reads nothing), `"scipy"` on the host, or `"auto"`, the device where that is possible',
+        Words(*SOLVERS),
+    )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *context: Any) -> dict[str, Any]:
+        check_solver(cfg.MODEL.DETR.MATCHER.SOLVER, cfg.MODEL.DEVICE)
+        return cls.read_keys(cfg)
 
     @torch.no_grad()
     def forward(self, output: DecoderOutput, targets: GroundTruth) -> Tensor:

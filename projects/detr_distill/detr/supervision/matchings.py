@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...structures import Pairs
-from .assignment import Cost, solve_assignments
+from .assignment import Cost
+from .solver import solve
 
 
 class Matching:
@@ -30,9 +31,14 @@ class Matching:
 
 
 class Matchings:
-    """All matchings of a step, so that the device is read once for all of them."""
+    """All matchings of a step, so that the device is read at most once for all of them.
 
-    def __init__(self) -> None:
+    Args:
+        solver: see solver.py.
+    """
+
+    def __init__(self, solver: str = "auto") -> None:
+        self._solver = solver
         self._open: list[Matching] = []
 
     def add(self, cost: Cost) -> Matching:
@@ -42,7 +48,7 @@ class Matchings:
         return matching
 
     def solve(self) -> None:
-        """Solves what was added since the last call; see :func:`solve_assignments` for the errors."""
-        for matching, pairs in zip(self._open, solve_assignments([m.cost for m in self._open]), strict=True):
+        """Solves what was added since the last call; see :func:`solver.solve` for the errors."""
+        for matching, pairs in zip(self._open, solve([m.cost for m in self._open], self._solver), strict=True):
             matching._pairs = pairs
         self._open = []

@@ -5,6 +5,7 @@ from .feature import FeatureLoss
 from .focal_global import FocalGlobalLoss
 from .masked_generation import MaskedGenerationLoss
 from .prediction import PredictionLoss
+from .pseudo_label import PseudoLabelLoss
 from .query_relation import QueryRelationLoss
 from .sampled_attention import SampledAttentionLoss
 from .target_aware import TargetAwareLoss
@@ -15,6 +16,7 @@ __all__ = [
     "FocalGlobalLoss",
     "MaskedGenerationLoss",
     "PredictionLoss",
+    "PseudoLabelLoss",
     "QueryRelationLoss",
     "SampledAttentionLoss",
     "TargetAwareLoss",

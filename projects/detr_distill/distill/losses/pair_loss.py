@@ -48,7 +48,7 @@ class PairLoss(DistillLoss):
         chosen = slice(None) if self.layers == "all" else slice(-1, None)
         losses = {}
         for match in matches:
-            if self.groups and match.name not in self.groups:
+            if not match.pairs_queries or (self.groups and match.name not in self.groups):
                 continue
             for term, per_layer in self.terms(student, knowledge, match).items():
                 values = (self.weight * per_layer[chosen]).unbind()
@@ -63,7 +63,7 @@ class PairLoss(DistillLoss):
 
     def check_matchers(self, matchers: Sequence[QueryMatcher]) -> None:
         """Raises ConfigError where ``groups`` names a matcher that is not in use, or none is."""
-        used = [matcher.name for matcher in matchers]
+        used = [matcher.name for matcher in matchers if matcher.pairs_queries]
         if not used or not set(self.groups) <= set(used):
             raise ConfigError(
                 f"{self.key_name('groups')} is {list(self.groups)} and the matchers in use give "
@@ -72,7 +72,7 @@ class PairLoss(DistillLoss):
 
     def uses(self, matcher: QueryMatcher) -> bool:
         """Whether the matcher's pairs are compared."""
-        return not self.groups or matcher.name in self.groups
+        return matcher.pairs_queries and (not self.groups or matcher.name in self.groups)
 
 
 class ScoredPairLoss(PairLoss):

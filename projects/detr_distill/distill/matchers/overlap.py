@@ -17,6 +17,7 @@ from ...detr.boxes import pairwise_iou
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
 from ...structures import Pairs
+from ...structures.transfer import copy_to
 from ..knowledge import Knowledge
 from ..match import Match
 from ..side import ONE_TO_ONE
@@ -60,7 +61,7 @@ class OverlapMatcher(PredictionMatcher):
         with torch.autocast(own.logits.device.type, enabled=False):
             score = self.classes.select_teacher(output.probabilities()[-1]).amax(-1)
             if knowledge.counts is not None:  # what follows them is padding
-                counts = torch.tensor(knowledge.counts).to(score.device, non_blocking=True)
+                counts = copy_to(torch.tensor(knowledge.counts), score.device)
                 score = score.masked_fill(torch.arange(score.shape[1], device=score.device) >= counts[:, None], -1.0)
             score, chosen = score.topk(min(self.teacher_queries, score.shape[1]), dim=1)
             teacher_boxes = output.boxes[-1].float().gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4))

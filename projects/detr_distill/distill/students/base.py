@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ...detr.supervision.criterion import SetCriterion
 from ...detr.supervision.matchings import Matchings
 from ...errors import ConfigError
 from ...structures import DecoderOutput, GroundTruth, Memory, QueryGroup
@@ -116,6 +117,11 @@ class Student(Side, ABC):
     @property
     def backbone(self) -> nn.Module | None:
         """The part that a frozen teacher may bring into the form that runs fastest; None: nothing is known of one."""
+        return None
+
+    @property
+    def criterion(self) -> SetCriterion | None:
+        """What assigns objects to queries, one each, and compares them; None for a detector of another kind."""
         return None
 
     @property

@@ -13,6 +13,7 @@ from ...detr import DetrDetector
 from ...detr.detector import Finished, Started
 from ...detr.preprocess import read_ground_truth
 from ...detr.queries.base import Queries
+from ...detr.supervision.criterion import SetCriterion
 from ...detr.supervision.matchings import Matchings
 from ...structures import PREDICTIONS, DecoderOutput, QueryGroup
 from ...structures.levels import from_maps, to_maps
@@ -52,6 +53,10 @@ class DetrStudent(Student):
     @property
     def part(self) -> str:
         return type(self.detector.decoder).__name__
+
+    @property
+    def criterion(self) -> SetCriterion:
+        return self.detector.criterion
 
     @property
     def num_classes(self) -> int:

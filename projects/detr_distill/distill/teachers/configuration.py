@@ -8,11 +8,13 @@ import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
-from ...config.build import build_config, flatten
+from ...checkpoint.class_names import stored_class_names
+from ...config.build import flatten
 from ...config.files import complete_path, find_file
-from ...data import training_class_names
+from ...data import read_configuration, training_class_names
 from ...data.class_lists import normal_names
 from ...errors import ConfigError, DetrDistillError
+from ..classes import NAMES_KEY
 from ..students.base import Student, known_students, student_of
 
 
@@ -29,7 +31,7 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
         )
     file = find_file(node.CONFIG_FILE, "MODEL.DISTILL.TEACHER.CONFIG_FILE")
     try:
-        teacher_cfg = build_config(file, list(node.OPTS))
+        teacher_cfg = read_configuration(file, list(node.OPTS), names=stored_class_names(node.WEIGHTS))
     except ConfigError as error:
         raise ConfigError(
             f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error} Keys of plug-ins of your own are known once PLUGINS "
@@ -39,7 +41,19 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
     # Says that weights follow, so that a backbone does not load its own first.
     teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS
     teacher_cfg.MODEL.DETR.DEFORMABLE_KERNEL = cfg.MODEL.DETR.DEFORMABLE_KERNEL
+    teacher_cfg.MODEL.DETR.MATCHER.SOLVER = cfg.MODEL.DETR.MATCHER.SOLVER
     return teacher_cfg
+
+
+def teacher_class_names(cfg: CfgNode, teacher_cfg: CfgNode) -> tuple[tuple[str, ...] | None, str]:
+    """The teacher's class names, and where they are from, or would be: named, in its weights, of its training set."""
+    node = cfg.MODEL.DISTILL.TEACHER
+    if node.CLASS_NAMES:
+        return tuple(node.CLASS_NAMES), NAMES_KEY
+    stored = stored_class_names(node.WEIGHTS)
+    if stored is not None:
+        return stored, f"MODEL.DISTILL.TEACHER.WEIGHTS {node.WEIGHTS}"
+    return training_class_names(teacher_cfg), f"DATASETS.TRAIN {list(teacher_cfg.DATASETS.TRAIN)} of its file"
 
 
 def teacher_settings(cfg: CfgNode) -> dict[str, object]:
@@ -79,7 +93,7 @@ def check_first_training(cfg: CfgNode, weights: str) -> None:
     if not file.is_file():
         return
     try:
-        names = training_class_names(build_config(str(file), []))
+        names = training_class_names(read_configuration(str(file), []))
     except DetrDistillError:  # of another version, or with keys of a plug-in
         return
     own = training_class_names(cfg)

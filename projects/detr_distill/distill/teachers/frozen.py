@@ -15,12 +15,12 @@ from ...checkpoint.strict import load_strict
 from ...config.keys import key
 from ...data import training_class_names
 from ...registry import TEACHER_REGISTRY
-from ..classes import NAMES_KEY, ClassMap, match_classes, report_pairing
+from ..classes import ClassMap, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..side import ONE_TO_ONE, ReadThrough
 from ..students.base import Student, StudentStep, student_of
 from .base import CLASS_NAMES, SECTION, WEIGHTS, Teacher, compares_classes
-from .configuration import check_teacher, find_weights, load_teacher_config
+from .configuration import check_teacher, find_weights, load_teacher_config, teacher_class_names
 from .inference_form import prepare_for_inference
 
 
@@ -99,8 +99,7 @@ class FrozenDetector(ReadThrough, HiddenDetector):
         load_strict(detector, find_weights(cfg))
         classes = None
         if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
-            teacher_names = list(node.CLASS_NAMES) or training_class_names(teacher_cfg)
-            source = NAMES_KEY if node.CLASS_NAMES else f"DATASETS.TRAIN {list(teacher_cfg.DATASETS.TRAIN)} of its file"
+            teacher_names, source = teacher_class_names(cfg, teacher_cfg)
             num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
             # Maps are learned whatever classes they lead to.
             asks = teacher_names is not None or compares_classes(cfg) or num_student != reader.num_classes

@@ -23,6 +23,7 @@ from ...detr.supervision.matcher import HungarianMatcher
 from ...errors import ConfigError, DataError
 from ...registry import TEACHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput
+from ...structures.transfer import copy_to
 from ..classes import NAMES_KEY, ClassMap, match_classes
 from ..knowledge import Knowledge
 from ..side import ASSIGNMENT
@@ -114,7 +115,7 @@ class PredictionsFile(Teacher):
         truth = step.ground_truth
         assert truth is not None and self.classes is not None
         device = truth.labels.device
-        logits, boxes = (values.to(device, non_blocking=True) for values in (found.logits, found.boxes))
+        logits, boxes = (copy_to(values, device) for values in (found.logits, found.boxes))
         output = DecoderOutput(logits, boxes, logits.new_zeros(*logits.shape[:3], 0), self.activation)
         truth = dataclasses.replace(truth, labels=self.classes.teacher_labels(truth.labels))
         full = all(count == logits.shape[2] for count in found.counts)

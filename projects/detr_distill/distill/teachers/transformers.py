@@ -23,6 +23,7 @@ from ...detr.preprocess import pad_images
 from ...errors import CheckpointError, ConfigError
 from ...registry import TEACHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput
+from ...structures.transfer import copy_to
 from ..classes import NAMES_KEY, known_names, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
@@ -121,7 +122,7 @@ class TransformersDetector(HiddenDetector):
 
     def _preprocess(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         device = self.mean.device
-        images = [x["image"].to(device, non_blocking=True).float() for x in batched_inputs]
+        images = [copy_to(x["image"], device).float() for x in batched_inputs]
         if self.flip_channels:
             images = [image.flip(0) for image in images]
         if self.size is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ....errors import ConfigError
 from ....structures import GroundTruth
+from ....structures.transfer import copy_to
 
 MASK_SIZE = 7  # an object's mask inside its box, in cells a side [C]
 
@@ -111,7 +112,7 @@ def label_rows(ground_truth: GroundTruth, context: tuple[int, int] | None = None
     boxes[range(len(boxes)), ground_truth.counts, 2:] = torch.tensor(context).to(boxes.dtype)
     valid = GroundTruth.count_valid([count + 1 for count in ground_truth.counts], boxes.shape[1])
     device = ground_truth.boxes.device
-    return boxes.to(device, non_blocking=True), valid.to(device, non_blocking=True)
+    return copy_to(boxes, device), copy_to(valid, device)
 
 
 def _masks_of(ground_truth: GroundTruth, image: int) -> BitMasks | PolygonMasks:
@@ -134,7 +135,7 @@ def _crop_masks(ground_truth: GroundTruth, rows: int, context: bool) -> Tensor:
             crops[image, :count] = _masks_of(ground_truth, image).crop_and_resize(boxes, MASK_SIZE).flatten(1)
         if context:
             crops[image, count] = 1.0
-    return crops.to(ground_truth.boxes.device, non_blocking=True)
+    return copy_to(crops, ground_truth.boxes.device)
 
 
 def _pad_masks(ground_truth: GroundTruth, rows: int, size: tuple[int, int], context: bool) -> Tensor:
@@ -149,4 +150,4 @@ def _pad_masks(ground_truth: GroundTruth, rows: int, size: tuple[int, int], cont
             padded[image, :count, :height, :width] = masks.tensor
         if context:
             padded[image, count] = True
-    return padded.to(ground_truth.boxes.device, non_blocking=True)
+    return copy_to(padded, ground_truth.boxes.device)

@@ -1,0 +1,180 @@
+"""The rows of the study on real photos: what each trains, from what, and for how long."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+PLAIN, FILE = "plain", "from the file"
+FILE_START, PLAIN_START = "from the file, started from the teacher", "plain, started from the teacher"
+D3ETR, DETRDISTILL = "D3ETR, teacher in every step", "DETRDistill, teacher in every step"
+SAME_TIME = "plain, for the time of 'from the file'"
+D3ETR_TIME = "plain, for D3ETR's time"
+TOTAL_TIME = "plain, for the total time (teacher's training included)"
+BOXES = "plain, the teacher's hard boxes as labels"
+SELF = "averaged student as the teacher, unlabelled images"
+OWNED, OWNED_BOXES = "from the file, unlabelled images", "plain, hard boxes on the unlabelled images"
+FEW, FEW_BOXES = f"{OWNED}, teacher of the same labels", f"{OWNED_BOXES}, teacher of the same labels"
+LABELS_TIME = f"plain, for the time of '{OWNED}'"
+START_PARTS = ["encoder", "decoder", "queries", "heads"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        config: name of the configuration file. teacher: what of a teacher is used: "", "file", "live" or "boxes".
+        start: the student begins with the teacher's parts. lasts: the row whose time it takes, or "total".
+        few: the teacher has seen the same few labels, instead of all. control: a rival of the rows that distil.
+        goes_on: it begins with the plain student of its seed, whose training counts.
+    """
+
+    name: str
+    config: str = "student"
+    teacher: str = ""
+    start: bool = False
+    lasts: str = ""
+    few: bool = False
+    control: bool = False
+    goes_on: bool = False
+
+    @property
+    def owns(self) -> bool:
+        """Whether it uses a teacher that has seen all labels."""
+        return bool(self.teacher or self.start) and not self.few
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file's name."""
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+
+# In the order of importance: a study that is cut short has the first rows of all seeds.
+ALL_LABELS = (
+    Row(PLAIN, control=True),
+    Row(FILE, "from_file", "file"),
+    Row(SAME_TIME, lasts=FILE, control=True),
+    Row(FILE_START, "from_file", "file", start=True),
+    Row(PLAIN_START, start=True, control=True),
+    Row(D3ETR, "d3etr", "live"),
+    Row(D3ETR_TIME, lasts=D3ETR, control=True),
+    Row(BOXES, teacher="boxes", control=True),
+    Row("DETRDistill from the file", "detrdistill_from_file", "file"),
+    Row("auxiliary group without a teacher", "group", control=True),
+    Row(DETRDISTILL, "detrdistill", "live"),
+    Row(TOTAL_TIME, lasts="total", control=True),
+    Row(f"{D3ETR}, started from the teacher", "d3etr", "live", start=True),
+    Row(f"{DETRDISTILL}, started from the teacher", "detrdistill", "live", start=True),
+    Row("DETRDistill from the file, started from the teacher", "detrdistill_from_file", "file", start=True),
+)
+FEW_LABELS = (
+    Row(PLAIN, control=True),
+    Row(OWNED, "unlabeled", "file"),
+    Row(LABELS_TIME, lasts=OWNED, control=True),
+    Row(OWNED_BOXES, teacher="boxes", control=True),
+    Row(SELF, "self_training", lasts=OWNED, control=True, goes_on=True),
+    Row(FEW, "unlabeled", "file", few=True),
+    Row(FEW_BOXES, teacher="boxes", few=True, control=True),
+)
+HEAD = ALL_LABELS[:5]  # what comes before everything else
+SHARES = (0.1, 0.05, 0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A data set of the study.
+
+    Attributes:
+        name: of it. classes: how many. configs: name of a row's configuration -> file, and KEY VALUE beside it.
+        teacher_config: of its teacher. entries: of ``DATASETS.REGISTER``. train, tests: its parts' names, ``tests`` by
+            "val" and "test". iterations: of a plain student, and of the teacher.
+        shipped: the teacher's weights, where they need no training. starts: its parts fit the student.
+    """
+
+    name: str
+    classes: int
+    configs: dict[str, tuple[str, list[str]]]
+    teacher_config: str
+    entries: tuple[tuple[str, str, str], ...]
+    train: str
+    tests: dict[str, str]
+    iterations: tuple[int, int]
+    shipped: str = ""
+    starts: bool = True
+
+    def keys(self, iterations: int, part: str) -> list[str]:
+        """KEY VALUE that name data and length of a run."""
+        return [
+            *("DATASETS.REGISTER", str([list(entry) for entry in self.entries])),
+            *("DATASETS.TRAIN", str([self.train])),
+            *("DATASETS.TEST", str([self.tests[part]])),
+            *("MODEL.DETR.NUM_CLASSES", str(self.classes)),
+            *("SOLVER.MAX_ITER", str(iterations), "SOLVER.CHECKPOINT_PERIOD", "1000000"),
+            *("TEST.EVAL_PERIOD", "0", "TEST.BEST_METRIC", ""),
+        ]
+
+
+def rows_of(share: float, collection: Collection) -> list[Row]:
+    """The rows of a set's table with this share of the labels."""
+    rows = ALL_LABELS if share == 1 else FEW_LABELS
+    return [row for row in rows if row.config in collection.configs and (collection.starts or not row.start)]
+
+
+PHOTO_METHODS = (
+    *("student", "from_file", "detrdistill_from_file", "d3etr", "detrdistill", "group", "unlabeled", "self_training"),
+)
+ADAPTIVE_PREDICTIONS = [
+    *("MODEL.DISTILL.MATCHERS", '["AdaptiveMatcher"]', "MODEL.DISTILL.LOSSES", '["PredictionLoss"]'),
+]
+FROM_FILE = ["MODEL.DISTILL.TEACHER.NAME", "PredictionsFile"]
+
+
+def collections(
+    sets: dict[str, list[tuple[str, str, str]]], iterations: dict[str, tuple[int, int]]
+) -> list[Collection]:
+    """The photo sets and the digits.
+
+    Args:
+        sets: entries of the parts of each photo set. iterations: of student and teacher, by set; "" for all others.
+    """
+    classes = {"bccd": 3, "cards": 6}
+    found = [
+        Collection(
+            name,
+            classes[name],
+            {method: (f"configs/photos/{method}.yaml", []) for method in PHOTO_METHODS},
+            "configs/photos/teacher.yaml",
+            tuple(entries),
+            f"{name}_train",
+            {"val": f"{name}_val", "test": f"{name}_test"},
+            iterations.get(name, iterations[""]),
+        )
+        for name, entries in sets.items()
+    ]
+    return [*found, digits(iterations.get("digits", iterations[""]))]
+
+
+def digits(iterations: tuple[int, int]) -> Collection:
+    """The digits with their shipped teacher."""
+    unlabeled = "configs/digits/unlabeled_conditional.yaml"
+    return Collection(
+        "digits",
+        10,
+        {
+            "student": ("configs/digits/conditional_student.yaml", []),
+            "from_file": ("configs/digits/d3etr_conditional.yaml", [*FROM_FILE, *ADAPTIVE_PREDICTIONS]),
+            "d3etr": ("configs/digits/d3etr_conditional.yaml", []),
+            "detrdistill": ("configs/digits/detrdistill_conditional.yaml", []),
+            "unlabeled": (unlabeled, FROM_FILE),
+            "self_training": ("configs/digits/self_training_conditional.yaml", []),
+        },
+        "configs/digits/conditional_teacher.yaml",
+        (),
+        "digits_train",
+        {"val": "digits_val", "test": "digits_test"},
+        iterations,
+        str(Path("weights") / "digits_teacher.pth"),
+        starts=False,
+    )

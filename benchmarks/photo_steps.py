@@ -1,0 +1,98 @@
+"""What a training step of each method costs, beside a plain student's; and so how long "the same time" is."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from common import time_in_turn
+from detectron2.utils.events import EventStorage
+from photo_places import Places
+from photo_rows import ALL_LABELS, FEW_LABELS, Collection, Row
+from photo_runs import student_keys
+from study import training_iteration
+from workers import Job
+
+TEACHER, PLAIN = "teacher", "student"
+FAMILY = {"cards": "bccd"}  # sets whose detectors and image sizes are the same
+
+
+class Steps:
+    """Seconds of a training step of each configuration, measured in turn on one device, kept in a JSON file.
+
+    Args:
+        file: of what was measured. places: where the teachers are.
+    """
+
+    def __init__(self, file: Path, places: Places, rounds: int = 10):
+        self.file, self.places, self.rounds = file, places, rounds
+        self.seconds: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def needs(self, collected: Iterable[Collection], teacher_job: Callable[[Collection, float, Places], Job]) -> list:
+        """The teachers that a measurement needs."""
+        return [teacher_job(each, 1.0, self.places) for each in self._unknown(collected)]
+
+    def _unknown(self, collected: Iterable[Collection]) -> list[Collection]:
+        families = {FAMILY.get(each.name, each.name): each for each in reversed(list(collected))}
+        return [each for family, each in families.items() if family not in self.seconds]
+
+    def measure(self, collected: Iterable[Collection]) -> None:
+        """Measures what is not known yet; nothing else should run meanwhile."""
+        for collection in self._unknown(collected):
+            self.seconds[FAMILY.get(collection.name, collection.name)] = self._measure(collection)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.write_text(json.dumps(self.seconds, indent=1))
+
+    def _measure(self, collection: Collection) -> dict[str, float]:
+        torch.set_num_threads(1)
+        rows: dict[str, tuple[Row, float]] = {}
+        for share, table in ((1.0, ALL_LABELS), (0.1, FEW_LABELS)):
+            for row in table:
+                rows.setdefault(row.config, (row, share))
+        device = ["MODEL.DEVICE", self.places.device]
+        with tempfile.TemporaryDirectory() as folder, EventStorage():
+            iterations = {
+                name: training_iteration(config, folder, [*keys, *device])
+                for name, (row, share) in rows.items()
+                if name in collection.configs
+                for config, keys in [student_keys(collection, row, share, 1000, self.places)]
+            }
+            data = collection.keys(1000, self.places.part)
+            iterations[TEACHER] = training_iteration(collection.teacher_config, folder, [*data, *device])
+            seconds = time_in_turn(iterations, self.rounds, self.places.device)
+        return {name: statistics.median(found) for name, found in seconds.items()}
+
+    def known(self, collection: Collection) -> bool:
+        """Whether a set's steps were measured."""
+        return FAMILY.get(collection.name, collection.name) in self.seconds
+
+    def ratio(self, config: str, collection: Collection) -> float:
+        """A step of a configuration in steps of the plain student."""
+        found = self.seconds[FAMILY.get(collection.name, collection.name)]
+        return found[config] / found[PLAIN]
+
+    def iterations(self, row: Row, collection: Collection) -> int:
+        """How long a row trains."""
+        own, teachers = collection.iterations
+        if not row.lasts:
+            return own
+        if row.lasts == "total":
+            file = next(other for other in ALL_LABELS if other.teacher == "file")
+            return round(own * self.ratio(file.config, collection) + teachers * self.ratio(TEACHER, collection))
+        other = next(found for rows in (ALL_LABELS, FEW_LABELS) for found in rows if found.name == row.lasts)
+        left = self.steps(other, own, collection) - (own if row.goes_on else 0)
+        return max(1, round(left / self.ratio(row.config, collection)))
+
+    def steps(self, row: Row, iterations: int, collection: Collection) -> float:
+        """The time of a training in steps of the plain student."""
+        before = collection.iterations[0] if row.goes_on else 0
+        return before + iterations * self.ratio(row.config, collection)
+
+    def time(self, row: Row, iterations: int, collection: Collection) -> float:
+        """Seconds of a training, were it alone on the device."""
+        found = self.seconds[FAMILY.get(collection.name, collection.name)]
+        return self.steps(row, iterations, collection) * found[PLAIN]

@@ -1,0 +1,53 @@
+"""The names of a detector's classes, kept beside its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+CLASS_NAMES = "class_names"  # key beside the weights of a .pth file, and in the header of a .safetensors file
+
+
+def stored_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """Class names that a checkpoint was saved with; None where it has none or cannot be read.
+
+    No tensor is read; what is wrong with a file is said where its weights are loaded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        if path.suffix == ".safetensors":
+            return names_in_header(path)
+        return names_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except Exception:  # a damaged file raises whatever its reader stumbles over first
+        return None
+
+
+def names_in(content: Any) -> tuple[str, ...] | None:
+    """Class names among the entries of a checkpoint."""
+    names = content.get(CLASS_NAMES) if isinstance(content, Mapping) else None
+    return tuple(names) if names and isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def names_in_header(path: Path) -> tuple[str, ...] | None:
+    """Class names in the header of a ``.safetensors`` file."""
+    with safetensors.safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    return names_in({CLASS_NAMES: json.loads(header.get(CLASS_NAMES, "null"))})
+
+
+def header(names: Sequence[str] | None) -> dict[str, str] | None:
+    """The header of a ``.safetensors`` file that keeps class names."""
+    return {CLASS_NAMES: json.dumps(list(names))} if names else None
+
+
+def entry(names: Sequence[str] | None) -> dict[str, list[str]]:
+    """What a ``.pth`` file keeps beside its weights."""
+    return {CLASS_NAMES: list(names)} if names else {}

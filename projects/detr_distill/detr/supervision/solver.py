@@ -1,0 +1,98 @@
+"""Where the assignments of a step are solved: on the device, by Triton's kernel, or on the host, by SciPy."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+
+import torch
+
+from ...errors import ConfigError
+from ...structures import Pairs, no_pairs
+from ...structures.transfer import copy_to
+from .assignment import Cost, solve_assignments
+from .cost_flags import CostFlags, report
+
+# Of `MODEL.DETR.MATCHER.SOLVER`.
+SOLVERS = ("auto", "device", "scipy")
+KEY = "MODEL.DETR.MATCHER.SOLVER"
+logger = logging.getLogger(__name__)
+
+
+def check_solver(solver: str, device: str) -> None:
+    """Raises ConfigError where matchings cannot be solved on the device of a run, and are to be."""
+    if solver != "device":
+        return
+    lacking = ""
+    if torch.device(device).type != "cuda":
+        lacking = f"a CUDA device, and MODEL.DEVICE is {device!r}"
+    elif not torch.cuda.is_available():
+        lacking = "a CUDA device, and this machine offers none"
+    elif importlib.util.find_spec("triton") is None:
+        lacking = "triton, which cannot be imported here (PyTorch brings it along on Linux)"
+    if lacking:
+        raise ConfigError(f'{KEY} is "device", which needs {lacking}. Set it to "auto" or "scipy".')
+
+
+def solve(costs: list[Cost], solver: str) -> list[Pairs]:
+    """Solves every matching of a step.
+
+    Args:
+        costs: on one device.
+        solver: of ``SOLVERS``; "auto": the device where that is CUDA and Triton works, else SciPy.
+
+    Returns:
+        For each cost the pairs of least total cost, min(Q, count) an image and padding.
+
+    Raises:
+        NonFiniteError: SciPy met a cost that is NaN or infinite. On the device its pairs weigh NaN, and it is reported
+            to :func:`cost_flags.collect_cost_flags`.
+        ConfigError: "device" for costs that are not on CUDA.
+    """
+    if not costs or solver == "scipy":
+        return solve_assignments(costs)
+    device = costs[0].values.device
+    if solver == "device":
+        check_solver(solver, str(device))
+    elif device.type != "cuda" or not triton_works(device):
+        return solve_assignments(costs)
+    return [solve_on_device(cost) for cost in costs]
+
+
+def solve_on_device(cost: Cost) -> Pairs:
+    """One matching by Triton's kernel, without a read of the device.
+
+    Pairs stand in the order of the queries where every query is in one or targets are the more, else of the targets.
+    """
+    from .assignment_triton import assign_with_triton
+
+    layers, images, queries, targets = cost.values.shape
+    if not queries * targets:
+        return no_pairs(cost.values, layers, images)
+    full = cost.device_counts is None and cost.is_full
+    counts = None if full else cost.device_counts
+    if counts is None and not full:
+        counts = copy_to(torch.tensor(cost.counts), cost.values.device)
+    by_query = targets > queries or (full and targets == queries)
+    partners, weights, flags = assign_with_triton(cost.values, counts, by_query)
+    report(CostFlags(cost.name, flags))
+    own = torch.arange(partners.shape[-1], device=partners.device).expand_as(partners)
+    if by_query:
+        return Pairs(own, partners, weights, query_in_order=full)
+    return Pairs(partners, own, weights, target_in_order=True)
+
+
+@functools.cache
+def triton_works(device: torch.device) -> bool:
+    """Tries a single pair, once: Triton may be absent, lack a C compiler, or not know the device."""
+    try:
+        from .assignment_triton import assign_with_triton
+
+        assign_with_triton(torch.zeros(1, 1, 1, 1, device=device), None, by_query=True)
+    except Exception as error:  # whatever Triton, its compiler or the driver raises
+        logger.warning(
+            "Matchings are solved on the host, for which the device waits: Triton fails on %s (%s).", device, error
+        )
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""The teacher's confident detections as objects of images without labels.
+
+Letters: B images, L student layers, Q and Qt queries, N detections of an image, C copies of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from detectron2.config import CfgNode, configurable
+
+from ...config.keys import key
+from ...config.ranges import COUNT, NOT_NEGATIVE, Range
+from ...detr.supervision.assignment import Cost
+from ...detr.supervision.criterion import SetCriterion
+from ...errors import ConfigError
+from ...iteration import needed_iteration, resolve_iteration
+from ...registry import MATCHER_REGISTRY
+from ...structures import GroundTruth, Pairs
+from ..knowledge import Knowledge
+from ..match import Match
+from ..students.base import Student, StudentOutput
+from ..teachers.base import Teacher
+from .base import PredictionMatcher
+
+
+@dataclass
+class PseudoMatch(Match):
+    """Pairs of student queries with objects that nobody labelled.
+
+    Attributes:
+        targets: the objects; ``pairs.target`` indexes these, and not the teacher's queries.
+    """
+
+    pairs_queries: ClassVar[bool] = False
+
+    targets: GroundTruth = dataclasses.field(kw_only=True)
+
+    def select(self, images: slice) -> PseudoMatch:
+        """The pairs and the objects of some of the images."""
+        return dataclasses.replace(self, pairs=self.pairs.select(images), targets=self.targets.select(images))
+
+
+@MATCHER_REGISTRY.register()
+class PseudoLabelMatcher(PredictionMatcher):
+    """Gives the teacher's confident detections to the student's queries as if they were labels.
+
+    The assignment is the student's own with ground truth. At first each detection is given to several queries, so that
+    a box that is not exact does not decide on one of them; then to one. Source: Semi-DETR (2307.08095): the threshold,
+    and one-to-many before one-to-one [P]; it chooses the many by score and overlap [P], here the detections are
+    repeated, as objects are in H-DETR (2207.13080) [R].
+
+    Args:
+        criterion: the student's, whose matching cost counts. one_to_many_until: iteration.
+    """
+
+    name = "pseudo"
+    pairs_queries: ClassVar[bool] = False
+
+    score_threshold: float = key(0.4, "best class probability from which a detection is a label", Range(0, below=1))
+    detections: int = key(100, "the teacher's best detections of an image, at most", COUNT)
+    copies: int = key(4, "queries that each is given to at first", COUNT)
+    one_to_many_until: float = key(
+        0.5, "iteration from which it is one query, a number below 1 is a fraction of `SOLVER.MAX_ITER`", NOT_NEGATIVE
+    )
+
+    @configurable
+    def __init__(self, *, criterion: SetCriterion, last_many: int, **settings: Any):
+        super().__init__(**settings)
+        self.criterion = criterion
+        self.last_many = last_many
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        settings = super().from_config(cfg, student, teacher)
+        if student.criterion is None:
+            raise ConfigError(
+                f"MODEL.DISTILL.MATCHERS: PseudoLabelMatcher assigns labels as a DETR does, and the student is a "
+                f"{student.name}. Choose a DetrDetector, or use OverlapMatcher."
+            )
+        last = resolve_iteration(settings["one_to_many_until"], cfg.SOLVER.MAX_ITER)
+        return {**settings, "criterion": student.criterion, "last_many": last}
+
+    @torch.no_grad()
+    def cost(self, student: StudentOutput, knowledge: Knowledge) -> Cost:
+        own, targets = student.outputs["own"], self._labels(student, knowledge)
+        # What is no label costs every query the same, so that it takes none from a label.
+        values = self.criterion.matcher(own, targets).masked_fill(~targets.valid[:, None], 0.0)
+        return Cost("the teacher's detections as labels", values, targets.counts)
+
+    def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> PseudoMatch:
+        assert pairs is not None
+        targets = self._labels(student, knowledge)
+        real = targets.valid.expand(len(pairs.query), -1, -1).gather(2, pairs.target)
+        pairs = dataclasses.replace(pairs, weight=pairs.weight * real)
+        return PseudoMatch(self.name, "own", (0,) * len(pairs.query), pairs, targets=targets)
+
+    @torch.no_grad()
+    def _labels(self, student: StudentOutput, knowledge: Knowledge) -> GroundTruth:
+        """(B, N * C) objects; the valid ones are those of sufficient score in images without labels."""
+        assert knowledge.output is not None and student.step is not None and student.step.ground_truth is not None
+        copies, images = self._copies(student.step.iteration), len(knowledge.output.boxes[-1])
+        scores, classes = self.classes.select_teacher(knowledge.output.probabilities()[-1]).max(-1)
+        if knowledge.counts is not None:  # what follows them is padding
+            real = GroundTruth.count_valid(knowledge.counts, scores.shape[1]).to(scores.device, non_blocking=True)
+            scores = scores.masked_fill(~real, -1.0)
+        number = min(self.detections, scores.shape[1], student.outputs["own"].logits.shape[2] // copies)
+        scores, chosen = scores.topk(number, dim=1)
+        boxes = knowledge.output.boxes[-1].float().gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4))
+        labelled = student.step.ground_truth.num_labelled
+        valid = scores >= self.score_threshold
+        valid[:labelled] = False
+        labels = self.classes.student_labels(classes.gather(1, chosen))
+        counts = [number * (image >= labelled) for image in range(images)]
+        return GroundTruth(labels, boxes, valid, counts).repeat(copies)
+
+    def _copies(self, iteration: int | None) -> int:
+        if self.copies == 1 or not self.last_many:
+            return 1
+        now = needed_iteration(iteration, f"{self.node}.ONE_TO_MANY_UNTIL {self.one_to_many_until}")
+        return self.copies if now < self.last_many else 1
