@@ -37,6 +37,12 @@ def made_once(make: Callable[..., Value]) -> Callable[..., Value]:
 
 
 @made_once
+def row_numbers(count: int, device: torch.device) -> Tensor:
+    """(count,): 0, 1, ..."""
+    return torch.arange(count, device=device)
+
+
+@made_once
 def cell_middles(count: int, device: torch.device) -> Tensor:
     """(count,): 0.5, 1.5, ... the middles of cells in a row."""
     return torch.arange(count, device=device) + 0.5

@@ -22,7 +22,7 @@ from ...structures import SAMPLED_ATTENTION, SELF_ATTENTION, SELF_FACTORS, Decod
 from ..boxes import inverse_sigmoid
 from ..keys import NUM_LEVELS, POINT_TEMPERATURE
 from ..layers.attention import GroupLayout, GroupMaps
-from ..layers.deformable import DeformableAttention
+from ..layers.deformable import DeformableAttention, project_values
 from ..layers.initialisation import initialise_linear
 from ..layers.module_list import ModuleList
 from ..layers.position import sine_embedding
@@ -44,6 +44,7 @@ class DeformableDecoderLayer(LocatedDecoderLayer):
         content: Tensor,
         position: Tensor,
         reference: Tensor,
+        values: Tensor,
         layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
@@ -51,11 +52,12 @@ class DeformableDecoderLayer(LocatedDecoderLayer):
         """(B, Q, C) to (B, Q, C), and where captured each group's self-attention map and the points over the image.
 
         Args:
-            reference: (B, Q, L, 2 or 4) over the padded levels. Others as in :class:`DetrDecoderLayer`.
+            reference: (B, Q, L, 2 or 4) over the padded levels. values: of :func:`project_values`.
+                Others as in :class:`DetrDecoderLayer`.
         """
         content, maps = self.attend_to_queries(content, position, layout, capture)
         points = self.cross_attention.choose_points(content + position, reference, memory)
-        attended = self.cross_attention.read(points, memory.tokens, memory)
+        attended = self.cross_attention.read_values(points, values, memory)
         kept = _over_image(points, memory) if SAMPLED_ATTENTION in capture else None
         return self.finish(content, attended), maps, kept
 
@@ -142,8 +144,9 @@ class DeformableDecoder(SamplingDecoder):
         record = DecoderRecord(capture)
         logits, boxes = [], []
         sampled = on_levels(reference, memory)
+        values = project_values([layer.cross_attention for layer in self.layers], memory)
         for index, layer in enumerate(self.layers):
-            content, maps, points = layer(content, position, sampled, layout, memory, capture)
+            content, maps, points = layer(content, position, sampled, values[index], layout, memory, capture)
             record.add(content, maps, points=points)
             if self.box_refinement:
                 heads = self.heads[index]

@@ -16,7 +16,7 @@ from ...errors import ConfigError
 from ...structures import AttentionFactors, Keep
 from ...structures.constants import is_graph
 from . import cpu_operators
-from .feed_forward import drop
+from .feed_forward import drop, project_together
 
 # What is kept of an attention: the map (B, H, Q, S) in float32, or what it is made of.
 Kept = Tensor | AttentionFactors
@@ -130,9 +130,13 @@ class MultiHeadAttention(nn.Module):
         return nn.Sequential(self.value_projection, self.output_projection)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if key is query:
+            queries, keys = project_together(query, (self.query_projection, self.key_projection))
+        else:
+            queries, keys = self.query_projection(query), self.key_projection(key)
         return (
-            split_heads(self.query_projection(query), self.num_heads),
-            split_heads(self.key_projection(key), self.num_heads),
+            split_heads(queries, self.num_heads),
+            split_heads(keys, self.num_heads),
             split_heads(self.value_projection(value), self.num_heads),
         )
 
@@ -180,16 +184,17 @@ def attend_within_groups(
         others leaves out what it gives to them; its factors are those of a group that sees none.
     """
     outputs, maps = [], []
+    queries, keys, values = (_split_groups(part, layout) for part in (query, key, value))
     for group, (size, inner_mask, seen) in enumerate(zip(layout.sizes, layout.inner_masks, layout.seen, strict=True)):
-        own, visible = layout.rows(group), [layout.rows(other) for other in (group, *seen)]
+        visible = (group, *seen)
         if inner_mask is not None and seen:
             inner_mask = F.pad(inner_mask, (0, sum(layout.sizes[other] for other in seen)), value=False)
         output, kept = attend(
-            query[:, :, own],
-            _join([key[:, :, rows] for rows in visible], dim=2),
-            _join([value[:, :, rows] for rows in visible], dim=2),
+            queries[group],
+            _join([keys[other] for other in visible], dim=2),
+            _join([values[other] for other in visible], dim=2),
             mask=inner_mask,
-            bias=None if bias is None else _join([bias[..., own, rows] for rows in visible], dim=-1),
+            bias=None if bias is None else _join([_block(bias, layout, group, other) for other in visible], dim=-1),
             dropout=dropout,
             capture=capture,
         )
@@ -197,6 +202,16 @@ def attend_within_groups(
         if kept is not None:
             maps.append(kept.first_keys(size) if isinstance(kept, AttentionFactors) else kept[..., :size])
     return _join(outputs, dim=1), tuple(maps) if capture else None
+
+
+def _split_groups(values: Tensor, layout: GroupLayout) -> list[Tensor]:
+    """(B, H, N, e) of all groups to each group's part; heads last, as they were split, so that gradients are joined."""
+    return [part.transpose(1, 2) for part in values.transpose(1, 2).split(list(layout.sizes), dim=1)]
+
+
+def _block(bias: Tensor, layout: GroupLayout, group: int, other: int) -> Tensor:
+    """What a bias (B, H, Q, Q) says of one group's queries and another's keys."""
+    return bias[..., layout.rows(group), layout.rows(other)]
 
 
 def _join(parts: list[Tensor], dim: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Dropout, and attention with dropout or with its map, as single operators on a CPU, where torch has no fused ones.
+"""What CUDA has fused kernels for and torch has none on a CPU, as single operators there.
 
-Each is the counterpart of a CUDA kernel: one operator forward and one backward, which keep what they need and no more.
+Dropout, attention with dropout or with its map, and the divergence of two maps: one operator forward and one backward
+each, which keep what they need and no more.
 
 Letters: B images, Q queries, S keys, H heads, e width of a head's queries and keys, v of its values.
 """
@@ -32,6 +33,19 @@ def attend(
         (B, Q, H * v), and the map (B, H, Q, S) in float32.
     """
     return _Attend.apply(query, key, value, mask, bias, dropout)
+
+
+def kl_and_ratio(teacher: Tensor, student: Tensor, tiny: float) -> tuple[Tensor, Tensor]:
+    """``sum t log r`` over the last axis and ``r = t / (p + tiny) + tiny``: the operator ``kl``, on any device."""
+    ratio = student + tiny
+    # The second one keeps the logarithm finite where the teacher is 0; a new tensor for it would cost more.
+    torch.div(teacher, ratio, out=ratio).add_(tiny)
+    return torch.linalg.vecdot(teacher, ratio.log()), ratio  # without a tensor of products
+
+
+def kl_gradient(gradient: Tensor, ratio: Tensor) -> Tensor:
+    """The student's, from that of the divergence: the operator ``kl_backward``, on any device."""
+    return ratio * -gradient.unsqueeze(-1)
 
 
 class _Drop(torch.autograd.Function):
@@ -142,6 +156,8 @@ for _schema, _function in {
     "-> (Tensor, Tensor, Tensor)": _attend,
     "attend_backward(Tensor? of_output, Tensor? of_map, Tensor query, Tensor key, Tensor value, Tensor attention, "
     "Tensor kept, float dropout) -> (Tensor, Tensor, Tensor, Tensor)": _attend_backward,
+    "kl(Tensor teacher, Tensor student, float tiny) -> (Tensor, Tensor)": kl_and_ratio,
+    "kl_backward(Tensor gradient, Tensor ratio) -> Tensor": kl_gradient,
 }.items():
     _OPERATORS.define(_schema)
     _OPERATORS.impl(_schema.partition("(")[0], _function, "CPU")
