@@ -35,7 +35,7 @@ def inverse_sigmoid(values: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Logit of values in [0, 1], kept finite: log(max(v, epsilon) / max(1 - v, epsilon)) [C]."""
     nearest = values.clamp(min=epsilon, max=1 - epsilon)
     # Beyond the limits only one of the two is held: the other goes on, here to the first order.
-    return torch.logit(nearest) + (values.clamp(0, 1) - nearest) / (1 - epsilon)
+    return torch.add(torch.logit(nearest), values.clamp(0, 1) - nearest, alpha=1 / (1 - epsilon))
 
 
 def area(sides: Tensor) -> Tensor:

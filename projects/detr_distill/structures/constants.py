@@ -17,6 +17,11 @@ def is_graph() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def keeps_values() -> bool:
+    """Whether what is computed now may be kept for later steps: not of a graph, nor of a step that CUDA records."""
+    return not is_graph() and not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+
+
 def made_once(make: Callable[..., Value]) -> Callable[..., Value]:
     """Decorates a function of plain arguments, of which one is the device, whose tensors nobody changes.
 
@@ -27,7 +32,7 @@ def made_once(make: Callable[..., Value]) -> Callable[..., Value]:
 
     @functools.wraps(make)
     def find(*arguments: object) -> Value:
-        if is_graph():
+        if not keeps_values():
             return make(*arguments)
         # A tensor made in inference mode could not be used in a step that learns.
         with torch.inference_mode(False), torch.no_grad():
