@@ -217,11 +217,8 @@ class DetrDetector(nn.Module):
                 memory = finished.memory
                 chosen = QueryGroup(name, memory.tokens, memory.position, loss_weight=group.loss_weight)
                 entries.append((group.proposals, chosen, ground_truth))
-        return [self.criterion.match(*entry, matchings) for entry in entries]
+        return self.criterion.match([Supervised(*entry) for entry in entries], matchings)
 
     def losses(self, supervised: list[Supervised]) -> dict[str, Tensor]:
         """The detection losses of what :meth:`supervise` named, once the ledger is solved."""
-        losses: dict[str, Tensor] = {}
-        for entry in supervised:
-            losses.update(self.criterion(entry.output, entry.group, entry.targets, entry.pairs))
-        return losses
+        return self.criterion.losses(supervised)

@@ -136,11 +136,12 @@ class DistillDetector(nn.Module):
     def _teacher_cost(self, step: StudentStep, knowledge: Knowledge) -> Cost | None:
         """The teacher's matching with the ground truth, where a loss asks for it and the teacher has one."""
         wanted = any(loss.needs_assignment for loss in self._losses)
-        if knowledge.label_cost is None or not wanted:
+        cost = knowledge.matching_cost() if wanted else None
+        if cost is None:
             return None
         truth = step.ground_truth
         assert truth is not None
-        return Cost("ground truth, teacher", knowledge.label_cost, truth.counts, truth.device_counts)
+        return Cost("ground truth, teacher", cost, truth.counts, truth.device_counts)
 
     def _run_head_on_teacher(self, step: StudentStep, knowledge: Knowledge, matchings: Matchings) -> StudentOutput:
         """The student's head on the teacher's maps, where it has any."""
@@ -169,7 +170,9 @@ class DistillDetector(nn.Module):
         if self.balance is not None:
             losses = self.balance(losses, others, iteration)
         factor = self.schedule.factor(iteration)
-        return {**own, **{name: factor * value for name, value in losses.items()}}
+        if factor != 1:
+            losses = {name: factor * value for name, value in losses.items()}
+        return {**own, **losses}
 
 
 def _add(matchings: Matchings, cost: Cost | None) -> Matching | None:

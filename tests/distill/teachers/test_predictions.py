@@ -103,7 +103,7 @@ def test_a_stored_teacher_is_the_live_one(dataset, teacher):
     assert torch.equal(found.output.logits, expected.output.logits)
     assert torch.equal(found.output.boxes, expected.output.boxes)
     assert found.output.logits.shape == (3, 2, 9, 5) and found.output.logits.std() > 0.01
-    assert torch.equal(found.label_cost, expected.label_cost)
+    assert torch.equal(found.matching_cost(), expected.matching_cost())
 
 
 def test_a_results_file_teaches_its_last_layer(dataset, teacher):

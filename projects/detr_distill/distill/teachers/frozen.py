@@ -80,6 +80,8 @@ class FrozenDetector(ReadThrough, HiddenDetector):
     def __init__(self, *, detector: nn.Module, **arguments: Any):
         super().__init__(detector=detector, **arguments)
         self.reader = student_of(detector)
+        if self.reader.backbone is not None:
+            prepare_for_inference(self.reader.backbone)
 
     @classmethod
     def check_files(cls, cfg: CfgNode) -> None:
@@ -95,8 +97,6 @@ class FrozenDetector(ReadThrough, HiddenDetector):
             detector = build_model(teacher_cfg)
         reader = check_teacher(detector, node.CONFIG_FILE)
         load_strict(detector, find_weights(cfg))
-        if reader.backbone is not None:
-            prepare_for_inference(reader.backbone)
         classes = None
         if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
             teacher_names, source = teacher_class_names(cfg, teacher_cfg)
