@@ -88,7 +88,9 @@ def _search(costs, row, row_stride, lane, column_stride, live, price, holder, ow
     seeker, came, end = row, -1, -1
     travelled = tl.full((), 0.0, tl.float64)
     start = travelled
-    while end < 0:
+    left = block
+    while (end < 0) & (left > 0):  # a free column is met long before: no fault may hold a device for ever
+        left -= 1
         cost, bad = _read_row(costs, seeker, row_stride, lane, column_stride, live)
         flawed = flawed | bad
         through = cost - price + start
