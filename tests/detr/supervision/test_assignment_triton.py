@@ -47,7 +47,7 @@ def interpreted(tmp_path_factory):
     """The pairs of every case and the flags, out of one process that interprets the kernel on the CPU."""
     pytest.importorskip("triton")
     folder = tmp_path_factory.mktemp("triton")
-    cases = [(kind, costs, counts) for kind, costs, counts in make_cases(PROBLEMS, 5)]
+    cases = [(kind, costs, counts) for kind, costs, counts in make_cases(PROBLEMS, 6)]
     cases += [(name, *case) for name, case in SPECIAL.items()]
     torch.save(cases, folder / "cases.pth")
     command = [sys.executable, "-W", "ignore", "-c", INTERPRET, folder / "cases.pth", folder / "results.pth"]
