@@ -17,6 +17,7 @@ from ..detr.supervision.assignment import Cost
 from ..detr.supervision.matchings import Matching, Matchings
 from ..iteration import trainer_iteration
 from ..structures import QueryGroup
+from ..structures.fixed_batch import share_object_count
 from .balance import ShareBalance
 from .build import build_parts, check_parts
 from .knowledge import Knowledge
@@ -122,6 +123,7 @@ class DistillDetector(nn.Module):
         # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
         ground_truth = read_ground_truth(batched_inputs, self.device, needs_labels=False)
         ground_truth.check_order()
+        ground_truth = share_object_count(ground_truth)
         step = self._runner.start(batched_inputs)
         iteration = trainer_iteration() if iteration is None else iteration
         return dataclasses.replace(step, ground_truth=ground_truth, iteration=iteration)

@@ -5,7 +5,10 @@ Letters: B images, G objects (padded).
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
+import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
 
@@ -55,3 +58,16 @@ class FixedBatch(list[dict]):
         """The objects; anew each time, since a ground truth keeps what it has computed."""
         known = self.objects_a_rank if comm.get_world_size() > 1 else None
         return GroundTruth(self.labels, self.boxes, self.valid, UnknownCounts(), objects_a_rank=known)
+
+
+def share_object_count(truth: GroundTruth) -> GroundTruth:
+    """The same, with its number of objects exchanged between several processes, where it is not yet.
+
+    Called before the network runs: some processes may have a batch at a fixed place, which was exchanged when it was
+    filled, and others not; what all exchange afterwards then comes in one order.
+    """
+    if comm.get_world_size() == 1 or truth.objects_a_rank is not None:
+        return truth
+    total = truth.valid.sum().float()
+    dist.all_reduce(total)
+    return dataclasses.replace(truth, objects_a_rank=total / comm.get_world_size())
