@@ -33,7 +33,7 @@ def photo_records() -> list[dict]:
     from sklearn import datasets
 
     generator = np.random.default_rng(0)
-    records = []
+    records: list[dict] = []
     for file in sorted((Path(datasets.__file__).parent / "images").glob("*.jpg")):
         with Image.open(file) as image:
             width, height = image.size

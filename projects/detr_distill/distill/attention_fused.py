@@ -15,9 +15,11 @@ from torch.autograd.function import once_differentiable
 from ..structures.attention import AttentionFactors
 from .attention_triton import divergence_kernel, key_gradient_kernel, normaliser_kernel, query_gradient_kernel
 
-TILE = 64  # rows and columns; half of it for heads wider than that
+# Rows and columns of a tile: a program holds all of it in registers, several run on a multiprocessor, and 300 queries
+# of a few images make enough of them.
+TILE = 32
 OPTIONS = {"num_warps": 4, "num_stages": 2}
-PRECISIONS = {torch.float32: "tf32x3", torch.bfloat16: "tf32", torch.float16: "tf32"}  # of products of factors
+PRECISIONS = {torch.float32: "tf32x3", torch.bfloat16: "tf32", torch.float16: "tf32"}
 Tensors = tuple[Tensor, Tensor, Tensor | None]  # queries, keys, mask
 
 
@@ -67,16 +69,15 @@ class _AttentionDivergence(torch.autograd.Function):
         groups = heads if heads == teacher[0].shape[1] else 1
         sides = tuple(_with_strides(side) for side in (student, teacher))
         shapes = tuple(_shape(side, groups) for side in (student, teacher))
-        tile = TILE if max(shape[3] for shape in shapes) <= TILE else TILE // 2
         normalisers = tuple(query.new_empty(images, shape[0], rows, dtype=torch.float32) for shape in shapes)
-        blocks = _blocks(rows, tile)
+        blocks = _blocks(rows)
         for side, values, shape in zip(sides, normalisers, shapes, strict=True):
-            _launch(normaliser_kernel, (blocks, shape[0], images), query, side, values, rows, columns, shape, tile)
+            _launch(normaliser_kernel, (blocks, shape[0], images), query, side, values, rows, columns, shape, TILE)
         divergence = query.new_empty(images, groups, rows, dtype=torch.float32)
-        rest = (normalisers, divergence, rows, columns, tiny, *shapes, kind, tile)
+        rest = (normalisers, divergence, rows, columns, tiny, *shapes, kind, TILE)
         _launch(divergence_kernel, (blocks, groups, images), query, *sides, *rest)
         ctx.save_for_backward(*student, *teacher, *normalisers)
-        ctx.rest, ctx.tile = (rows, columns, tiny, *shapes, kind, tile), tile
+        ctx.rest = (rows, columns, tiny, *shapes, kind, TILE)
         return divergence
 
     @staticmethod
@@ -88,15 +89,15 @@ class _AttentionDivergence(torch.autograd.Function):
         (images, heads, rows, _), columns = query.shape, key.shape[2]
         grad_query, grad_key, means = torch.empty_like(query), torch.empty_like(key), torch.empty_like(normalisers[0])
         first = (_with_strides(student), _with_strides(teacher), normalisers, upstream.contiguous(), means)
-        grid = (_blocks(rows, ctx.tile), heads, images)
+        grid = (_blocks(rows), heads, images)
         _launch(query_gradient_kernel, grid, query, *first, grad_query, grad_query.stride()[:3], *ctx.rest)
-        grid = (_blocks(columns, ctx.tile), heads, images)
+        grid = (_blocks(columns), heads, images)
         _launch(key_gradient_kernel, grid, query, *first, grad_key, grad_key.stride()[:3], *ctx.rest)
         return grad_query, grad_key, None, None, None, None, None, None
 
 
-def _blocks(count: int, block: int) -> int:
-    return -(-count // block)
+def _blocks(count: int) -> int:
+    return -(-count // TILE)
 
 
 def _with_strides(side: Tensors) -> tuple[Any, ...]:

@@ -15,9 +15,9 @@ online softmax (:func:`normaliser_kernel`). Entries of both sides are made anew,
 - :func:`key_gradient_kernel` walks along columns. Its programs own their keys, so nothing is added up by atomic
   operations, and every run gives the same gradients.
 
-Scores, entries and sums are in float32. Products of float32 factors are made as such, as a score's error is an entry's
-relative error; those of half-precision factors in TF32, which holds them exactly, and whose range holds the small
-numbers of their gradients, which float16 would lose.
+Scores, entries and sums are in float32. Products of float32 factors are made of three in TF32, which together are as
+exact as float32, since a score's error is an entry's relative error; those of half-precision factors of one, as TF32
+holds these exactly, and the small numbers of their gradients, which float16 would lose.
 """
 
 from __future__ import annotations

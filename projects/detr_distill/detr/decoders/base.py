@@ -36,7 +36,8 @@ class Decoder(Plugin):
     """Query groups and a memory to boxes, class logits and hidden states of every layer.
 
     Attributes:
-        captures: which attention it can keep, see structures/. position_kind: of the queries' positions that it reads.
+        captures: which attention it can keep, and in which form, see structures/.
+        position_kind: of the queries' positions that it reads.
         width, num_heads, ffn_width, dropout: of the layers. num_layers: L. num_classes: without "no object".
         activation: "softmax", with a "no object" column, or "sigmoid"; of the class head.
         num_levels: number of levels that it samples; None: it takes what the neck gives.
