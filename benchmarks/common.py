@@ -97,30 +97,38 @@ def training_step(
     wrap("optimizer", update)()
 
 
-def time_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+def time_in_turn(
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each step in each round, after one round to warm up.
 
     The steps take turns within a round, so that other work on the machine meets all alike.
+
+    Args:
+        clock: ``time.process_time`` counts the processor's seconds alone, whatever else runs.
     """
     from rich.progress import track
 
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in track(range(rounds + 1), description="timing", disable=not sys.stderr.isatty()):
         for name, step in steps.items():
-            elapsed = _timed(step, device)
+            elapsed = _timed(step, device, clock)
             if round_number:
                 seconds[name].append(elapsed)
     return seconds
 
 
-def _timed(function: Callable[[], object], device: str) -> float:
+def _timed(function: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     function()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def read_size(text: str) -> tuple[int, int]:

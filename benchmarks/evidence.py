@@ -153,9 +153,9 @@ Is a distilled student better than one that trained longer? Written by `benchmar
   better teacher: plain, plain for longer, an auxiliary group, a start from the teacher, the teacher's hard boxes as
   labels. The interval is that of a paired bootstrap over the test images, 95 %, seeds pooled: where it holds 0, nothing
   is shown.
-- **Time**: plain steps are iterations times the cost of a step beside a plain student's, measured in turn with nothing
-  else running; seconds are those of the whole training alone on one device, `device` in the CSV: one thread of a CPU,
-  or a GPU. Runs beside each other give no seconds.
+- **Time**: plain steps are iterations times the cost of a step beside a plain student's, both measured in turn; seconds
+  are those of the whole training alone on one device, `device` in the CSV: the processor's seconds of one CPU thread,
+  or a GPU's.
 - A start from the teacher copies encoder, decoder, queries and heads; the backbones differ.
 """
 

@@ -195,6 +195,23 @@ def test_jobs_keep_order_needs_and_deadline():
     }
 
 
+def test_an_interrupted_pool_waits_for_nothing():
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    jobs = [workers.Job("long", time.sleep, (60.0,), 1.0), workers.Job("short", time.sleep, (0.0,), 1.0)]
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        workers.complete(jobs, 2, os.getpid, (), interrupt)
+    assert time.monotonic() - began < 50
+
+
+def test_a_killed_worker_leaves_the_rest_undone():
+    jobs = [workers.Job(name, os._exit, (9,), 1.0) for name in ("a", "b")]
+    undone = workers.complete(jobs, 1, os.getpid, (), lambda *_: None)
+    assert set(undone) == {"a", "b"} and all("abruptly" in reason for reason in undone.values())
+
+
 def test_a_rival_takes_no_longer_and_knows_no_more():
     def entry(row: Row, ap: float, steps: float) -> evidence_tables.Entry:
         return evidence_tables.Entry(row, [{"AP": ap}], steps, steps)
