@@ -73,7 +73,7 @@ def _convolve(
     weight, bias = folded[convolution]
     settings = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
     is_folded = convolution.norm is None or isinstance(convolution.norm, FrozenBatchNorm2d)
-    if relu and is_folded and fuses(x):
+    if relu and is_folded and weight.dtype == _compute_type(x) and fuses(x):
         return convolve_relu(x.to(weight.dtype), weight, bias, added, *settings)
     x = F.conv2d(x, weight, bias, *settings)
     if not is_folded:
@@ -89,7 +89,7 @@ def fold(convolutions: Iterable[Conv2d]) -> Folded:
     A convolution with another normalisation, or none, has its own.
     """
     normalised = [x for x in convolutions if isinstance(x.norm, FrozenBatchNorm2d)]
-    folded: Folded = {x: (x.weight, x.bias) for x in convolutions if not isinstance(x.norm, FrozenBatchNorm2d)}
+    folded = _as_they_are([x for x in convolutions if not isinstance(x.norm, FrozenBatchNorm2d)])
     if normalised:
         scales, shifts = _scales_and_shifts(normalised)
         for trained in (False, True):
@@ -98,6 +98,22 @@ def fold(convolutions: Iterable[Conv2d]) -> Folded:
             scaled = _ScaleWeights.apply([scales[index].view(-1, 1, 1, 1) for index in chosen], *weights)
             folded.update({normalised[i]: (weight, shifts[i]) for i, weight in zip(chosen, scaled, strict=True)})
     return folded
+
+
+def _as_they_are(convolutions: list[Conv2d]) -> Folded:
+    """Their own weights and biases; autocast would cast frozen ones in every step, one by one."""
+    kept = {x: (x.weight, x.bias) for x in convolutions}
+    cast = [
+        x
+        for x in convolutions
+        if x.bias is not None
+        and x.weight.dtype != _compute_type(x.weight)
+        and not (x.weight.requires_grad and torch.is_grad_enabled())
+    ]
+    if cast:
+        copies = _copies([part for x in cast for part in kept[x]], _compute_type(cast[0].weight))
+        kept.update(zip(cast, zip(copies[::2], copies[1::2], strict=True), strict=True))
+    return kept
 
 
 @torch.no_grad()
