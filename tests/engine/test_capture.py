@@ -224,3 +224,9 @@ def test_a_run_on_a_cpu_goes_on_and_says_so_once(tmp_path, caplog):
     for mine, its in zip(found.model.parameters(), expected.model.parameters(), strict=True):
         assert torch.equal(mine, its)
     assert caplog.text.count("SOLVER.CAPTURE: a step runs as without it, since graphs need CUDA") == 1
+
+
+def test_several_processes_are_not_captured(model, monkeypatch):
+    """Their losses exchange what they are divided by, which would end up in the graph."""
+    monkeypatch.setattr("detr_distill.engine.capture_sizes.count_processes", lambda: 2)
+    assert "several processes" in find_obstacle(model, "cuda")
