@@ -5,14 +5,19 @@ Other libraries than torch are imported where they are used: ``deformable_attent
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from detr_distill.engine.precision import Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "benchmarks/results"
@@ -61,39 +66,87 @@ def random_inputs(sizes: list[tuple[int, int]], num_classes: int, objects: int =
     return inputs
 
 
-def training_step(model: torch.nn.Module, inputs: list[dict], optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Losses, their gradients and the optimizer's update, if one is given."""
-    losses = model(inputs)
-    sum(losses.values()).backward()
-    if optimizer is not None:
-        optimizer.step()
-    model.zero_grad(set_to_none=True)
+def training_step(
+    model: torch.nn.Module,
+    inputs: list[dict],
+    optimizer: torch.optim.Optimizer | None = None,
+    precision: Precision | None = None,
+    wrap: Callable[[str, Callable], Callable] = lambda phase, function: function,
+) -> None:
+    """Losses, their gradients and the optimizer's update, if one is given.
+
+    Args:
+        precision: mixed, with loss scaling for float16; None: float32.
+        wrap: the functions of ``forward``, ``backward`` and ``optimizer`` become what this makes of them.
+    """
+
+    def forward() -> torch.Tensor:
+        with contextlib.nullcontext() if precision is None else precision.autocast():
+            return torch.stack([value.float() for value in model(inputs).values()]).sum()
+
+    def update() -> None:
+        if optimizer is not None and precision is not None:
+            precision.scaler.step(optimizer)
+            precision.scaler.update()
+        elif optimizer is not None:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+
+    total = wrap("forward", forward)()
+    wrap("backward", (total if precision is None else precision.scaler.scale(total)).backward)()
+    wrap("optimizer", update)()
 
 
-def time_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+def time_in_turn(
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each step in each round, after one round to warm up.
 
     The steps take turns within a round, so that other work on the machine meets all alike.
+
+    Args:
+        clock: ``time.process_time`` counts the processor's seconds alone, whatever else runs.
     """
     from rich.progress import track
 
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in track(range(rounds + 1), description="timing", disable=not sys.stderr.isatty()):
         for name, step in steps.items():
-            elapsed = _timed(step, device)
+            elapsed = _timed(step, device, clock)
             if round_number:
                 seconds[name].append(elapsed)
     return seconds
 
 
-def _timed(function: Callable[[], object], device: str) -> float:
+def _timed(function: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     function()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels, of the text 480x640 or, of a square, 640."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions and products in whole float32: TensorFloat-32, which torch allows convolutions, keeps 10 bits."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    try:
+        convolutions.allow_tf32 = products.allow_tf32 = False
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def device_name(device: str) -> str:

@@ -10,17 +10,20 @@ import csv
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from evidence_tables import TEACHER_ROW
-from photo_rows import FEW, OWNED, PLAIN, SELF
+from advice import advice_page, describe_gain
+from photo_rows import ALL_LABELS, FEW, OWNED, PLAIN, SELF, TEACHER_ROW
 
 RUNS_FILE, GAINS_FILE = "photos.csv", "photos_gains.csv"
 METRICS = ("AP", "AP50", "AP75")
 TITLES = {"bccd": "Blood cells (BCCD)", "cards": "Playing cards", "digits": "Digits"}
+CONTROLS = {row.name for row in ALL_LABELS if row.control}
+COLOURS = plt.get_cmap("tab20")
 CURVE = (PLAIN, SELF, FEW, OWNED)
 Rows = dict[str, list[dict]]
 
@@ -30,7 +33,7 @@ def write_pages(results: Path, docs: Path) -> None:
     tables = read_runs(results / RUNS_FILE)
     gains = list(csv.DictReader((results / GAINS_FILE).open()))
     (docs / "evidence.md").write_text(evidence_page(tables, gains))
-    (docs / "when-to-distil.md").write_text(advice_page(gains))
+    (docs / "when-to-distil.md").write_text(advice_page([(gain, where(gain)) for gain in gains]))
     plot_time(tables, docs / "images" / "evidence_time.png")
     plot_labels(tables, docs / "images" / "evidence_labels.png")
 
@@ -80,37 +83,21 @@ def evidence_page(tables: dict[tuple[str, float], Rows], gains: list[dict]) -> s
     return "\n".join(found)
 
 
-def describe_gain(gain: dict) -> str:
-    """Difference in AP with its interval, and the rival."""
-    return (
-        f"{float(gain['AP']):+.1f} [{float(gain['AP_low']):+.1f}, {float(gain['AP_high']):+.1f}] over {gain['rival']}"
-    )
-
-
-def advice_page(gains: list[dict]) -> str:
-    """docs/when-to-distil.md: what each gain says, gains first, then what could not be told apart, then losses."""
-    groups: dict[str, list[str]] = {"It paid": [], "Not told apart": [], "It cost": []}
-    for gain in sorted(gains, key=lambda found: -float(found["AP"])):
-        low, high = float(gain["AP_low"]), float(gain["AP_high"])
-        where = title(gain["set"], float(gain["labels"]))
-        kind = "It paid" if low > 0 else "It cost" if high < 0 else "Not told apart"
-        groups[kind].append(f"- {where}: **{gain['row']}**, {describe_gain(gain)}.")
-    found = [ADVICE.strip(), ""]
-    for kind, sentences in groups.items():
-        found += [f"## {kind}", "", *(sentences or ["- Nothing."]), ""]
-    return "\n".join(found)
+def where(gain: dict) -> str:
+    """The title of a gain's table."""
+    return title(gain["set"], float(gain["labels"]))
 
 
 def plot_time(tables: dict[tuple[str, float], Rows], file: Path) -> None:
-    """A panel for each set with all labels: AP of each row over its time in plain steps."""
+    """A panel for each set with all labels: AP of each row over its time in plain steps; controls are hollow."""
     full = {name: rows for (name, share), rows in tables.items() if share == 1}
-    panels = make_panels(len(full))
-    for panel, (name, rows) in zip(panels, full.items(), strict=True):
-        for row, runs in rows.items():
-            if row != TEACHER_ROW:
-                panel.plot(float(runs[0]["steps"]), statistics.mean(numbers(runs, "AP")), "o", label=row)
-        panel.set(title=TITLES[name], xlabel="time in plain steps", ylabel="AP")
-        panel.legend(fontsize=6)
+    for panel, (name, rows) in zip(make_panels(len(full)), full.items(), strict=True):
+        names = [row for row in rows if row != TEACHER_ROW]
+        for number, row in enumerate(names):
+            runs, colour = rows[row], COLOURS(number % COLOURS.N)
+            point = float(runs[0]["steps"]), statistics.mean(numbers(runs, "AP"))
+            panel.plot(*point, "o", label=row, color=colour, fillstyle="none" if row in CONTROLS else "full")
+        label(panel, TITLES[name], "time in plain steps")
     save(file)
 
 
@@ -119,29 +106,26 @@ def plot_labels(tables: dict[tuple[str, float], Rows], file: Path) -> None:
     sets = list(dict.fromkeys(name for name, share in tables if share < 1))
     for panel, name in zip(make_panels(len(sets)), sets, strict=True):
         for row in CURVE:
-            points = sorted(
-                (share, runs)
-                for (which, share), rows in tables.items()
-                if which == name
-                for runs in [rows.get(row)]
-                if runs
-            )
-            panel.plot(
-                [100 * share for share, _ in points],
-                [statistics.mean(numbers(r, "AP")) for _, r in points],
-                "o-",
-                label=row,
-            )
-        panel.set(title=TITLES[name], xlabel="% of the labels", ylabel="AP", xscale="log")
-        panel.legend(fontsize=6)
+            known = [(share, rows[row]) for (which, share), rows in tables.items() if which == name and row in rows]
+            points = sorted((100 * share, statistics.mean(numbers(runs, "AP"))) for share, runs in known)
+            panel.plot(*zip(*points, strict=True), "o-", label=row)
+        panel.set_xscale("log")
+        label(panel, TITLES[name], "% of the labels")
     save(file)
 
 
 def make_panels(count: int) -> list:
-    _, panels = plt.subplots(1, max(count, 1), figsize=(5 * max(count, 1), 4), squeeze=False, constrained_layout=True)
-    for panel in panels[0]:
-        panel.grid(alpha=0.3)
+    """Axes in one row, with room for a legend beside each."""
+    size = (9 * max(count, 1), 4)
+    _, panels = plt.subplots(1, max(count, 1), figsize=size, squeeze=False, constrained_layout=True)
     return list(panels[0])[:count]
+
+
+def label(panel: Any, title: str, axis: str) -> None:
+    """Title, axes and a legend beside the panel."""
+    panel.set(title=title, xlabel=axis, ylabel="AP")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def save(file: Path) -> None:
@@ -157,9 +141,11 @@ INTRODUCTION = """
 Is a distilled student better than one that trained longer? Written by `benchmarks/photos.py` from
 `benchmarks/results/photos.csv` (each run) and `photos_gains.csv` (each gain), on test images that chose no setting.
 
-- **Students**: a two-stage Deformable DETR with a small backbone from scratch, images of 192 pixels on the short side
-  (`configs/photos/`); on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet
-  weights; on digits the shipped one.
+- **Students**: a two-stage Deformable DETR with a small backbone from scratch on images of 144 pixels on the short
+  side, small enough for one CPU core (`configs/photos/`), the learning rate the best of three for the plain student on
+  validation images; on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet
+  weights, trained on 192 pixels, which is also what it saw for the file of predictions; in the step it sees the
+  student's images. On digits the shipped one.
 - **From the file**: the teacher has predicted once (`tools/predict.py`) and is not run in the step. D3ETR's part that a
   file can give is its adaptive matching and prediction loss, which is the row "from the file"; DETRDistill's is its
   logits.
@@ -167,18 +153,10 @@ Is a distilled student better than one that trained longer? Written by `benchmar
   better teacher: plain, plain for longer, an auxiliary group, a start from the teacher, the teacher's hard boxes as
   labels. The interval is that of a paired bootstrap over the test images, 95 %, seeds pooled: where it holds 0, nothing
   is shown.
-- **Time**: plain steps are iterations times the cost of a step beside a plain student's, measured in turn with nothing
-  else running; seconds are those of the whole training alone on one device, `device` in the CSV: one thread of a CPU,
-  or a GPU. Runs beside each other give no seconds.
+- **Time**: plain steps are iterations times the cost of a step beside a plain student's, both measured in turn; seconds
+  are those of the whole training alone on one device, `device` in the CSV: the processor's seconds of one CPU thread,
+  or a GPU's.
 - A start from the teacher copies encoder, decoder, queries and heads; the backbones differ.
-"""
-
-ADVICE = """
-# When to distil
-
-Each sentence is a row of [evidence.md](evidence.md): the gain in AP over the best control that takes no longer, with
-its 95 % interval. A control may use the teacher too, by its hard boxes or its parts, where the row does. Written by
-`benchmarks/photos.py` from `benchmarks/results/photos_gains.csv`.
 """
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from paired import average_precision, interval, match_images, resample
 from photo_places import Places
-from photo_rows import SHARES, Collection, Row, rows_of
+from photo_rows import SHARES, TEACHER_ROW, Collection, Row, rows_of
 from photo_runs import METRICS, run_name
 from photo_steps import Steps
 
@@ -33,7 +33,6 @@ FIELDS = (
     "wall_seconds",
     "cpu_seconds",
 )
-TEACHER_ROW = "teacher"
 
 
 @dataclass

@@ -3,7 +3,7 @@
     python benchmarks/peer_transformers.py --json benchmarks/results/peer_transformers.json
 
 DETR, Conditional DETR, DAB-DETR and Deformable DETR in the shape of ``configs/detr/*_r50.yaml``, random weights copied
-from one side to the other. Before any timing, the last layer's logits, boxes and loss of both sides must agree.
+from one side to the other. Before any timing, the last layer's logits, boxes and loss must agree (without TF32).
 
 Ours: uint8 images to detections in pixels (inference), or to losses and gradients (training). transformers:
 normalised, padded images to logits and boxes, or with labels to its own loss (Hungarian matching, every decoder layer)
@@ -32,7 +32,17 @@ from detr_distill.detr.supervision.matchings import Matchings
 
 import torch
 import transformers
-from common import ROOT, device_name, peak_bytes, random_inputs, time_in_turn, training_step, write_result
+from common import (
+    ROOT,
+    device_name,
+    peak_bytes,
+    random_inputs,
+    read_size,
+    time_in_turn,
+    training_step,
+    without_tf32,
+    write_result,
+)
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
@@ -156,6 +166,7 @@ class Pair:
         return {**values, "labels": [{"class_labels": c[:n], "boxes": b[:n]} for c, b, n in objects]}
 
     @torch.no_grad()
+    @without_tf32()
     def check(self) -> dict[str, float]:
         """Largest difference of the last layer's logits and boxes, relative one of its loss; padded images, eval mode.
 
@@ -199,12 +210,6 @@ def measure(pair: Pair, mode: str, rounds: int) -> dict:
         "peak_memory_bytes": peaks,
         "all_seconds": seconds,
     }
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """The pair (480, 640) of the text 480x640."""
-    height, width = text.split("x")
-    return int(height), int(width)
 
 
 def main() -> None:

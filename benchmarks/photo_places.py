@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import ROOT
 from photo_rows import Collection
 
 
@@ -26,7 +27,7 @@ class Places:
     def weights(self, collection: Collection, share: float) -> Path:
         """The checkpoint of the teacher that was trained on a share of the labels."""
         shipped = collection.shipped and share == 1
-        return Path(collection.shipped) if shipped else self.work / "teachers" / f"{collection.name}_{share:g}.pth"
+        return ROOT / collection.shipped if shipped else self.work / "teachers" / f"{collection.name}_{share:g}.pth"
 
     def predictions(self, collection: Collection, share: float) -> Path:
         """What this teacher predicted on the training images."""

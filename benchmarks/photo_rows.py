@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLAIN, FILE = "plain", "from the file"
+TEACHER_ROW = "teacher"
 FILE_START, PLAIN_START = "from the file, started from the teacher", "plain, started from the teacher"
 D3ETR, DETRDISTILL = "D3ETR, teacher in every step", "DETRDistill, teacher in every step"
 SAME_TIME = "plain, for the time of 'from the file'"
@@ -73,12 +74,12 @@ FEW_LABELS = (
     Row(PLAIN, control=True),
     Row(OWNED, "unlabeled", "file"),
     Row(LABELS_TIME, lasts=OWNED, control=True),
-    Row(OWNED_BOXES, teacher="boxes", control=True),
     Row(SELF, "self_training", lasts=OWNED, control=True, goes_on=True),
+    Row(OWNED_BOXES, teacher="boxes", control=True),
     Row(FEW, "unlabeled", "file", few=True),
     Row(FEW_BOXES, teacher="boxes", few=True, control=True),
 )
-HEAD = ALL_LABELS[:5]  # what comes before everything else
+FIRST = (*ALL_LABELS[:5], *FEW_LABELS[:5])  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ FAMILY = {"cards": "bccd"}  # sets whose detectors and image sizes are the same
 
 class Steps:
     """Seconds of a training step of each configuration, measured in turn on one device, kept in a JSON file.
+
+    On a CPU they are the processor's seconds of one thread, which other work on the machine does not change.
 
     Args:
         file: of what was measured. places: where the teachers are.
@@ -63,7 +66,8 @@ class Steps:
             }
             data = collection.keys(1000, self.places.part)
             iterations[TEACHER] = training_iteration(collection.teacher_config, folder, [*data, *device])
-            seconds = time_in_turn(iterations, self.rounds, self.places.device)
+            clock = time.process_time if self.places.device == "cpu" else time.perf_counter
+            seconds = time_in_turn(iterations, self.rounds, self.places.device, clock)
         return {name: statistics.median(found) for name, found in seconds.items()}
 
     def known(self, collection: Collection) -> bool:

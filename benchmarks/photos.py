@@ -25,7 +25,7 @@ from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
 from evidence_tables import find_gains, read_tables, write_csv, write_gains
 from photo_places import Places
-from photo_rows import HEAD, PLAIN, SHARES, Collection, Row, collections, rows_of
+from photo_rows import FIRST, PLAIN, SHARES, Collection, Row, collections, rows_of
 from photo_runs import make_teacher, rate_name, run_name, start_worker, train_student, try_rate
 from photo_sets import prepare
 from photo_steps import Steps
@@ -67,28 +67,23 @@ def rate_jobs(collection: Collection, rates: list[float], places: Places) -> lis
 def wanted(collected: list[Collection], arguments: argparse.Namespace, steps: Steps, places: Places) -> list[Job]:
     """All jobs without a result, in the order in which an interrupted study is worth most.
 
-    First the rows that answer the question, on all sets, with a tenth of the labels and with all; then the other
-    controls; then the other shares. Of each the first three seeds before the others.
+    First the rows that answer the question, of all labels and of a tenth, a set after the other; then the other rows;
+    then the other shares. Of each the first three seeds before the others, a teacher before the first that needs it.
     """
-    main = [(c, share, rows_of(share, c)) for share in (FEW, 1.0) for c in collected]
-    asked = [(c, x, [row for row in rows if x < 1 or row in HEAD]) for c, x, rows in main if (c.name, x) != NOT_ASKED]
-    controls = [(c, x, [row for row in rows if row not in HEAD]) for c, x, rows in main if x == 1]
+    tables = [(c, share, rows_of(share, c)) for c in collected for share in (1.0, FEW) if (c.name, share) != NOT_ASKED]
+    asked = [(c, share, [row for row in rows if row in FIRST]) for c, share, rows in tables]
+    controls = [(c, share, [row for row in rows if row not in FIRST]) for c, share, rows in tables]
     others = [(c, x, rows_of(x, c)) for x in SHARES if x != FEW for c in collected if c.name != NOT_ASKED[0]]
-    jobs = {job.name: job for collection in collected for job in rate_jobs(collection, arguments.rates, places)}
     chunks = (arguments.seeds[:3], arguments.seeds[3:])
+    jobs: dict[str, Job] = {}
     for part, chunk in itertools.product((asked, controls, others)[: arguments.parts], chunks):
-        found = [
-            student_job(collection, row, share, seed, steps, places)
-            for collection, share, rows in part
-            for seed, row in itertools.product(chunk, rows)
-        ]
-        missing = [(job, teachers) for job, teachers in found if not places.result(job.name).is_file()]
-        # Teachers first: many wait for them.
-        for teacher in (teacher for _, teachers in missing for teacher in teachers):
-            jobs.setdefault(teacher.name, teacher)
-        for job, _ in missing:
-            chosen = [name for name in jobs if name.startswith(f"{job.name.partition('_')[0]}_rate_")]
-            jobs[job.name] = dataclasses.replace(job, after=(*job.after, *chosen))
+        for (collection, share, rows), seed in itertools.product(part, chunk):
+            rates = rate_jobs(collection, arguments.rates, places)
+            for row in rows:
+                job, teachers = student_job(collection, row, share, seed, steps, places)
+                job = dataclasses.replace(job, after=(*job.after, *(rate.name for rate in rates)))
+                if not places.result(job.name).is_file():
+                    jobs.update({each.name: each for each in (*rates, *teachers, job) if each.name not in jobs})
     return [job for job in jobs.values() if not places.result(job.name).is_file()]
 
 
@@ -164,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages")
     found.add_argument("--sets", nargs="+", default=[*PHOTO_SETS, *OTHERS], choices=[*PHOTO_SETS, *OTHERS])
     found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    found.add_argument("--iterations", type=int, default=800, help="of a plain student")
+    found.add_argument("--iterations", type=int, default=400, help="of a plain student")
     found.add_argument("--teacher-iterations", type=int, default=1000)
     found.add_argument(
         "--parts", type=int, choices=(1, 2, 3), default=3, help="1: the first rows; 2: all controls; 3: all shares"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,17 +54,21 @@ def complete(
     running: dict[Future, tuple[Job, float]] = {}
     pace: list[float] = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, start, start_arguments) as pool:
+    with ProcessPoolExecutor(workers, context, start, start_arguments) as pool, _ended_on_failure():
         while waiting or running:
             names = {job.name for job in waiting} | {job.name for job, _ in running.values()}
             for job in list(waiting) if len(running) < workers else ():
                 reason = _why_not(job, undone, pace, deadline)
+                if not reason and (names.intersection(job.after) or len(running) == workers):
+                    continue
+                waiting.remove(job)
+                try:
+                    if not reason:
+                        running[pool.submit(job.function, *job.arguments)] = (job, time.monotonic())
+                except BrokenExecutor as broken:  # a worker was killed, by a lack of memory perhaps
+                    reason = str(broken)
                 if reason:
                     undone[job.name] = reason
-                    waiting.remove(job)
-                elif not names.intersection(job.after) and len(running) < workers:
-                    waiting.remove(job)
-                    running[pool.submit(job.function, *job.arguments)] = (job, time.monotonic())
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 job, began = running.pop(future)
                 error = future.exception()
@@ -73,6 +78,17 @@ def complete(
                 pace.append((time.monotonic() - began) / job.cost)
                 report(job, future.result())
     return undone
+
+
+@contextlib.contextmanager
+def _ended_on_failure() -> Iterator[None]:
+    """Kills the workers where the program is interrupted or fails: the pool would wait for what they do."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
 
 
 def _why_not(job: Job, undone: dict[str, str], pace: list[float], deadline: float | None) -> str:

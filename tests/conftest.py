@@ -10,6 +10,7 @@ import detr_distill.engine  # noqa: F401  (a configuration that a module makes w
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from helpers.builders import make_inputs
 
 torch.set_num_threads(1)
@@ -32,3 +33,14 @@ def _seed():
 @pytest.fixture
 def inputs():
     return make_inputs()
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(tmp_path_factory):
+    """Ten pictures of handwritten digits, registered as a set of their own."""
+    from detr_distill.data import build_digits, register_datasets
+
+    folder = build_digits(tmp_path_factory.mktemp("digits"), "val", 10)
+    register_datasets([["tiny_digits", str(folder / "annotations/instances.json"), str(folder / "images")]])
+    assert len(DatasetCatalog.get("tiny_digits")) == 10
+    return "tiny_digits"

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from detr_distill.detr.boxes import to_corners
+
 import pytest
 import torch
 
-from benchmarks import common, kill
+from benchmarks import common, kill, launches, profiling, step_time
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = sorted(
@@ -75,6 +77,31 @@ def test_a_changed_checkout_is_told_from_its_commit(tmp_path):
     assert common.current_commit(tmp_path) == commit
     (tmp_path / "code.py").write_text("2\n")
     assert common.current_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_launches_are_counted_without_views_and_by_the_line_that_asked_for_them():
+    first, second = (torch.tensor([[[0.5, 0.5, size, size]]], requires_grad=True) for size in (0.2, 0.4))
+    with torch.autograd.detect_anomaly(check_nan=False):
+        forward, corners = launches.count(lambda: to_corners(first).view(4).detach() + second.flatten())
+        backward, _ = launches.count(corners.sum().backward)
+    assert forward["launches"] == sum(forward["by_operator"].values()) == sum(forward["by_file"].values())
+    assert "view" not in forward["by_operator"] and forward["by_file"]["elsewhere"] == 1
+    assert set(forward["by_file"]) == {"detr_distill/detr/boxes.py", "elsewhere"} and backward["launches"] > 0
+
+
+def test_a_distilled_step_is_timed_by_its_phases():
+    inputs = common.random_inputs([(64, 96)], num_classes=10, objects=2)
+    result = step_time.measure("digits/d3etr_conditional", inputs, 1, "cpu", phases=True)
+    assert list(result["phase_seconds"]) == list(profiling.PHASES) and min(result["phase_seconds"].values()) > 0
+    assert result["ratio"] > 0 and "gpu" not in result, "there is none"
+
+
+def test_what_the_gpu_works_is_the_time_that_any_kernel_runs():
+    assert profiling._covered([(0, 4), (2, 3), (3, 6), (8, 9)]) == 7
+
+
+def test_sizes_are_read():
+    assert common.read_size("480x640") == (480, 640) and common.read_size("64") == (64, 64)
 
 
 def test_the_stored_results_name_their_commits():

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    advice,
     evidence,
     evidence_tables,
     paired,
@@ -194,6 +195,23 @@ def test_jobs_keep_order_needs_and_deadline():
     }
 
 
+def test_an_interrupted_pool_waits_for_nothing():
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    jobs = [workers.Job("long", time.sleep, (60.0,), 1.0), workers.Job("short", time.sleep, (0.0,), 1.0)]
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        workers.complete(jobs, 2, os.getpid, (), interrupt)
+    assert time.monotonic() - began < 50
+
+
+def test_a_killed_worker_leaves_the_rest_undone():
+    jobs = [workers.Job(name, os._exit, (9,), 1.0) for name in ("a", "b")]
+    undone = workers.complete(jobs, 1, os.getpid, (), lambda *_: None)
+    assert set(undone) == {"a", "b"} and all("abruptly" in reason for reason in undone.values())
+
+
 def test_a_rival_takes_no_longer_and_knows_no_more():
     def entry(row: Row, ap: float, steps: float) -> evidence_tables.Entry:
         return evidence_tables.Entry(row, [{"AP": ap}], steps, steps)
@@ -228,3 +246,25 @@ def test_a_teacher_is_not_trained_without_its_weights(miniature):
     collection, places = miniature
     with pytest.raises(ConfigError, match="--imagenet is not given"):
         photo_runs.make_teacher(collection, 0.5, dataclasses.replace(places, imagenet=""))
+
+
+def test_every_row_that_distils_has_a_situation():
+    rows = [row for table in (photo_rows.ALL_LABELS, photo_rows.FEW_LABELS) for row in table if not row.control]
+    named = [name for names in advice.SITUATIONS.values() for name in names]
+    assert sorted(named) == sorted(row.name for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.1, 2.0, "pays"), (-2.0, -0.1, "costs"), (-1.0, 1.0, "no difference")]
+)
+def test_a_verdict_follows_from_the_interval(low, high, word):
+    gain = {
+        "row": photo_rows.FILE,
+        "rival": "plain",
+        "seeds": 3,
+        "AP": (low + high) / 2,
+        "AP_low": low,
+        "AP_high": high,
+    }
+    page = advice.advice_page([(gain, "Blood cells")])
+    assert word in page and f"[{low:+.1f}, {high:+.1f}] over plain" in page and page.count("##") == 1

@@ -29,13 +29,12 @@ def check_run(output: Path, plugins: list[str], iterations: int) -> None:
 
 
 def test_a_file_that_the_run_names_in_a_process_of_its_own(folder, pictures):
-    """The program, started anew, and once more to resume; a path is from the current folder."""
+    """The program, started anew, and resumed in this process; a path is from the current folder."""
     (folder / "my_losses.py").write_text(MODULE)
     arguments = write_run(folder / "run.yaml", pictures, PLUGINS=["my_losses.py"])
-    command = [sys.executable, str(ROOT / "train_net.py"), *arguments]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([sys.executable, str(ROOT / "train_net.py"), *arguments], check=True, capture_output=True)
     check_run(folder / "run", ["my_losses.py"], 2)
-    subprocess.run([*command, "--resume", "SOLVER.MAX_ITER", "3"], check=True, capture_output=True)
+    launch.main([*arguments, "--resume", "SOLVER.MAX_ITER", "3"])
     check_run(folder / "run", ["my_losses.py"], 3)
     assert "Starting training from iteration 2" in (folder / "run/log.txt").read_text()
 

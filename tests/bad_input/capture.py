@@ -9,6 +9,7 @@ from detr_distill.config.build import build_config
 from detr_distill.detr.supervision.assignment import Cost
 from detr_distill.detr.supervision.solver import solve
 from detr_distill.engine.capture_sizes import choose_size, read_sizes
+from detr_distill.engine.compiled import compile_backbones
 
 import torch
 from detectron2.modeling import build_model
@@ -59,6 +60,11 @@ ROWS = [
         "capture_of_a_larger_image",
         lambda folder: choose_size([(65, 40)], ((64, 64),)),
         r"CAPTURE_SIZES is \[\[64, 64\]\], and a batch of this run is 65 x 40 pixels. Add a size that holds it",
+    ),
+    Row(
+        "compile_without_backbone",
+        lambda folder: compile_backbones(small_cfg(), torch.nn.Linear(1, 1)),
+        r"SOLVER.COMPILE is True, and Linear has no part called backbone. Set it to False",
     ),
     Row(
         "capture_of_no_objects",

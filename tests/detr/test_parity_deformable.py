@@ -55,7 +55,8 @@ def layer_outputs(reference, expected, epsilon: float) -> tuple[torch.Tensor, to
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert expected.std() > 0.01, "a constant output would prove nothing"
     assert found.shape == expected.shape
-    assert (found - expected).abs().max() < 1e-4
+    # Weights that are scaled before the convolution round otherwise; a random network enlarges what they differ by.
+    assert (found - expected).abs().max() < 2e-4
 
 
 @torch.no_grad()

@@ -55,17 +55,6 @@ def build_distiller():
     return build
 
 
-@pytest.fixture(scope="session")
-def tiny_digits(tmp_path_factory):
-    """Ten pictures of handwritten digits, registered as a set of their own."""
-    from detr_distill.data import build_digits, register_datasets
-
-    folder = build_digits(tmp_path_factory.mktemp("digits"), "val", 10)
-    register_datasets([["tiny_digits", str(folder / "annotations/instances.json"), str(folder / "images")]])
-    assert len(DatasetCatalog.get("tiny_digits")) == 10
-    return "tiny_digits"
-
-
 @pytest.fixture(scope="module")
 def named_sets():
     """Two training sets that are known by their class names alone."""

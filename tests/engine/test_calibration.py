@@ -17,7 +17,14 @@ import yaml
 from detectron2.utils.events import get_event_storage
 from helpers.builders import ROOT
 
-SMALL = ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "2", "MODEL.FPN.OUT_CHANNELS", "16", "OUTPUT_DIR", "unused"]
+CONFIG = str(ROOT / "configs/digits/sssd_retinanet.yaml")
+
+
+@pytest.fixture
+def small(tiny_digits):
+    """Overrides that make a trial short."""
+    words = ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "2", "MODEL.FPN.OUT_CHANNELS", "16", "OUTPUT_DIR", "unused"]
+    return [*words, "DATASETS.TRAIN", f"('{tiny_digits}',)", "DATASETS.TEST", "()"]
 
 
 def test_bisection_finds_a_known_weight():
@@ -34,8 +41,8 @@ def test_bisection_finds_a_known_weight():
             calibrate(share, **{"target": 0.5, "low": 1, "high": 9, "tolerance": 0.1, "most_probes": 3, **options})
 
 
-def test_trials_start_alike_and_leave_nothing():
-    cfg = build_config(str(ROOT / "configs/digits/sssd_retinanet.yaml"), SMALL)
+def test_trials_start_alike_and_leave_nothing(small):
+    cfg = build_config(CONFIG, small)
     cfg.MODEL.DISTILL.FEATURE_LOSS.WEIGHT = 10.0
     first, again = measure_share(cfg, 2), measure_share(cfg, 2)
     assert first == again and 0 < first < 1
@@ -44,9 +51,9 @@ def test_trials_start_alike_and_leave_nothing():
     assert not Path("unused").exists()
 
 
-def test_a_trial_is_the_start_of_the_run(monkeypatch):
+def test_a_trial_is_the_start_of_the_run(monkeypatch, small):
     """The mean share of the losses that its steps had, at the rates of the run's own warm-up."""
-    cfg = build_config(str(ROOT / "configs/digits/sssd_retinanet.yaml"), SMALL)
+    cfg = build_config(CONFIG, small)
     cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = 3, 0.1
     steps = []
 
@@ -70,20 +77,20 @@ def test_a_trial_is_the_start_of_the_run(monkeypatch):
     assert len(set(shares)) == 3 and share == pytest.approx(sum(shares) / 3, rel=1e-6)
 
 
-def test_the_tool_prints_the_key(capsys, tmp_path):
+def test_the_tool_prints_the_key(capsys, tmp_path, small):
     spec = importlib.util.spec_from_file_location("calibrate_lambda", ROOT / "tools/calibrate_lambda.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    config = ["--config-file", str(ROOT / "configs/digits/sssd_retinanet.yaml"), "--num-gpus", "0"]
-    tool.main([*config, "--iterations", "2", "--probes", "2", "--target-share", "0.3", *SMALL])
+    config = ["--config-file", CONFIG, "--num-gpus", "0"]
+    tool.main([*config, "--iterations", "2", "--probes", "2", "--target-share", "0.3", *small])
     found = yaml.safe_load(capsys.readouterr().out.strip().splitlines()[-1])
     assert 1 <= found["MODEL"]["DISTILL"]["FEATURE_LOSS"]["WEIGHT"] <= 100
     # A whole number, at the middle of the range, and after the overrides: the line is a file's content as it is.
-    tool.main([*config, *SMALL, "--iterations", "1", "--probes", "1", "--low", "1", "--high", "99"])
+    tool.main([*config, *small, "--iterations", "1", "--probes", "1", "--low", "1", "--high", "99"])
     output = capsys.readouterr()
     file = tmp_path / "found.yaml"
-    file.write_text(f"_BASE_: {ROOT / 'configs/digits/sssd_retinanet.yaml'}\n{output.out.strip().splitlines()[-1]}\n")
-    assert build_config(str(file), SMALL).MODEL.DISTILL.FEATURE_LOSS.WEIGHT == 50
+    file.write_text(f"_BASE_: {CONFIG}\n{output.out.strip().splitlines()[-1]}\n")
+    assert build_config(str(file), small).MODEL.DISTILL.FEATURE_LOSS.WEIGHT == 50
     assert "more than --tolerance 0.005" in output.err
     for refused, message in (
         (["--config-file", str(ROOT / "configs/digits/retinanet_student.yaml")], "does not distil with FeatureLoss"),

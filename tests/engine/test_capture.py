@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 
 from detr_distill.detr.supervision.cost_flags import CostFlags, collect_cost_flags, report
+from detr_distill.distill.schedule import Schedule
 from detr_distill.engine.capture import WARM_UP, CapturedSteps
 from detr_distill.engine.capture_sizes import choose_size, find_obstacle, read_sizes
 from detr_distill.errors import ConfigError
@@ -16,6 +18,9 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, small_cfg
 from helpers.detr.device_solver import solve_as_on_device
+from helpers.engine.toy import toy_config, toy_trainer
+from helpers.golden_cases import DIGITS
+from helpers.make_golden import build_untrained
 
 SIZES = ((64, 64), (64, 96))
 CPU = torch.device("cpu")
@@ -54,8 +59,8 @@ def make_step(model):
     return step
 
 
-def captured(model, step=None, objects=4, **more):
-    return CapturedSteps(step or make_step(model), model, SIZES, objects, CPU, Again(model), **more)
+def captured(model, step=None, sizes=SIZES):
+    return CapturedSteps(step or make_step(model), model, sizes, objects=4, device=CPU, recorder=Again(model))
 
 
 @pytest.fixture
@@ -177,3 +182,51 @@ def test_obstacles_are_known_beforehand():
     assert find_obstacle(model, "cuda") == ""
     assert "graphs need CUDA" in find_obstacle(model, "cpu")
     assert "Linear decides on the host" in find_obstacle(torch.nn.Linear(1, 1), "cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("d3etr_conditional", "^$"),
+        ("retinanet_to_conditional", "TEACHER.NAME FrozenDetector is no DETR"),
+        ("lgd_retinanet", "RetinaNet decides on the host"),
+    ],
+)
+def test_what_distils_may_be_captured(name, words):
+    _, model = build_untrained(DIGITS / f"{name}.yaml")
+    assert re.search(words, find_obstacle(model, "cuda"))
+    model.schedule = Schedule(stop_at=3)
+    assert re.search(words if words != "^$" else "SCHEDULE changes the step", find_obstacle(model, "cuda"))
+
+
+def test_a_taught_student_has_the_losses_of_its_batch(monkeypatch):
+    solve_as_on_device(monkeypatch)
+    cfg, model = build_untrained(DIGITS / "d3etr_conditional.yaml")
+    inputs = make_inputs(((64, 96), (96, 64)), num_classes=cfg.MODEL.DETR.NUM_CLASSES)
+    steps = captured(model, sizes=((96, 96),))
+    torch.manual_seed(0)
+    expected = make_step(model)(inputs)
+    for _ in range(WARM_UP + 1):
+        steps.zero_gradients()
+        torch.manual_seed(0)
+        found = steps(inputs)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.allclose(found[key], value, rtol=1e-4, atol=1e-6), key
+    assert steps.recorder.recorded == 1 and not steps.obstacle
+
+
+def test_a_run_on_a_cpu_goes_on_and_says_so_once(tmp_path, caplog):
+    cfg = toy_config(tmp_path, **{"SOLVER.CAPTURE": True, "SOLVER.CAPTURE_SIZES": [[4, 4]]})
+    expected, found = toy_trainer(toy_config(tmp_path / "other")), toy_trainer(cfg)
+    for trainer in (expected, found):
+        trainer.train()
+    for mine, its in zip(found.model.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    assert caplog.text.count("SOLVER.CAPTURE: a step runs as without it, since graphs need CUDA") == 1
+
+
+def test_several_processes_are_not_captured(model, monkeypatch):
+    """Their losses exchange what they are divided by, which would end up in the graph."""
+    monkeypatch.setattr("detr_distill.engine.capture_sizes.count_processes", lambda: 2)
+    assert "several processes" in find_obstacle(model, "cuda")

@@ -43,6 +43,4 @@ def test_a_machine_that_cannot_compile(compiled, monkeypatch):
     model.backbone = torch.nn.Identity()
     with pytest.raises(ConfigError, match=r"torch cannot compile on cpu here \(no C compiler\)\. Install a C compiler"):
         compile_backbones(CPU, model)
-    with pytest.raises(ConfigError, match=r"Linear has no part called backbone. Set it to False"):
-        compile_backbones(CPU, torch.nn.Linear(1, 1))
     assert not compiled

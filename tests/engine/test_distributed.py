@@ -24,7 +24,7 @@ def test_two_processes_act_as_one(tmp_path):
     for result in results:
         torch.testing.assert_close(result["weight"], single.head.weight.detach())
         torch.testing.assert_close(result["weight_of_captured"], single.head.weight.detach())
-        assert result["unchanged"]
+        assert result["unchanged"] and result["fixed_beside_other"]
         assert "iteration 1" in result["error"] and "101 (x.jpg)" in result["error"] and "3 (x.jpg)" in result["error"]
     expected = storage.latest()["total_loss"][0]
     torch.testing.assert_close(results[0]["metrics"]["total_loss"], expected, rtol=1e-5, atol=0)

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ..checkpoint.files import write_atomically
 from ..data import DetrDatasetMapper, TestLoader, read_configuration
-from ..data.check_cache import hash_file
-from ..data.predictions.store import NOTHING, Description, PredictionStore, missing_parts, write_part
+from ..data.formats import image_records
+from ..data.predictions.store import NOTHING, Description, PredictionStore, StoredImage, missing_parts, write_part
 from ..data.records import load_records
 from ..detr.boxes import to_corners
 from ..engine.device import choose_device
@@ -74,6 +74,9 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint, or a folder of transformers")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="default: DATASETS.TRAIN")
+    parser.add_argument(
+        "--images", nargs="+", default=[], metavar="PATH", help="images, or folders of them, in place of a data set"
+    )
     parser.add_argument("--output", required=True, metavar="PATH", help="a folder, or a file that ends in .json")
     parser.add_argument("--batch", type=int, default=8, help="images of a pass (default 8)")
     parser.add_argument(
@@ -104,14 +107,24 @@ def run(arguments: argparse.Namespace) -> str:
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
     prepare_datasets(cfg)
+    if arguments.images and arguments.dataset:
+        raise ConfigError("--images and --dataset are both given. Name a data set, or images.")
+    names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
+    load = image_records(*names) if arguments.images else load_sets(cfg, names)
     form = Form(arguments.batch, arguments.best_classes, arguments.dtype, arguments.score)
-    return write_predictions(cfg, arguments.weights, tuple(arguments.dataset), Path(arguments.output), form, track)
+    return write_predictions(cfg, arguments.weights, names, load, Path(arguments.output), form, track)
+
+
+def load_sets(cfg: CfgNode, names: Sequence[str]) -> list[dict]:
+    """The records of registered sets."""
+    return [record for name in names for record in load_records(cfg, test_name=name)]
 
 
 def write_predictions(
     cfg: CfgNode,
     weights: str,
     names: Sequence[str],
+    records: Sequence[dict],
     output: Path,
     form: Form | None = None,
     follow: Callable[[TestLoader, str], Iterable] = lambda loader, _: loader,
@@ -119,7 +132,8 @@ def write_predictions(
     """Writes the predictions, or goes on with what a stopped call has left.
 
     Args:
-        cfg: of the detector. weights: see :func:`load_predictor`. names: of sets; empty: ``DATASETS.TRAIN``.
+        cfg: of the detector. weights: see :func:`load_predictor`. names: of the sets or folders. records: their images,
+            in detectron2's dataset format.
         output: a folder, or a file that ends in .json. follow: shows progress, given the batches of a part and a title.
 
     Returns:
@@ -128,8 +142,7 @@ def write_predictions(
     Raises:
         DetrDistillError: see :func:`run`.
     """
-    form, names = form or Form(), tuple(names or cfg.DATASETS.TRAIN)
-    records = [record for name in names for record in load_records(cfg, test_name=name)]
+    form = form or Form()
     predictor = load_predictor(cfg, weights)
     folder = output.with_name(f"{output.name}.parts") if output.suffix == ".json" else output
     described = _describe(cfg, names, records, predictor, form)
@@ -138,7 +151,8 @@ def write_predictions(
         loader = TestLoader(part, DetrDatasetMapper(cfg, is_train=False), form.batch, cfg.DATALOADER.NUM_WORKERS)
         title = f"part {number + 1} of {described.parts}"
         batches = [_predict(predictor, batch, described) for batch in follow(loader, title)]
-        write_part(folder, number, described, {name: torch.cat([b[name] for b in batches]) for name in batches[0]})
+        values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        write_part(folder, number, described, [StoredImage.of(record) for record in part], values)
     if folder == output:
         return f"{output}: {described.images} images, {described.layers} layers, {described.queries} queries"
     results = list(_results(PredictionStore(folder), records, names, form.score))
@@ -148,7 +162,7 @@ def write_predictions(
 
 
 def _describe(
-    cfg: CfgNode, names: tuple[str, ...], records: list[dict], predictor: Predictor, form: Form
+    cfg: CfgNode, names: Sequence[str], records: Sequence[dict], predictor: Predictor, form: Form
 ) -> Description:
     """What the parts will have in common; one image is looked at to know the shapes."""
     known = predictor.know([DetrDatasetMapper(cfg, is_train=False)(records[0])])
@@ -166,7 +180,7 @@ def _describe(
         dtype=form.dtype,
         images=len(records),
         part_images=PART_IMAGES,
-        data={name: hash_file(MetadataCatalog.get(name).json_file) for name in names},
+        data=tuple(names),
         teacher=predictor.weights_hash,
     )
 
@@ -180,14 +194,13 @@ def _predict(predictor: Predictor, batch: list[dict], described: Description) ->
     logits = output.score_logits() if described.best_classes else output.logits.float()
     missing = described.queries - logits.shape[2]
     return {
-        "image_ids": torch.tensor([entry["image_id"] for entry in batch]),
         "counts": torch.tensor(known.counts or [logits.shape[2]] * len(batch)),
         "logits": F.pad(logits.cpu(), (0, 0, 0, missing), value=NOTHING).transpose(0, 1),
         "boxes": F.pad(output.boxes.float().cpu(), (0, 0, 0, missing), value=0.5).transpose(0, 1),
     }
 
 
-def _results(store: PredictionStore, records: list[dict], names: tuple[str, ...], least: float) -> Iterator[dict]:
+def _results(store: PredictionStore, records: Sequence[dict], names: Sequence[str], least: float) -> Iterator[dict]:
     """The last layer's queries from a score on, as COCO's results with the scores of all classes."""
     ids = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") or {}
     category_of = {index: category for category, index in ids.items()}

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from rich.console import Console
 
-from ..commands.predict import Form, write_predictions
+from ..commands.predict import Form, load_sets, write_predictions
 from ..engine import DistillTrainer
 from ..engine.folder.lock import locked
 from ..engine.launch import evaluate_only
@@ -73,7 +73,9 @@ def predict(cfg: CfgNode, folder: Path, console: Console) -> float:
     """Writes what the teacher predicts on the training images to a folder; the seconds that it took."""
     start = time.perf_counter()
     with console.status("the teacher looks at every training image, once"):
-        write_predictions(cfg, cfg.MODEL.WEIGHTS, cfg.DATASETS.TRAIN, folder, Form(batch=cfg.SOLVER.IMS_PER_BATCH))
+        names = cfg.DATASETS.TRAIN
+        form = Form(batch=cfg.SOLVER.IMS_PER_BATCH)
+        write_predictions(cfg, cfg.MODEL.WEIGHTS, names, load_sets(cfg, names), folder, form)
     seconds = time.perf_counter() - start
     console.print(f"teacher  predictions of all training images in {seconds:.0f} s", highlight=False)
     return seconds

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # How far from 0 and 1 a box stays before its logit is taken: in most code, and in that of DAB-DETR and of what was
 # built on it, DN-DETR and DINO [C].
@@ -32,7 +35,7 @@ def inverse_sigmoid(values: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Logit of values in [0, 1], kept finite: log(max(v, epsilon) / max(1 - v, epsilon)) [C]."""
     nearest = values.clamp(min=epsilon, max=1 - epsilon)
     # Beyond the limits only one of the two is held: the other goes on, here to the first order.
-    return torch.logit(nearest) + (values.clamp(0, 1) - nearest) / (1 - epsilon)
+    return torch.add(torch.logit(nearest), values.clamp(0, 1) - nearest, alpha=1 / (1 - epsilon))
 
 
 def area(sides: Tensor) -> Tensor:
@@ -41,16 +44,10 @@ def area(sides: Tensor) -> Tensor:
     return width * height
 
 
-def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas that two corner boxes (..., 4) share and cover, (...) each."""
-    overlap = area((torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0))
-    return overlap, area(a[..., 2:] - a[..., :2]) + area(b[..., 2:] - b[..., :2]) - overlap
-
-
 def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
-    """IoU of boxes whose shapes broadcast, (..., 4) each to (...) in [0, 1]; 0 for two boxes without area."""
-    overlap, union = _overlap_and_union(to_corners(first), to_corners(second))
-    return overlap / (union + torch.finfo(first.dtype).eps)
+    """IoU of boxes whose shapes broadcast, (..., 4) each to (...) in [0, 1], without gradient; 0 for no area."""
+    parts = _compare(first.detach(), second.detach())
+    return parts.overlap / (parts.union + torch.finfo(first.dtype).eps)
 
 
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
@@ -65,11 +62,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         (...) in [-1, 1].
     """
-    a, b = to_corners(first), to_corners(second)
-    overlap, union = _overlap_and_union(a, b)
-    hull = area((torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0))
-    epsilon = torch.finfo(first.dtype).eps
-    return overlap / (union + epsilon) - (hull - union) / (hull + epsilon)
+    return _GeneralizedIou.apply(first, second)
 
 
 def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
@@ -78,5 +71,89 @@ def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU of every pair: (..., N, 4) and (..., M, 4) to (..., N, M)."""
+    """IoU of every pair, without gradient: (..., N, 4) and (..., M, 4) to (..., N, M)."""
     return intersection_over_union(first.unsqueeze(-2), second.unsqueeze(-3))
+
+
+class _Sides(NamedTuple):
+    """A box's corners and sides, (..., 2) each."""
+
+    low: Tensor
+    high: Tensor
+    size: Tensor
+
+
+class _Parts(NamedTuple):
+    """Two boxes, the sides (..., 2) that they share and of their hull, and the areas (...)."""
+
+    first: _Sides
+    second: _Sides
+    shared: _Sides
+    overlap: Tensor
+    union: Tensor
+
+
+def _sides(boxes: Tensor) -> _Sides:
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    low, high = torch.sub(centre, size, alpha=0.5), torch.add(centre, size, alpha=0.5)
+    return _Sides(low, high, high - low)
+
+
+def _compare(first: Tensor, second: Tensor) -> _Parts:
+    a, b = _sides(first), _sides(second)
+    low, high = torch.maximum(a.low, b.low), torch.minimum(a.high, b.high)
+    shared = _Sides(low, high, (high - low).clamp_(min=0))
+    overlap = area(shared.size)
+    return _Parts(a, b, shared, overlap, area(a.size) + area(b.size) - overlap)
+
+
+class _GeneralizedIou(torch.autograd.Function):
+    """The gradient is written out: autograd's is three times as many operators, and waits for the device in ``prod``.
+
+    Where two corners are equal each box has half of the gradient, as torch's ``minimum`` gives it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        epsilon = torch.finfo(first.dtype).eps
+        parts = _compare(first, second)
+        hull_sides = torch.maximum(parts.first.high, parts.second.high) - torch.minimum(
+            parts.first.low, parts.second.low
+        )
+        hull = area(hull_sides.clamp_(min=0))
+        covered, around = parts.union + epsilon, hull + epsilon
+        ctx.save_for_backward(
+            *parts.first, *parts.second, parts.shared.size, hull_sides, parts.overlap, covered, around
+        )
+        ctx.shapes = first.shape, second.shape
+        return parts.overlap / covered - (hull - parts.union) / around
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *corners, shared, hull, overlap, covered, around = ctx.saved_tensors
+        first, second = _Sides(*corners[:3]), _Sides(*corners[3:])
+        # The value is overlap / covered + covered / around - 1; areas of the boxes count in ``covered``.
+        per_covered = around.reciprocal() - overlap / covered.square()
+        slopes = torch.stack([covered.reciprocal() - per_covered, -covered / around.square(), per_covered])
+        slopes = (slopes * gradient).unsqueeze(-1)
+        # An area changes with one side by the other; sides that do not meet share nothing however they move.
+        by_shared = slopes[0] * (shared.flip(-1) * (shared > 0))
+        by_hull = slopes[1] * hull.flip(-1)
+        return tuple(
+            _to_boxes(own, other, by_shared, by_hull, slopes[2] * own.size.flip(-1)).sum_to_size(shape)
+            if needed
+            else None
+            for own, other, needed, shape in zip(
+                (first, second), (second, first), ctx.needs_input_grad, ctx.shapes, strict=True
+            )
+        )
+
+
+def _to_boxes(own: _Sides, other: _Sides, by_shared: Tensor, by_hull: Tensor, by_size: Tensor) -> Tensor:
+    """The gradient (..., 4) of one box from those of the sides (..., 2): shared, of the hull, and its own."""
+    # 1 where the other box's corner is the farther one, -1 where it is the nearer one, 0 where they are equal.
+    low, high = (other.low - own.low).sign_(), (other.high - own.high).sign_()
+    either = (by_shared - by_hull) / 2
+    both = by_size + (by_shared + by_hull) / 2
+    return torch.cat([(low + high) * either, torch.addcmul(both, high - low, either, value=0.5)], dim=-1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config.keys import check_keys
 from ..structures import DecoderOutput, GroundTruth, ImageBatch, Memory, QueryGroup
+from ..structures.fixed_batch import share_object_count
 from ..structures.transfer import copy_to
 from .backbones.build import padding_multiple
 from .build import build_parts
@@ -137,7 +138,7 @@ class DetrDetector(nn.Module):
         if not self.training:
             return self.detect(batched_inputs)
         # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
-        ground_truth = read_ground_truth(batched_inputs, self.device)
+        ground_truth = share_object_count(read_ground_truth(batched_inputs, self.device))
         finished = self.finish(self.start(batched_inputs), ground_truth)
         matchings = Matchings(self.criterion.matcher.solver)
         supervised = self.supervise(finished, ground_truth, matchings)
@@ -217,11 +218,8 @@ class DetrDetector(nn.Module):
                 memory = finished.memory
                 chosen = QueryGroup(name, memory.tokens, memory.position, loss_weight=group.loss_weight)
                 entries.append((group.proposals, chosen, ground_truth))
-        return [self.criterion.match(*entry, matchings) for entry in entries]
+        return self.criterion.match([Supervised(*entry) for entry in entries], matchings)
 
     def losses(self, supervised: list[Supervised]) -> dict[str, Tensor]:
         """The detection losses of what :meth:`supervise` named, once the ledger is solved."""
-        losses: dict[str, Tensor] = {}
-        for entry in supervised:
-            losses.update(self.criterion(entry.output, entry.group, entry.targets, entry.pairs))
-        return losses
+        return self.criterion.losses(supervised)

@@ -30,15 +30,16 @@ def pad_images(
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // divisibility) * divisibility for side in zip(*sizes, strict=True))
-    padded = [F.pad((x - mean) / std, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]
     mask = None
-    if extents is not None or any(size != (height, width) for size in sizes):
+    is_padded = any(size != (height, width) for size in sizes)
+    if is_padded:
+        images = [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]
+    batch = (torch.stack(images) - mean) / std
+    if is_padded or extents is not None:
         limits = copy_to(torch.tensor(sizes), mean.device) if extents is None else extents
         below = torch.arange(height, device=mean.device)[None, :, None] >= limits[:, 0, None, None]
         right = torch.arange(width, device=mean.device)[None, None, :] >= limits[:, 1, None, None]
         mask = below | right
-    batch = torch.stack(padded)
-    if extents is not None and mask is not None:
         batch = batch.masked_fill(mask.unsqueeze(1), 0.0)
     if batch.device.type == "cpu":
         # The layout passes on from convolution to convolution; a ResNet's are faster in it (docs/benchmarks.md).

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..detr.layers.cpu_operators import kl_and_ratio, kl_gradient
+
 TINY = 1e-8
 
 
@@ -33,17 +35,17 @@ def kl(teacher: Tensor, student: Tensor) -> Tensor:
 class _KullbackLeibler(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, teacher: Tensor, student: Tensor) -> Tensor:
-        ratio = student + TINY
-        # The second TINY keeps the logarithm finite where the teacher is 0; a new tensor for it would cost more.
-        torch.div(teacher, ratio, out=ratio).add_(TINY)
+        compare = torch.ops.detr_distill.kl if teacher.device.type == "cpu" else kl_and_ratio
+        value, ratio = compare(teacher, student, TINY)
         ctx.save_for_backward(ratio)
-        return torch.linalg.vecdot(teacher, ratio.log())  # without a tensor of products
+        return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (ratio,) = ctx.saved_tensors
-        return None, ratio * -gradient.unsqueeze(-1)
+        differentiate = torch.ops.detr_distill.kl_backward if ratio.device.type == "cpu" else kl_gradient
+        return None, differentiate(gradient, ratio)
 
 
 def binary_cross_entropy(teacher: Tensor, student_logits: Tensor) -> Tensor:

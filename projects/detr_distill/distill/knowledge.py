@@ -45,7 +45,8 @@ class Knowledge:
         features: name -> (B, C, height, width).
         output: the teacher's decoder output with logits in the teacher's own classes; None for a teacher without one.
         queries: the teacher's query group, width of the teacher.
-        label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth; None without labels.
+        label_cost: (Lt, B, Qt, G) the teacher's own matching cost with the ground truth, or a function that gives it,
+            the same in every call; None without labels. Read it by :meth:`matching_cost`.
         assignment: its solution, the teacher's positives and their objects; None where no loss asks for it.
         memory: the encoder's output. ground_truth: with labels in the teacher's classes, -1 for one that it does not
             know. Both are None for a teacher without them.
@@ -59,7 +60,7 @@ class Knowledge:
     features: dict[str, Tensor] = field(default_factory=dict)
     output: DecoderOutput | None = None
     queries: QueryGroup | None = None
-    label_cost: Tensor | None = None
+    label_cost: Tensor | Callable[[], Tensor] | None = None
     assignment: Pairs | None = None
     memory: Memory | None = None
     ground_truth: GroundTruth | None = None
@@ -83,13 +84,21 @@ class Knowledge:
             features={name: values[images] for name, values in self.features.items()},
             output=part(self.output),
             queries=self.queries,
-            label_cost=None if self.label_cost is None else self.label_cost[:, images],
+            label_cost=None if self.label_cost is None else lambda: self._known_cost()[:, images],
             assignment=part(self.assignment),
             memory=part(self.memory),
             ground_truth=part(self.ground_truth),
             counts=None if self.counts is None else self.counts[images],
             extra={name: output.select(images) for name, output in self.extra.items()},
         )
+
+    def matching_cost(self) -> Tensor | None:
+        """``label_cost`` as a tensor; computed where it is asked for, which not every recipe does."""
+        return None if self.label_cost is None else self._known_cost()
+
+    def _known_cost(self) -> Tensor:
+        assert self.label_cost is not None
+        return self.label_cost if isinstance(self.label_cost, Tensor) else self.label_cost()
 
     def output_of(self, match: Match) -> DecoderOutput:
         """What the queries of a match's teacher group became."""

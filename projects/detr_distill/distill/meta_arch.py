@@ -17,6 +17,7 @@ from ..detr.supervision.assignment import Cost
 from ..detr.supervision.matchings import Matching, Matchings
 from ..iteration import trainer_iteration
 from ..structures import QueryGroup
+from ..structures.fixed_batch import share_object_count
 from .balance import ShareBalance
 from .build import build_parts, check_parts
 from .knowledge import Knowledge
@@ -122,6 +123,7 @@ class DistillDetector(nn.Module):
         # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
         ground_truth = read_ground_truth(batched_inputs, self.device, needs_labels=False)
         ground_truth.check_order()
+        ground_truth = share_object_count(ground_truth)
         step = self._runner.start(batched_inputs)
         iteration = trainer_iteration() if iteration is None else iteration
         return dataclasses.replace(step, ground_truth=ground_truth, iteration=iteration)
@@ -136,11 +138,12 @@ class DistillDetector(nn.Module):
     def _teacher_cost(self, step: StudentStep, knowledge: Knowledge) -> Cost | None:
         """The teacher's matching with the ground truth, where a loss asks for it and the teacher has one."""
         wanted = any(loss.needs_assignment for loss in self._losses)
-        if knowledge.label_cost is None or not wanted:
+        cost = knowledge.matching_cost() if wanted else None
+        if cost is None:
             return None
         truth = step.ground_truth
         assert truth is not None
-        return Cost("ground truth, teacher", knowledge.label_cost, truth.counts, truth.device_counts)
+        return Cost("ground truth, teacher", cost, truth.counts, truth.device_counts)
 
     def _run_head_on_teacher(self, step: StudentStep, knowledge: Knowledge, matchings: Matchings) -> StudentOutput:
         """The student's head on the teacher's maps, where it has any."""
@@ -169,7 +172,9 @@ class DistillDetector(nn.Module):
         if self.balance is not None:
             losses = self.balance(losses, others, iteration)
         factor = self.schedule.factor(iteration)
-        return {**own, **{name: factor * value for name, value in losses.items()}}
+        if factor != 1:
+            losses = {name: factor * value for name, value in losses.items()}
+        return {**own, **losses}
 
 
 def _add(matchings: Matchings, cost: Cost | None) -> Matching | None:

@@ -113,7 +113,8 @@ class CapturedSteps:
             except Exception as error:  # whatever a part, torch or the driver says of what cannot be captured
                 if entry.steps > WARM_UP and entry.replay is not None:
                     raise
-                self.obstacle = obstacle = str(error).strip().partition("\n")[0] or type(error).__name__
+                words = str(error).strip().partition("\n")[0]
+                self.obstacle = obstacle = f"it could not be captured ({type(error).__name__}: {words})"
         if obstacle not in self._said:
             self._said.add(obstacle)
             logger.warning("SOLVER.CAPTURE: a step runs as without it, since %s.", obstacle)

@@ -12,6 +12,8 @@ from ..checkpoint.export import undistributed
 from ..config.ranges import COUNT
 from ..detr import DetrDetector
 from ..distill import DistillDetector
+from ..distill.teachers import NoTeacher
+from ..distributed import count_processes
 from ..errors import ConfigError
 from ..protocols import student_in
 
@@ -75,10 +77,15 @@ def find_obstacle(model: nn.Module, device_type: str) -> str:
     model = undistributed(model)
     if device_type != "cuda":
         return f"graphs need CUDA and the model is on {device_type}"
+    if count_processes() > 1:
+        return "several processes exchange the divisors of their losses within the step"
     detector = student_in(model) or model
     if not isinstance(detector, DetrDetector):
         return f"{type(detector).__name__} decides on the host what it computes"
     if isinstance(model, DistillDetector):
+        teacher = model.teacher
+        if not isinstance(teacher, NoTeacher) and not isinstance(teacher.detector, DetrDetector):
+            return f"MODEL.DISTILL.TEACHER.NAME {type(teacher).__name__} is no DETR of this package"
         if not model.schedule.is_constant:
             return "MODEL.DISTILL.SCHEDULE changes the step with the iteration"
         if model.balance is not None:

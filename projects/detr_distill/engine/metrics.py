@@ -10,6 +10,8 @@ import torch.distributed
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..structures.transfer import copy_to
+
 
 @dataclass
 class StepMetrics:
@@ -35,7 +37,7 @@ def gather_metrics(scalars: dict[str, Tensor], data_seconds: float) -> StepMetri
     """
     keys = sorted(scalars)
     device = scalars[keys[0]].device
-    wait = torch.tensor(data_seconds, dtype=torch.float32, device=device)
+    wait = copy_to(torch.tensor(data_seconds, dtype=torch.float32), device)
     row = torch.stack([*(scalars[key].detach().float().reshape(()).to(device) for key in keys), wait])
     rows = row.unsqueeze(0)
     if comm.get_world_size() > 1:

@@ -122,7 +122,7 @@ class StepTrainer(SimpleTrainer):
     def _forward_backward(self, batch: Any) -> Losses:
         """Adds the gradients of a micro-batch's part of the losses, and gives that part."""
         losses = self._forward(batch)
-        total = torch.as_tensor(sum(losses.values())) / self.accumulate
+        total = add_up(losses) / self.accumulate
         self.precision.scaler.scale(total).backward()
         shares = {key: value.detach().float() for key, value in losses.items()}
         return shares if self.accumulate == 1 else {key: value / self.accumulate for key, value in shares.items()}
@@ -166,3 +166,8 @@ class StepTrainer(SimpleTrainer):
         if distilled and total:
             storage.put_scalar(DISTILLED_SHARE, sum(distilled) / total)
         storage.put_scalars(**{**metrics.mean, "total_loss": total, "data_time": metrics.data_seconds})
+
+
+def add_up(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of scalar losses, in float32: two operators however many there are, and two in the backward pass."""
+    return torch.stack([value.float().reshape(()) for value in losses.values()]).sum()

@@ -3,7 +3,7 @@
 from ..moved import renamed
 from .attention import CROSS_ATTENTION, CROSS_FACTORS, FACTORS, SELF_ATTENTION, SELF_FACTORS, AttentionFactors, Keep
 from .ground_truth import GroundTruth
-from .pairs import Pairs, no_pairs, pairs_in_order
+from .pairs import Pairs, join_pairs, no_pairs, pairs_in_order
 from .tensors import (
     CAPTURES,
     CAPTURES_WITH_FACTORS,
@@ -37,6 +37,7 @@ __all__ = [
     "Pairs",
     "QueryGroup",
     "SampledPoints",
+    "join_pairs",
     "no_pairs",
     "pairs_in_order",
 ]

@@ -5,11 +5,12 @@ Letters: B images, G objects (padded).
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
-from detectron2.utils import comm
 from torch import Tensor
 
-from ..distributed import mean_over_processes
+from ..distributed import count_processes, mean_over_processes
 from .ground_truth import GroundTruth, UnknownCounts
 from .transfer import copy_to
 
@@ -47,11 +48,22 @@ class FixedBatch(list[dict]):
         self.valid.zero_()
         for place, values in ((self.labels, truth.labels), (self.boxes, truth.boxes), (self.valid, truth.valid)):
             place[:, :count].copy_(copy_to(values, place.device))
-        if comm.get_world_size() > 1:  # here, since what is captured must not talk to other processes
+        if count_processes() > 1:  # here, since what is captured must not talk to other processes
             self.objects_a_rank.copy_(mean_over_processes(self.valid.sum().float()))
 
     @property
     def truth(self) -> GroundTruth:
         """The objects; anew each time, since a ground truth keeps what it has computed."""
-        known = self.objects_a_rank if comm.get_world_size() > 1 else None
+        known = self.objects_a_rank if count_processes() > 1 else None
         return GroundTruth(self.labels, self.boxes, self.valid, UnknownCounts(), objects_a_rank=known)
+
+
+def share_object_count(truth: GroundTruth) -> GroundTruth:
+    """The same, with its number of objects exchanged between several processes, where it is not yet.
+
+    Called before the network runs: some processes may have a batch at a fixed place, which was exchanged when it was
+    filled, and others not; what all exchange afterwards then comes in one order.
+    """
+    if count_processes() == 1 or truth.objects_a_rank is not None:
+        return truth
+    return dataclasses.replace(truth, objects_a_rank=mean_over_processes(truth.valid.sum().float()))

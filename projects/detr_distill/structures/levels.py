@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .constants import cell_middles
 from .tensors import Memory
 
 Shapes = list[tuple[int, int]]  # (height, width) of each level
@@ -115,8 +116,7 @@ def cell_centres(memory: Memory) -> Tensor:
     extents = image_extents(memory)
     centres = []
     for level, (height, width) in enumerate(memory.shapes):
-        rows = torch.arange(height, device=extents.device) + 0.5
-        columns = torch.arange(width, device=extents.device) + 0.5
+        rows, columns = cell_middles(height, extents.device), cell_middles(width, extents.device)
         grid = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
         centres.append(grid / extents[:, level].unsqueeze(1))
     return torch.cat(centres, dim=1)

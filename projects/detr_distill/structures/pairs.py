@@ -6,6 +6,8 @@ Letters: L decoder layers, B images, M pairs (padded).
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +72,20 @@ def no_pairs(reference: Tensor, layers: int, images: int) -> Pairs:
     """The pairs of a batch in which nothing can be matched, on the device of ``reference``."""
     empty = torch.zeros(layers, images, 0, dtype=torch.long, device=reference.device)
     return Pairs(empty, empty, empty.float())
+
+
+def join_pairs(parts: Sequence[Pairs], sizes: Sequence[int]) -> Pairs:
+    """The pairs of several groups of queries with the same targets, as those of one group.
+
+    Args:
+        sizes: queries of each group; in the joined one they stand one after the other.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    starts = itertools.accumulate(sizes, initial=0)
+    query = [part.query + start if start else part.query for part, start in zip(parts, starts, strict=False)]
+    target, weight = [part.target for part in parts], [part.weight for part in parts]
+    return Pairs(torch.cat(query, dim=-1), torch.cat(target, dim=-1), torch.cat(weight, dim=-1))
 
 
 def pairs_in_order(reference: Tensor, layers: int, images: int, count: int) -> Pairs:

@@ -5,8 +5,9 @@ Letters: L decoder layers, B images, N rows, M chosen rows.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from .constants import row_numbers
 
 
 def take_rows(values: Tensor, rows: Tensor) -> Tensor:
@@ -22,5 +23,5 @@ def take_rows(values: Tensor, rows: Tensor) -> Tensor:
     row = values.shape[rows.dim() :]
     if len(row) > 1:
         # Attention maps and the like: whole rows are copied; a gather would look up an index for every entry.
-        return values[torch.arange(len(rows), device=rows.device)[:, None], rows]
+        return values[row_numbers(len(rows), rows.device)[:, None], rows]
     return values.gather(rows.dim() - 1, rows.unsqueeze(-1).expand(*rows.shape, *row) if row else rows)

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 
+from detr_distill.detr.supervision import solver
 from detr_distill.detr.supervision.assignment import Cost, solve_assignments
 from detr_distill.detr.supervision.cost_flags import CostFlags, count_flags
 
 import pytest
 import torch
 from helpers.builders import ROOT
+from helpers.detr.device_solver import assign_on_host, solve_as_on_device
 
 from benchmarks.assignment import KINDS, make_cases, total_difference
 
@@ -20,11 +22,12 @@ INTERPRET = """
 import sys, torch
 from detr_distill.detr.supervision.assignment import Cost
 from detr_distill.detr.supervision.cost_flags import collect_cost_flags
-from detr_distill.detr.supervision.solver import solve_on_device
+from detr_distill.detr.supervision.solver import solve_on_device, triton_works
 torch.set_num_threads(1)
 with collect_cost_flags() as flags:
     pairs = [solve_on_device(Cost(*case)) for case in torch.load(sys.argv[1])]
 torch.save(([vars(found) for found in pairs], [found.describe() for found in flags]), sys.argv[2])
+assert triton_works(torch.device("cpu"))
 """
 PROBLEMS = 28
 SPECIAL = {
@@ -44,7 +47,7 @@ def interpreted(tmp_path_factory):
     """The pairs of every case and the flags, out of one process that interprets the kernel on the CPU."""
     pytest.importorskip("triton")
     folder = tmp_path_factory.mktemp("triton")
-    cases = [(kind, costs, counts) for kind, costs, counts in make_cases(PROBLEMS, 7)]
+    cases = [(kind, costs, counts) for kind, costs, counts in make_cases(PROBLEMS, 6)]
     cases += [(name, *case) for name, case in SPECIAL.items()]
     torch.save(cases, folder / "cases.pth")
     command = [sys.executable, "-W", "ignore", "-c", INTERPRET, folder / "cases.pth", folder / "results.pth"]
@@ -85,6 +88,26 @@ def test_costs_that_are_not_finite_are_flagged(interpreted):
     assert words[1].startswith("The matching cost 'infinite' of decoder layer 0 and image 0 of the batch")
     assert results["nan"][-1]["weight"].isnan().any(-1).tolist() == [[False, False], [True, False]]
     assert results["infinite"][-1]["weight"].isnan().all()
+
+
+@pytest.mark.parametrize("fault", ["raises", "wrong"])
+def test_a_kernel_that_fails_its_trial_is_not_used(fault, monkeypatch, caplog):
+    """Costs on CUDA are then solved on the host, which is said once."""
+
+    def assign(costs, counts, by_query):
+        if fault == "raises":
+            raise RuntimeError("no C compiler")
+        partners, weights, flags = assign_on_host(costs, counts, by_query)
+        return partners.flip(-1), weights.flip(-1), flags
+
+    solve_as_on_device(monkeypatch, assign)
+    solver.triton_works.cache_clear()
+    assert not solver.triton_works(torch.device("cpu")) and not solver.triton_works(torch.device("cpu"))
+    assert len(caplog.records) == 1 and "Matchings are solved on the host" in caplog.text
+    solve_as_on_device(monkeypatch)
+    solver.triton_works.cache_clear()
+    assert solver.triton_works(torch.device("cpu"))
+    solver.triton_works.cache_clear()
 
 
 def test_flags_are_counted():

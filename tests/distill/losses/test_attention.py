@@ -152,6 +152,6 @@ def test_kernel_decides_what_decoders_keep(monkeypatch):
         attention.compares_without_maps("triton", on_cpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for works in (True, False):
-        monkeypatch.setattr(attention, "triton_works", lambda device, works=works: works)
+        monkeypatch.setattr(attention, "attention_kernels_work", lambda device, works=works: works)
         assert attention.compares_without_maps("auto", on_cuda) == works
         assert not attention.compares_without_maps("pytorch", on_cuda)

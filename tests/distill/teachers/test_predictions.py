@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detr_distill.commands.predict import main as predict
 from detr_distill.data import DetrDatasetMapper, register_datasets
-from detr_distill.data.predictions.store import StoredPredictions
+from detr_distill.data.predictions.store import PredictionStore, StoredPredictions
 from detr_distill.data.records import load_records
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.distill.students.base import StudentStep
@@ -103,7 +103,7 @@ def test_a_stored_teacher_is_the_live_one(dataset, teacher):
     assert torch.equal(found.output.logits, expected.output.logits)
     assert torch.equal(found.output.boxes, expected.output.boxes)
     assert found.output.logits.shape == (3, 2, 9, 5) and found.output.logits.std() > 0.01
-    assert torch.equal(found.label_cost, expected.label_cost)
+    assert torch.equal(found.matching_cost(), expected.matching_cost())
 
 
 def test_a_results_file_teaches_its_last_layer(dataset, teacher):
@@ -190,6 +190,31 @@ def test_images_that_are_missing_are_named(dataset, teacher, tmp_path):
     register_datasets([other])
     with pytest.raises(DataError, match=r"nothing of 1 of the 4 images of other_.*\(ids 99\)"):
         build_model(distiller_cfg(other, teacher / "store"))
+
+
+def test_another_set_of_the_same_ids_is_told_from_it(dataset, teacher, tmp_path):
+    content = json.loads(Path(dataset[1]).read_text())
+    content["images"][2]["file_name"], content["images"][3]["file_name"] = "3.png", "2.png"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    other = [f"same_{tmp_path.name}", str(tmp_path / "other.json"), dataset[2]]
+    register_datasets([other])
+    words = r"another data set: 2 of the 4 images.*id 7: 2\.png of 64 x 48 pixels instead of 3\.png"
+    with pytest.raises(DataError, match=words):
+        build_model(distiller_cfg(other, teacher / "store"))
+
+
+def test_loose_images_and_folders_are_looked_at(dataset, teacher):
+    """Numbered from 1, as a set that is a folder numbers them; the same scores as in the data set's own order."""
+    paths = [str(Path(dataset[2], "1.png")), dataset[2]]
+    words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    predict([*words, "--output", str(teacher / "loose"), "--images", *paths])
+    loose, own = PredictionStore(teacher / "loose"), PredictionStore(teacher / "store")
+    assert [(image.id, image.file_name) for image in loose.images.values()] == [
+        (1, "1.png"), (2, "0.png"), (3, "1.png"), (4, "2.png"), (5, "3.png")
+    ]  # fmt: skip
+    assert torch.allclose(loose.read([1, 5]).logits, own.read([6, 8]).logits, atol=1e-4)
+    with pytest.raises(SystemExit):
+        predict([*words, "--output", str(teacher / "both"), "--images", *paths, "--dataset", dataset[0]])
 
 
 def test_settings_that_cannot_work(dataset, teacher):

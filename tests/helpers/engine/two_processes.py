@@ -2,17 +2,22 @@
 
 import detr_distill  # noqa: F401  # isort: skip  (before detectron2: its repairs)
 
+import contextlib
 import functools
 import os
 
-from detr_distill.engine.capture import CapturedSteps
-from detr_distill.engine.gradients import share_start
+from detr_distill.engine.capture import WARM_UP, CapturedSteps
+from detr_distill.engine.gradients import average_gradients, share_start
 from detr_distill.engine.step import StepTrainer
 from detr_distill.errors import NonFiniteError
 
+import pytest
 import torch
 import torch.distributed
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from helpers.builders import make_inputs, small_cfg
+from helpers.detr.device_solver import solve_as_on_device
 from helpers.engine.toy import ToyDetector
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,6 +29,35 @@ def batch_of(rank: int, number: int, bad: bool = False) -> list[dict]:
     if bad:
         images[1] = float("inf")
     return [{"image": image, "image_id": 100 * rank + k, "file_name": "x.jpg"} for k, image in enumerate(images)]
+
+
+def fixed_beside_other(rank: int) -> bool:
+    """Whether averaged gradients are the ordinary ones where one process has its batch at a fixed place, one not."""
+    solve_as_on_device(pytest.MonkeyPatch())
+    torch.manual_seed(0)
+    model = build_model(small_cfg(MODEL__DETR__DROPOUT=0.0, MODEL__DETR__SIZE_DIVISIBILITY=64)).train()
+    inputs = make_inputs(counts=(4, 1) if rank else (2, 1), seed=rank)
+
+    def step(batch):
+        losses = model(batch)
+        sum(losses.values()).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    steps = CapturedSteps(step, model, ((64, 64),), objects=3, device=torch.device("cpu"), recorder=NoGraphs())
+    found = []
+    for run in (step, *[steps] * WARM_UP):
+        steps.zero_gradients()
+        run(inputs)
+        average_gradients(model.parameters())
+        found.append(torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None]))
+    return all(torch.allclose(values, found[0], rtol=1e-4, atol=1e-6) for values in found[1:])
+
+
+class NoGraphs:
+    """Lets a step run where it is."""
+
+    def beside(self):
+        return contextlib.nullcontext()
 
 
 def work(rank: int, folder: str) -> None:
@@ -64,6 +98,7 @@ def work(rank: int, folder: str) -> None:
     with EventStorage(0):
         trainer.iter = 0
         trainer.run_step()
+    result["fixed_beside_other"] = fixed_beside_other(rank)
     result["weight_of_captured"] = plain.head.weight.detach().clone()
     torch.save(result, f"{folder}/{rank}.pth")
     torch.distributed.barrier()

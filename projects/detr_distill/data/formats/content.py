@@ -80,14 +80,17 @@ def list_images(folder: Path, source: str) -> list[str]:
     return sorted(found)
 
 
-def image_records(folder: str) -> list[dict]:
-    """The images below a folder in detectron2's dataset format, without annotations.
+def image_records(*paths: str) -> list[dict]:
+    """Images, those below folders included, in detectron2's dataset format, without annotations; ids count from 1.
 
     Raises:
-        DataError: no such folder, no image in it, or one that is none.
+        DataError: nothing is at a path, no image in a folder, or something that is no image.
     """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += [path] if path.is_file() else [path / name for name in list_images(path, "DATASETS.REGISTER")]
     records = []
-    for number, name in enumerate(list_images(Path(folder), "DATASETS.REGISTER"), 1):
-        width, height = upright_size(Path(folder) / name)
-        records.append({"file_name": os.path.join(folder, name), "width": width, "height": height, "image_id": number})
+    for number, file in enumerate(files, 1):
+        width, height = upright_size(file)
+        records.append({"file_name": str(file), "width": width, "height": height, "image_id": number})
     return records

@@ -39,10 +39,10 @@ class ResultsFile:
     activation = "sigmoid"
 
     def __init__(
-        self, path: str | os.PathLike[str], categories: Mapping[int, int], sizes: Mapping[int, tuple[int, int]]
+        self, path: str | os.PathLike[str], categories: Mapping[int, int], sizes: Mapping[int | str, tuple[int, int]]
     ):
         self.path, self.categories, self.sizes = Path(path), categories, sizes
-        self._found: dict[int, list[tuple[list[float], list[float]]]] = {image_id: [] for image_id in sizes}
+        self._found: dict[int | str, list[tuple[list[float], list[float]]]] = {image_id: [] for image_id in sizes}
         present = set()
         for number, entry in enumerate(_read_list(self.path)):
             image_id, logits, box = self._read_entry(entry, f"{self.path}, entry {number}")
@@ -52,7 +52,7 @@ class ResultsFile:
         self.image_ids = frozenset(present)
         self.queries = max((len(entries) for entries in self._found.values()), default=0)
 
-    def read(self, image_ids: Sequence[int]) -> StoredPredictions:
+    def read(self, image_ids: Sequence[int | str]) -> StoredPredictions:
         """The predictions of some images, in this order."""
         found = [self._found[image_id] for image_id in image_ids]
         rows, width = max(1, max(map(len, found))), len(self.categories)

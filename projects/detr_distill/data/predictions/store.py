@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -33,7 +34,7 @@ class Description:
         class_names: of the logits, in order. activation: "sigmoid" or "softmax" (then a last column is "no object").
         layers: L. queries: Q, of the image with the most. best_classes: k; 0: all are kept. dtype: of the numbers.
         images: of all parts. part_images: of each part but the last.
-        data: name of each data set -> SHA-256 of its annotation file. teacher: SHA-256 of the detector's weights.
+        data: names of the data sets, or folders. teacher: SHA-256 of the detector's weights.
     """
 
     class_names: tuple[str, ...]
@@ -44,12 +45,27 @@ class Description:
     dtype: str
     images: int
     part_images: int
-    data: dict[str, str]
+    data: tuple[str, ...]
     teacher: str
 
     @property
     def parts(self) -> int:
         return -(-self.images // self.part_images)
+
+
+class StoredImage(NamedTuple):
+    """An image as its data set describes it: by this a set is told from another that has the same ids."""
+
+    id: int | str
+    file_name: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> StoredImage:
+        """The image of a record in detectron2's dataset format; its file's name without the folder."""
+        name = os.path.basename(record["file_name"])
+        return cls(record["image_id"], name, record["width"], record["height"])
 
 
 @dataclass
@@ -86,20 +102,16 @@ class PredictionStore:
                 "program that made it was stopped. Start it again with the same command; it goes on where it was."
             )
         self._files = [_open(part_file(self.folder, n)) for n in range(self.description.parts)]
-        self._places = {
-            image_id: (n, row)
-            for n, file in enumerate(self._files)
-            for row, image_id in enumerate(file.get_tensor("image_ids").tolist())
-        }
+        self.images: dict[int | str, StoredImage] = {}
+        self._places: dict[int | str, tuple[int, int]] = {}
+        for n, file in enumerate(self._files):
+            for row, image in enumerate(_images_of(part_file(self.folder, n), file)):
+                self.images[image.id], self._places[image.id] = image, (n, row)
 
-    def __contains__(self, image_id: int) -> bool:
+    def __contains__(self, image_id: int | str) -> bool:
         return image_id in self._places
 
-    @property
-    def image_ids(self) -> frozenset[int]:
-        return frozenset(self._places)
-
-    def read(self, image_ids: Sequence[int]) -> StoredPredictions:
+    def read(self, image_ids: Sequence[int | str]) -> StoredPredictions:
         """The predictions of some images, in this order.
 
         Raises:
@@ -129,8 +141,8 @@ def read_description(folder: Path) -> Description:
     path = folder / DESCRIPTION
     try:
         content = json.loads(path.read_text())
-        content["class_names"] = tuple(content["class_names"])
-        return Description(**content)
+        described = Description(**content)
+        return dataclasses.replace(described, class_names=tuple(described.class_names), data=tuple(described.data))
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {DESCRIPTION}. Name a folder that tools/predict.py wrote.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -166,22 +178,34 @@ def missing_parts(folder: Path, described: Description) -> Iterator[int]:
     return (n for n in range(described.parts) if not part_file(folder, n).is_file())
 
 
-def write_part(folder: Path, number: int, described: Description, values: Mapping[str, Tensor]) -> None:
+def write_part(
+    folder: Path, number: int, described: Description, images: Sequence[StoredImage], values: Mapping[str, Tensor]
+) -> None:
     """Writes one part, whole or not at all.
 
     Args:
-        values: ``image_ids`` (N,) long, ``logits`` (N, L, Q, K), ``boxes`` (N, L, Q, 4) shares of the image, ``counts``
-            (N,) long.
+        images: N. values: ``logits`` (N, L, Q, K), ``boxes`` (N, L, Q, 4) shares of the image, ``counts`` (N,) long.
     """
     dtype = DTYPES[described.dtype]
-    tensors = {"image_ids": values["image_ids"], "counts": values["counts"], "boxes": values["boxes"].to(dtype)}
+    tensors = {"counts": values["counts"], "boxes": values["boxes"].to(dtype)}
     if described.best_classes:
         logits, classes = values["logits"].topk(described.best_classes, dim=-1)
         tensors |= {"logits": logits.to(dtype), "classes": classes.to(torch.int16)}
     else:
         tensors["logits"] = values["logits"].to(dtype)
-    content = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    content = safetensors.torch.save(tensors, {"images": json.dumps(images)})
     write_atomically(part_file(folder, number), lambda file: file.write(content))
+
+
+def _images_of(path: Path, file: safe_open) -> list[StoredImage]:
+    try:
+        return [StoredImage(*entry) for entry in json.loads((file.metadata() or {})["images"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} does not name its images ({error!r}): another version wrote it, or it is damaged. Remove the "
+            "folder and make it again with tools/predict.py."
+        ) from error
 
 
 def _open(path: Path) -> safe_open:

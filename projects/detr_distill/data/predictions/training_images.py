@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from ...errors import DataError, first
 from ..records import load_records
 from ..unlabeled import REST, registered
+from .store import StoredImage
 
 
 @dataclass(frozen=True)
@@ -18,22 +19,36 @@ class TrainingImages:
     """Images of ``DATASETS.TRAIN`` and, where a run uses them, of ``DATASETS.UNLABELED``.
 
     Attributes:
-        source: names of the sets, for messages. sizes: image id -> (width, height).
+        source: names of the sets, for messages. images: by their ids.
         categories: category id of the annotation file -> class, 0, 1, ...
     """
 
     source: str
-    sizes: Mapping[int, tuple[int, int]]
+    images: Mapping[int | str, StoredImage]
     categories: Mapping[int, int]
 
-    def check_all_in(self, image_ids: Collection[int], key: str) -> None:
-        """Raises DataError where some images are not among ``image_ids``; ``key`` names what should hold them."""
-        absent = [image_id for image_id in self.sizes if image_id not in image_ids]
+    @property
+    def sizes(self) -> dict[int | str, tuple[int, int]]:
+        """Image id -> (width, height)."""
+        return {image.id: (image.width, image.height) for image in self.images.values()}
+
+    def check_all_in(self, stored: Mapping[int | str, StoredImage], key: str) -> None:
+        """Raises DataError where images are not stored, or others under their ids; ``key`` names the place."""
+        absent = [image_id for image_id in self.images if image_id not in stored]
         if absent:
             raise DataError(
-                f"{key} has nothing of {len(absent)} of the {len(self.sizes)} images of {self.source} (ids "
+                f"{key} has nothing of {len(absent)} of the {len(self.images)} images of {self.source} (ids "
                 f"{first(absent)}). "
                 "Is it of another data set? Make it anew with tools/predict.py on this one."
+            )
+        other = [image for image in self.images.values() if stored[image.id] != image]
+        if other:
+            theirs = stored[other[0].id]
+            raise DataError(
+                f"{key} is of another data set: {len(other)} of the {len(self.images)} images of {self.source} have "
+                f"another file or size there, the first of them with the id {theirs.id}: {theirs.file_name} of "
+                f"{theirs.width} x {theirs.height} pixels instead of {other[0].file_name} of {other[0].width} x "
+                f"{other[0].height}. Make it anew with tools/predict.py on this set."
             )
 
 
@@ -46,8 +61,8 @@ def training_images(cfg: CfgNode) -> TrainingImages:
     others = [name for name in cfg.DATASETS.UNLABELED if name != REST] if cfg.DATALOADER.UNLABELED_PER_BATCH else []
     records = [*load_records(cfg), *(record for name in others for record in registered(name))]
     source = ", ".join([*cfg.DATASETS.TRAIN, *others])
-    sizes: dict[int, tuple[int, int]] = {}
-    files: dict[int, str] = {}
+    images: dict[int | str, StoredImage] = {}
+    files: dict[int | str, str] = {}
     for record in records:
         image_id = record["image_id"]
         if files.setdefault(image_id, record["file_name"]) != record["file_name"]:
@@ -55,8 +70,8 @@ def training_images(cfg: CfgNode) -> TrainingImages:
                 f"{source}: image id {image_id} is of {files[image_id]} and of {record['file_name']}, "
                 "and predictions are found by id. Give the images of all sets different ids."
             )
-        sizes[image_id] = (record["width"], record["height"])
+        images[image_id] = StoredImage.of(record)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     classes = range(len(metadata.get("thing_classes") or ()))
     categories = metadata.get("thing_dataset_id_to_contiguous_id") or {index: index for index in classes}
-    return TrainingImages(source, sizes, categories)
+    return TrainingImages(source, images, categories)

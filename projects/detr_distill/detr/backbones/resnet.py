@@ -8,11 +8,12 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, build_resnet_backbone
 
 from ...config.ranges import Words
+from .folded import FoldedResNet
 
 
 @BACKBONE_REGISTRY.register()
 def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """detectron2's ResNet; ``MODEL.RESNETS.RES5_DILATION: 2`` gives DETR's "DC5" backbone (2005.12872) [P].
+    """detectron2's ResNet, folded; ``MODEL.RESNETS.RES5_DILATION: 2`` gives DETR's "DC5" backbone (2005.12872) [P].
 
     detectron2's own dilation also dilates the 3x3 convolution that carries the last stage's stride, and knows no basic
     blocks (R18, R34). DETR's weights were trained with torchvision's form [C], which follows from the stride alone:
@@ -21,11 +22,11 @@ def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
     """
     Words(1, 2).check("MODEL.RESNETS.RES5_DILATION", cfg.MODEL.RESNETS.RES5_DILATION)
     if cfg.MODEL.RESNETS.RES5_DILATION == 1:
-        return build_resnet_backbone(cfg, input_shape)
+        return FoldedResNet.of(build_resnet_backbone(cfg, input_shape))
     plain = cfg.clone()
     plain.defrost()
     plain.MODEL.RESNETS.RES5_DILATION = 1
-    backbone = build_resnet_backbone(plain, input_shape)
+    backbone = FoldedResNet.of(build_resnet_backbone(plain, input_shape))
     _dilate_last_stage(backbone)
     return backbone
 

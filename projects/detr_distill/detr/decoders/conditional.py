@@ -13,7 +13,13 @@ from ...structures import CAPTURES_WITH_FACTORS, CROSS_ATTENTION, SELF_ATTENTION
 from ..boxes import inverse_sigmoid
 from ..keys import POINT_TEMPERATURE, POSITION_GAIN
 from ..layers.attention import GroupLayout, GroupMaps, Kept
-from ..layers.conditional import ConditionalCrossAttention, ConditionalSelfAttention
+from ..layers.conditional import (
+    ConditionalCrossAttention,
+    ConditionalSelfAttention,
+    ProjectedMemory,
+    project_memory,
+    project_positions,
+)
 from ..layers.feed_forward import PerceptronHead
 from ..layers.initialisation import initialise_linear
 from ..layers.module_list import ModuleList
@@ -25,6 +31,7 @@ from .heads import DetectionHeads
 class ConditionalDecoderLayer(DecoderLayer):
     """One layer; see the two attentions above."""
 
+    self_attention: ConditionalSelfAttention
     cross_attention: ConditionalCrossAttention
 
     def __init__(self, width: int, num_heads: int, ffn_width: int, dropout: float, is_first: bool):
@@ -37,12 +44,13 @@ class ConditionalDecoderLayer(DecoderLayer):
         content: Tensor,
         position: Tensor,
         sine: Tensor,
+        places: tuple[Tensor, Tensor],
+        memory: ProjectedMemory,
         layout: GroupLayout,
-        memory: Memory,
         capture: frozenset[str],
     ) -> tuple[Tensor, GroupMaps, Kept | None]:
-        """(B, Q, C) to (B, Q, C), and the two maps where captured."""
-        attended, self_maps = self.self_attention(content, position, layout, Keep.of(capture, SELF_ATTENTION))
+        """(B, Q, C) to (B, Q, C), and the two maps where captured; other arguments as the two attentions take them."""
+        attended, self_maps = self.self_attention(content, places, layout, Keep.of(capture, SELF_ATTENTION))
         content = self.self_attention_norm(content + self.dropout(attended))
         attended, cross_map = self.cross_attention(content, position, sine, memory, Keep.of(capture, CROSS_ATTENTION))
         return self.finish(content, attended), self_maps, cross_map
@@ -88,12 +96,16 @@ class ConditionalDecoder(Decoder):
         reference = self.reference_head(position).float().sigmoid()
         embedding = point_positions(reference, self.width, self.temperature).to(content.dtype)
         record = DecoderRecord(capture)
+        places = project_positions([layer.self_attention for layer in self.layers], position)
+        memories = project_memory([layer.cross_attention for layer in self.layers], memory)
         for index, layer in enumerate(self.layers):
             # The first layer has no content yet that could modulate the embedding.
             sine = embedding if index == 0 else embedding * self.scale_head(content)
-            content, self_maps, cross_map = layer(content, position, sine, layout, memory, capture)
-            record.add(self.norm(content), self_maps, cross_map)
-        hidden = torch.stack(record.hidden)
+            content, self_maps, cross_map = layer(
+                content, position, sine, places[index], memories[index], layout, capture
+            )
+            record.add(content, self_maps, cross_map)
+        hidden = self.norm(torch.stack(record.hidden))
         offsets = self.heads.box_head(hidden).float()
         centre = offsets[..., :2] + inverse_sigmoid(reference, self.epsilon)
         boxes = torch.cat([centre, offsets[..., 2:]], dim=-1).sigmoid()

@@ -16,11 +16,13 @@ from ...structures import CAPTURES_WITH_FACTORS, DecoderOutput, Memory
 from ..boxes import DAB_EPSILON, inverse_sigmoid
 from ..keys import POINT_TEMPERATURE
 from ..layers.attention import GroupLayout
+from ..layers.conditional import project_memory, project_positions
 from ..layers.feed_forward import PerceptronHead
 from ..layers.initialisation import initialise_linear
+from ..layers.module_list import ModuleList
 from ..layers.position import box_positions
 from .base import Decoder, DecoderRecord
-from .conditional import conditional_layers
+from .conditional import ConditionalDecoderLayer, conditional_layers
 from .heads import DetectionHeads
 
 
@@ -39,6 +41,7 @@ class DabDecoder(Decoder):
     captures = CAPTURES_WITH_FACTORS
     position_kind = "box_logits"
     published_epsilon = DAB_EPSILON
+    layers: ModuleList[ConditionalDecoderLayer]
 
     temperature: float = POINT_TEMPERATURE
 
@@ -62,6 +65,7 @@ class DabDecoder(Decoder):
         """See the base class."""
         anchors = [position.float().sigmoid()]
         record = DecoderRecord(capture)
+        memories = project_memory([layer.cross_attention for layer in self.layers], memory)
         for index, layer in enumerate(self.layers):
             # The first layer's anchors are learned through its attention too; later ones are moved, not learned.
             anchor = anchors[-1] if index == 0 else anchors[-1].detach()
@@ -70,11 +74,14 @@ class DabDecoder(Decoder):
             sine = sine if index == 0 else sine * self.scale_head(content)
             sine = sine * self._size_ratio(content, anchor).to(content.dtype)
             position_embedding = self.position_head(embedding)
-            content, self_maps, cross_map = layer(content, position_embedding, sine, layout, memory, capture)
-            record.add(self.norm(content), self_maps, cross_map)
+            places = project_positions([layer.self_attention], position_embedding)[0]
+            content, self_maps, cross_map = layer(
+                content, position_embedding, sine, places, memories[index], layout, capture
+            )
+            record.add(content, self_maps, cross_map)
             moved = self.heads.box_head(content).float() + inverse_sigmoid(anchor, self.epsilon)
             anchors.append(moved.sigmoid())
-        hidden, start = torch.stack(record.hidden), inverse_sigmoid(torch.stack(anchors[:-1]), self.epsilon)
+        hidden, start = self.norm(torch.stack(record.hidden)), inverse_sigmoid(torch.stack(anchors[:-1]), self.epsilon)
         logits, boxes = self.heads(hidden, start)
         return record.outputs(hidden, logits, boxes, self.activation, layout)
 

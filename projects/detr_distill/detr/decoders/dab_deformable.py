@@ -13,6 +13,7 @@ from ...structures import DecoderOutput, Memory
 from ..boxes import DAB_EPSILON, inverse_sigmoid
 from ..keys import POINT_TEMPERATURE
 from ..layers.attention import GroupLayout
+from ..layers.deformable import project_values
 from ..layers.feed_forward import PerceptronHead
 from ..layers.position import box_positions
 from .base import DecoderRecord
@@ -51,11 +52,12 @@ class DabDeformableDecoder(SamplingDecoder):
         start = anchor = position.float().sigmoid()
         record = DecoderRecord(capture)
         logits, boxes = [], []
+        values = project_values([layer.cross_attention for layer in self.layers], memory)
         for index, layer in enumerate(self.layers):
             heads = self.heads[min(index, len(self.heads) - 1)]
             reference = on_levels(anchor, memory)
             position = self._position(content, reference[:, :, 0], index)
-            content, maps, points = layer(content, position, reference, layout, memory, capture)
+            content, maps, points = layer(content, position, reference, values[index], layout, memory, capture)
             hidden = self._finish(content)
             record.add(hidden, maps, points=points)
             logits.append(heads.class_head(hidden))

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from ...structures import SAMPLED_ATTENTION, SELF_ATTENTION, SELF_FACTORS, Decod
 from ..boxes import inverse_sigmoid
 from ..keys import NUM_LEVELS, POINT_TEMPERATURE
 from ..layers.attention import GroupLayout, GroupMaps
-from ..layers.deformable import DeformableAttention
+from ..layers.deformable import DeformableAttention, project_values
 from ..layers.initialisation import initialise_linear
 from ..layers.module_list import ModuleList
 from ..layers.position import sine_embedding
@@ -43,6 +44,7 @@ class DeformableDecoderLayer(LocatedDecoderLayer):
         content: Tensor,
         position: Tensor,
         reference: Tensor,
+        values: Tensor,
         layout: GroupLayout,
         memory: Memory,
         capture: frozenset[str],
@@ -50,11 +52,12 @@ class DeformableDecoderLayer(LocatedDecoderLayer):
         """(B, Q, C) to (B, Q, C), and where captured each group's self-attention map and the points over the image.
 
         Args:
-            reference: (B, Q, L, 2 or 4) over the padded levels. Others as in :class:`DetrDecoderLayer`.
+            reference: (B, Q, L, 2 or 4) over the padded levels. values: of :func:`project_values`.
+                Others as in :class:`DetrDecoderLayer`.
         """
         content, maps = self.attend_to_queries(content, position, layout, capture)
         points = self.cross_attention.choose_points(content + position, reference, memory)
-        attended = self.cross_attention.read(points, memory.tokens, memory)
+        attended = self.cross_attention.read_values(points, values, memory)
         kept = _over_image(points, memory) if SAMPLED_ATTENTION in capture else None
         return self.finish(content, attended), maps, kept
 
@@ -140,16 +143,22 @@ class DeformableDecoder(SamplingDecoder):
         content, position, reference = self._start(content, position)
         record = DecoderRecord(capture)
         logits, boxes = [], []
+        sampled = on_levels(reference, memory)
+        values = project_values([layer.cross_attention for layer in self.layers], memory)
         for index, layer in enumerate(self.layers):
-            content, maps, points = layer(content, position, on_levels(reference, memory), layout, memory, capture)
+            content, maps, points = layer(content, position, sampled, values[index], layout, memory, capture)
             record.add(content, maps, points=points)
-            heads = self.heads[index if self.box_refinement else 0]
-            logits.append(heads.class_head(content))
-            boxes.append(_refine(reference, heads.box_head(content).float(), self.epsilon))
             if self.box_refinement:
+                heads = self.heads[index]
+                logits.append(heads.class_head(content))
+                boxes.append(_refine(reference, heads.box_head(content).float(), self.epsilon))
                 reference = boxes[-1].detach()
+                sampled = on_levels(reference, memory)
         hidden = torch.stack(record.hidden)
-        return record.outputs(hidden, torch.stack(logits), torch.stack(boxes), self.activation, layout)
+        if self.box_refinement:
+            return record.outputs(hidden, torch.stack(logits), torch.stack(boxes), self.activation, layout)
+        refined = _refine(reference, self.heads[0].box_head(hidden).float(), self.epsilon)
+        return record.outputs(hidden, self.heads[0].class_head(hidden), refined, self.activation, layout)
 
 
 @DECODER_REGISTRY.register()
@@ -205,8 +214,8 @@ def _over_image(points: SampledPoints, memory: Memory) -> SampledPoints:
 
 
 def _refine(reference: Tensor, offsets: Tensor, epsilon: float) -> Tensor:
-    """Boxes (B, Q, 4) from offsets (B, Q, 4) in logit space; a reference point moves the centre alone."""
+    """Boxes (..., 4) from offsets (..., 4) in logit space; a reference point (B, Q, 2) moves the centre alone."""
     start = inverse_sigmoid(reference, epsilon)
     if start.shape[-1] == 2:
-        start = torch.cat([start, torch.zeros_like(start)], dim=-1)
+        start = F.pad(start, (0, 2))
     return (offsets + start).sigmoid()

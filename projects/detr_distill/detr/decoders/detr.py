@@ -63,7 +63,7 @@ class DetrDecoder(Decoder):
         record = DecoderRecord(capture)
         for layer in self.layers:
             content, self_maps, cross_map = layer(content, position, layout, memory, capture)
-            record.add(self.norm(content), self_maps, cross_map)
-        hidden = torch.stack(record.hidden)
+            record.add(content, self_maps, cross_map)
+        hidden = self.norm(torch.stack(record.hidden))
         logits, boxes = self.heads(hidden)
         return record.outputs(hidden, logits, boxes, self.activation, layout)

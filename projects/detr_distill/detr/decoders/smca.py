@@ -120,7 +120,7 @@ class SmcaDecoder(Decoder):
                 start = self.centre_head(estimate).float()
                 centre = start.sigmoid() * extent
             content, self_maps, cross_map = layer(content, position, estimate, centre, axes, layout, memory, capture)
-            record.add(self.norm(content), self_maps, cross_map)
-        hidden = torch.stack(record.hidden)
+            record.add(content, self_maps, cross_map)
+        hidden = self.norm(torch.stack(record.hidden))
         logits, boxes = self.heads(hidden, F.pad(start, (0, 2)))
         return record.outputs(hidden, logits, boxes, self.activation, layout)

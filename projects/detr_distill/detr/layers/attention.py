@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...structures import AttentionFactors, Keep
-from .feed_forward import drop
+from ...structures.constants import is_graph
+from . import cpu_operators
+from .feed_forward import drop, project_together
 
 # What is kept of an attention: the map (B, H, Q, S) in float32, or what it is made of.
 Kept = Tensor | AttentionFactors
@@ -41,7 +43,8 @@ def attend(
     """Scaled dot-product attention on split heads.
 
     The attention map is what dropout is applied *to*, so every row of a captured map adds up to 1 in training mode too.
-    Unless the map is asked for torch's fused kernel runs and none exists; but torch has none with dropout on a CPU.
+    Unless the map is asked for torch's fused kernel runs and none exists; but torch has none on a CPU with dropout, or
+    where values are wider or narrower than keys: there it is an operator of our own.
 
     Args:
         query: (B, H, Q, e). key: (B, H, S, e). value: (B, H, S, v).
@@ -55,9 +58,15 @@ def attend(
     """
     factors = AttentionFactors(query, key, mask)
     kept: Kept | None = factors if capture == Keep.FACTORS else None
-    if capture == Keep.MAP or (dropout and query.device.type == "cpu"):
-        attention = factors.map(bias)
-        kept = attention if capture == Keep.MAP else kept
+    wants_map, same_width = capture == Keep.MAP, query.shape[-1] == value.shape[-1]
+    if query.device.type == "cpu" and not is_graph() and (wants_map or dropout or not same_width):
+        if torch.is_autocast_enabled("cpu"):
+            kind = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(kind), key.to(kind), value.to(kind)
+        output, attention = cpu_operators.attend(query, key, value, mask, bias, dropout)
+        return output, attention if wants_map else kept
+    if wants_map:
+        kept = attention = factors.map(bias)
         dropped = drop(attention, dropout) if dropout else attention
         output = dropped.to(value.dtype) @ value
     else:
@@ -121,9 +130,13 @@ class MultiHeadAttention(nn.Module):
         return nn.Sequential(self.value_projection, self.output_projection)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if key is query:
+            queries, keys = project_together(query, (self.query_projection, self.key_projection))
+        else:
+            queries, keys = self.query_projection(query), self.key_projection(key)
         return (
-            split_heads(self.query_projection(query), self.num_heads),
-            split_heads(self.key_projection(key), self.num_heads),
+            split_heads(queries, self.num_heads),
+            split_heads(keys, self.num_heads),
             split_heads(self.value_projection(value), self.num_heads),
         )
 
@@ -171,23 +184,34 @@ def attend_within_groups(
         others leaves out what it gives to them; its factors are those of a group that sees none.
     """
     outputs, maps = [], []
+    queries, keys, values = (_split_groups(part, layout) for part in (query, key, value))
     for group, (size, inner_mask, seen) in enumerate(zip(layout.sizes, layout.inner_masks, layout.seen, strict=True)):
-        own, visible = layout.rows(group), [layout.rows(other) for other in (group, *seen)]
+        visible = (group, *seen)
         if inner_mask is not None and seen:
             inner_mask = F.pad(inner_mask, (0, sum(layout.sizes[other] for other in seen)), value=False)
         output, kept = attend(
-            query[:, :, own],
-            _join([key[:, :, rows] for rows in visible], dim=2),
-            _join([value[:, :, rows] for rows in visible], dim=2),
+            queries[group],
+            _join([keys[other] for other in visible], dim=2),
+            _join([values[other] for other in visible], dim=2),
             mask=inner_mask,
-            bias=None if bias is None else _join([bias[..., own, rows] for rows in visible], dim=-1),
+            bias=None if bias is None else _join([_block(bias, layout, group, other) for other in visible], dim=-1),
             dropout=dropout,
             capture=capture,
         )
         outputs.append(output)
         if kept is not None:
             maps.append(kept.first_keys(size) if isinstance(kept, AttentionFactors) else kept[..., :size])
-    return torch.cat(outputs, dim=1), tuple(maps) if capture else None
+    return _join(outputs, dim=1), tuple(maps) if capture else None
+
+
+def _split_groups(values: Tensor, layout: GroupLayout) -> list[Tensor]:
+    """(B, H, N, e) of all groups to each group's part; heads last, as they were split, so that gradients are joined."""
+    return [part.transpose(1, 2) for part in values.transpose(1, 2).split(list(layout.sizes), dim=1)]
+
+
+def _block(bias: Tensor, layout: GroupLayout, group: int, other: int) -> Tensor:
+    """What a bias (B, H, Q, Q) says of one group's queries and another's keys."""
+    return bias[..., layout.rows(group), layout.rows(other)]
 
 
 def _join(parts: list[Tensor], dim: int) -> Tensor:

@@ -5,11 +5,15 @@ Letters: B images, Q queries, S memory tokens, C width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from ...structures import Keep, Memory
 from .attention import GroupLayout, GroupMaps, Kept, attend, attend_within_groups, check_heads, split_heads
+from .feed_forward import project_together
 from .initialisation import deal_pairs
 
 
@@ -28,18 +32,45 @@ class ConditionalSelfAttention(nn.Module):
         self.output = _output(width)
 
     def forward(
-        self, content: Tensor, position: Tensor, layout: GroupLayout, capture: Keep
+        self, content: Tensor, places: tuple[Tensor, Tensor], layout: GroupLayout, capture: Keep
     ) -> tuple[Tensor, GroupMaps]:
-        """(B, Q, C) content and position of all groups to (B, Q, C), and each group's map where captured."""
+        """(B, Q, C) content of all groups to (B, Q, C), and each group's map where captured.
+
+        Args:
+            places: of :func:`project_positions`.
+        """
+        query, key, value = project_together(content, (self.query_content, self.key_content, self.value))
         attended, maps = attend_within_groups(
-            split_heads(self.query_content(content) + self.query_position(position), self.num_heads),
-            split_heads(self.key_content(content) + self.key_position(position), self.num_heads),
-            split_heads(self.value(content), self.num_heads),
+            split_heads(query + places[0], self.num_heads),
+            split_heads(key + places[1], self.num_heads),
+            split_heads(value, self.num_heads),
             layout,
             dropout=self.dropout if self.training else 0.0,
             capture=capture,
         )
         return self.output(attended), maps
+
+
+def project_positions(attentions: Iterable[ConditionalSelfAttention], position: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What the positions (B, Q, C) add to queries and keys of each self-attention, all at once."""
+    linears = [linear for attention in attentions for linear in (attention.query_position, attention.key_position)]
+    parts = project_together(position, linears)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+@dataclass
+class ProjectedMemory:
+    """A memory as one cross-attention reads it.
+
+    Attributes:
+        content: (B, S, C), keys. position: (B, S, C), the keys' positions. value: (B, S, C).
+        mask: (B, 1, 1, S), True on padding, or None.
+    """
+
+    content: Tensor
+    position: Tensor
+    value: Tensor
+    mask: Tensor | None
 
 
 class ConditionalCrossAttention(nn.Module):
@@ -61,26 +92,26 @@ class ConditionalCrossAttention(nn.Module):
         self.output = _output(width)
 
     def forward(
-        self, content: Tensor, position: Tensor, sine: Tensor, memory: Memory, capture: Keep
+        self, content: Tensor, position: Tensor, sine: Tensor, memory: ProjectedMemory, capture: Keep
     ) -> tuple[Tensor, Kept | None]:
-        """Attends to ``memory``.
+        """Attends to a memory.
 
         Args:
             content, position: (B, Q, C). sine: (B, Q, C), the modulated embedding of the reference points.
+            memory: of :func:`project_memory`.
 
         Returns:
             (B, Q, C), and the map (B, H, Q, S), or what it is made of, or None.
         """
-        query, key = self.query_content(content), self.key_content(memory.tokens)
-        key_position = self.key_position(memory.position).expand_as(key)
+        query, key = self.query_content(content), memory.content
         if self.query_position is not None:
             query = query + self.query_position(position)
-            key = key + key_position
+            key = key + memory.position
         attended, kept = attend(
             torch.cat([self._split(query), self._split(self.query_sine(sine))], dim=-1),
-            torch.cat([self._split(key), self._split(key_position)], dim=-1),
-            self._split(self.value(memory.tokens)),
-            mask=memory.key_mask,
+            torch.cat([self._split(key), self._split(memory.position)], dim=-1),
+            self._split(memory.value),
+            mask=memory.mask,
             dropout=self.dropout if self.training else 0.0,
             capture=capture,
         )
@@ -104,6 +135,17 @@ class ConditionalCrossAttention(nn.Module):
 
     def _split(self, values: Tensor) -> Tensor:
         return split_heads(values, self.num_heads)
+
+
+def project_memory(attentions: Sequence[ConditionalCrossAttention], memory: Memory) -> list[ProjectedMemory]:
+    """The memory as each cross-attention reads it, all at once: no layer changes it."""
+    linears = [linear for attention in attentions for linear in (attention.key_content, attention.value)]
+    parts = project_together(memory.tokens, linears)
+    positions = project_together(memory.position, [attention.key_position for attention in attentions])
+    return [
+        ProjectedMemory(content, position.expand_as(content), value, memory.key_mask)
+        for content, value, position in zip(parts[::2], parts[1::2], positions, strict=True)
+    ]
 
 
 def _output(width: int) -> nn.Linear:

@@ -7,6 +7,7 @@ Points are (x, y) in [0, 1] over a whole padded level.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from ...structures import Memory, SampledPoints
 from ...structures.levels import level_lengths
 from .attention import check_heads
 from .deformable_kernel import find_triton_form
+from .feed_forward import project_together
 
 
 def multi_scale_deformable_attention(
@@ -44,18 +46,35 @@ def attend_with_pytorch(
     """:func:`multi_scale_deformable_attention` in PyTorch's operators, on any device."""
     images, _, heads, channels = values.shape
     queries = sampling_locations.shape[1]
-    kind = torch.promote_types(values.dtype, sampling_locations.dtype)
+    kind = (
+        values.dtype
+        if values.dtype == sampling_locations.dtype
+        else torch.promote_types(values.dtype, sampling_locations.dtype)
+    )
     with torch.autocast(values.device.type, enabled=False):
         maps = values.to(kind).permute(0, 2, 3, 1).flatten(0, 1).split(level_lengths(shapes), dim=-1)
         # Levels first, queries last and each level in one piece: twice as fast on a CPU as points last. grid_sample
         # counts from -1 to 1.
         grids = (2 * sampling_locations.to(kind) - 1).permute(3, 0, 2, 4, 1, 5).contiguous().flatten(1, 2)
-        weights = attention_weights.to(kind).permute(3, 0, 2, 4, 1).contiguous().flatten(1, 2).unsqueeze(2)
-        output = values.new_zeros(images * heads, channels, queries, dtype=kind)
-        for shape, cells, grid, weight in zip(shapes, maps, grids, weights, strict=True):
-            sampled = F.grid_sample(cells.unflatten(-1, shape), grid, align_corners=False)
-            output = output + (sampled * weight).sum(2)
-    return output.view(images, heads * channels, queries).transpose(1, 2).to(values.dtype)
+        weights = attention_weights.to(kind).permute(0, 2, 3, 4, 1).contiguous().flatten(2, 3).flatten(0, 1)
+        levels = [
+            F.grid_sample(cells.unflatten(-1, shape), grid, align_corners=False)
+            for shape, cells, grid in zip(shapes, maps, grids, strict=True)
+        ]
+        sampled = levels[0] if len(levels) == 1 else torch.cat(levels, dim=2)  # (B * H, c, L * P, Q)
+        output = (sampled * weights.unsqueeze(1)).sum(2)
+    return output.view(images, heads * channels, queries).transpose(1, 2).contiguous().to(values.dtype)
+
+
+def without_padding(values: Tensor, memory: Memory) -> Tensor:
+    """Values (B, S, C) of a memory's tokens, zero where these are padding."""
+    return values if memory.mask is None else values.masked_fill(memory.mask.unsqueeze(-1), 0)
+
+
+def project_values(attentions: Iterable[DeformableAttention], memory: Memory) -> list[Tensor]:
+    """What each attention reads at its points of the same memory, all at once: (B, S, C) each, see `read_values`."""
+    parts = project_together(memory.tokens, [attention.value_projection for attention in attentions])
+    return [without_padding(values, memory) for values in parts]
 
 
 class DeformableAttention(nn.Module):
@@ -110,15 +129,16 @@ class DeformableAttention(nn.Module):
     def choose_points(self, query: Tensor, reference: Tensor, memory: Memory) -> SampledPoints:
         """The points that the queries look at, over the padded levels; arguments as in :meth:`forward`."""
         grid = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*grid, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).float().softmax(-1)
-        return SampledPoints(self._locations(offsets, reference, memory), weights.unflatten(-1, grid[1:]))
+        offsets, weights = project_together(query, (self.sampling_offsets, self.attention_weights))
+        weights = weights.unflatten(-1, (self.num_heads, -1)).float().softmax(-1).unflatten(-1, grid[1:])
+        return SampledPoints(self._locations(offsets.unflatten(-1, (*grid, 2)), reference, memory), weights)
 
     def read(self, points: SampledPoints, tokens: Tensor, memory: Memory) -> Tensor:
         """(B, Q, C): the values of ``tokens`` (B, S, C) at the points, weighted."""
-        values = self.value_projection(tokens)
-        if memory.mask is not None:
-            values = values.masked_fill(memory.mask.unsqueeze(-1), 0)
+        return self.read_values(points, without_padding(self.value_projection(tokens), memory), memory)
+
+    def read_values(self, points: SampledPoints, values: Tensor, memory: Memory) -> Tensor:
+        """:meth:`read` of what the value projection made of the tokens, zero in the padding."""
         heads = values.unflatten(-1, (self.num_heads, -1))
         return self.output_projection(
             multi_scale_deformable_attention(heads, memory.shapes, points.locations, points.weights)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ...structures.constants import made_once
 from ...structures.levels import visible_cells
 
 
@@ -21,9 +22,15 @@ def sine_embedding(values: Tensor, width: int, temperature: float = 10000.0) -> 
     Returns:
         (..., D * width), coordinate by coordinate.
     """
-    exponent = torch.arange(width // 2, dtype=torch.float32, device=values.device) * 2 / width
-    angles = values.float().unsqueeze(-1) / temperature**exponent
+    angles = values.float().unsqueeze(-1) / _wave_lengths(width, temperature, values.device)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
+
+
+@made_once
+def _wave_lengths(width: int, temperature: float, device: torch.device) -> Tensor:
+    """(width / 2,), over 2 pi."""
+    exponent = torch.arange(width // 2, dtype=torch.float32, device=device) * 2 / width
+    return temperature**exponent
 
 
 def image_positions(
@@ -48,12 +55,26 @@ def image_positions(
     Returns:
         (B, height * width, width), or B = 1 without a mask.
     """
+    if mask is None:
+        rows, columns = (_axis_positions(length, width // 2, device, temperature, offset) for length in size)
+        halves = [rows.unsqueeze(1).expand(*size, -1), columns.expand(*size, -1)]
+        return torch.cat(halves, dim=-1).flatten(0, 1).unsqueeze(0)
     visible = visible_cells(mask, size, device)
     rows, columns = visible.cumsum(1), visible.cumsum(2)
-    epsilon = 1e-6
-    rows = (rows + offset) / (rows[:, -1:, :] + epsilon) * (2 * math.pi)
-    columns = (columns + offset) / (columns[:, :, -1:] + epsilon) * (2 * math.pi)
-    return sine_embedding(torch.stack([rows, columns], dim=-1), width // 2, temperature).flatten(1, 2)
+    angles = _angles(rows, rows[:, -1:, :], offset), _angles(columns, columns[:, :, -1:], offset)
+    return sine_embedding(torch.stack(angles, dim=-1), width // 2, temperature).flatten(1, 2)
+
+
+def _angles(numbers: Tensor, count: Tensor | int, offset: float) -> Tensor:
+    """The numbers of cells, from 1 to ``count``, as angles."""
+    return (numbers + offset) / (count + 1e-6) * (2 * math.pi)
+
+
+@made_once
+def _axis_positions(count: int, width: int, device: torch.device, temperature: float, offset: float) -> Tensor:
+    """(count, width): the embedding of a whole image's rows, or of its columns."""
+    numbers = torch.arange(1, count + 1, dtype=torch.float32, device=device)
+    return sine_embedding(_angles(numbers, count, offset).unsqueeze(-1), width, temperature)
 
 
 def point_positions(points: Tensor, width: int, temperature: float = 10000.0) -> Tensor:

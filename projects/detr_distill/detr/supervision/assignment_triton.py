@@ -88,7 +88,9 @@ def _search(costs, row, row_stride, lane, column_stride, live, price, holder, ow
     seeker, came, end = row, -1, -1
     travelled = tl.full((), 0.0, tl.float64)
     start = travelled
-    while end < 0:
+    left = block
+    while (end < 0) & (left > 0):  # a free column is met long before: no fault may hold a device for ever
+        left -= 1
         cost, bad = _read_row(costs, seeker, row_stride, lane, column_stride, live)
         flawed = flawed | bad
         through = cost - price + start
@@ -107,6 +109,23 @@ def _search(costs, row, row_stride, lane, column_stride, live, price, holder, ow
         holder = tl.where(lane == end, mover, holder)
         end = tl.where(before < 0, -1, before)
     return price, holder, flawed
+
+
+@triton.jit
+def _write(partners, weights, weight, holder, lane, direct, rows, length, block: tl.constexpr):
+    """Each member's partner and weight, zeros without one, for the columns, each lane's own, or for the rows.
+
+    Args:
+        direct: the columns are asked for. length: members of that side with their padding.
+    """
+    paired = holder >= 0
+    place = tl.where(direct, lane, holder)
+    partner = tl.where(direct, holder, lane)
+    tl.store(partners + place, partner.to(tl.int64), mask=paired)
+    tl.store(weights + place, weight + tl.zeros((block,), tl.float32), mask=paired)
+    empty = tl.where(direct, ~paired, lane >= rows) & (lane < length)
+    tl.store(partners + lane, tl.zeros((block,), tl.int64), mask=empty)
+    tl.store(weights + lane, tl.zeros((block,), tl.float32), mask=empty)
 
 
 @triton.jit(do_not_specialize=["images", "queries", "targets"])
@@ -155,23 +174,10 @@ def assignment_kernel(
     flaw = tl.max(tl.where(flawed, 1.0, 0.0), axis=0)
     tl.store(flags + problem, flaw)
     weight = tl.where(flaw > 0, float("nan"), 1.0)
-    has_pair = holder >= 0
-    if by_query:
-        length = queries
-        direct = columns_are_queries
-    else:
-        length = targets
-        direct = ~columns_are_queries
-    partners += problem.to(tl.int64) * length
-    weights += problem.to(tl.int64) * length
-    # What is asked for are the columns, each lane's own, or the rows; where these are padded, they end before it does.
-    place = tl.where(direct, lane, holder)
-    pair = tl.where(direct, holder, lane)
-    tl.store(partners + place, pair.to(tl.int64), mask=has_pair)
-    tl.store(weights + place, weight + tl.zeros((block,), tl.float32), mask=has_pair)
-    empty = tl.where(direct, ~has_pair, lane >= rows) & (lane < length)
-    tl.store(partners + lane, tl.zeros((block,), tl.int64), mask=empty)
-    tl.store(weights + lane, tl.zeros((block,), tl.float32), mask=empty)
+    length = queries if by_query else targets
+    start = problem.to(tl.int64) * length
+    direct = columns_are_queries if by_query else ~columns_are_queries
+    _write(partners + start, weights + start, weight, holder, lane, direct, rows, length, block)
 
 
 def assign_with_triton(costs: Tensor, counts: Tensor | None, by_query: bool) -> tuple[Tensor, Tensor, Tensor]:

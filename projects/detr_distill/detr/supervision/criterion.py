@@ -5,6 +5,7 @@ Letters: L layers, B images, Q queries, G objects (padded), M pairs (padded), K 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE
 from ...plugin import Plugin
-from ...structures import DecoderOutput, GroundTruth, Pairs, QueryGroup
+from ...structures import DecoderOutput, GroundTruth, Pairs, QueryGroup, join_pairs
 from ..boxes import as_compared, generalized_iou
 from ..keys import CLASSIFICATION, FOCAL_ALPHA, FOCAL_GAMMA, L1_BOXES, NUM_CLASSES
 from .assignment import Cost
@@ -84,17 +85,39 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {**cls.read_keys(cfg), "matcher": HungarianMatcher(cfg)}
 
-    def match(self, output: DecoderOutput, group: QueryGroup, targets: GroundTruth, matchings: Matchings) -> Supervised:
-        """A group's output with the objects that it is compared with; what is to be matched goes to the ledger."""
-        known = group.pairs is not None
-        return Supervised(output, group, targets, None if known else matchings.add(self.cost(output, group, targets)))
+    def match(self, entries: list[Supervised], matchings: Matchings) -> list[Supervised]:
+        """The entries with the handles of their matchings; what is to be matched goes to the ledger."""
+        open_entries = [entry for entry in entries if entry.group.pairs is None]
+        handles = {}
+        for bundle in _bundles(open_entries):
+            for entry, values in zip(bundle, self._costs(bundle), strict=True):
+                handles[id(entry)] = matchings.add(_as_cost(entry, values))
+        return [dataclasses.replace(entry, matching=handles.get(id(entry))) for entry in entries]
 
     def cost(self, output: DecoderOutput, group: QueryGroup, targets: GroundTruth) -> Cost:
-        """The group's matching cost, with the layers replaced on which an assignment is forced."""
-        values = self.matcher(output, targets)
-        for layer, forced in group.forced_cost.items():
-            values[layer] = forced
-        return Cost(f"ground truth, group '{group.name}'", values, targets.counts, targets.device_counts)
+        """A group's matching cost, with the layers replaced on which an assignment is forced."""
+        entry = Supervised(output, group, targets)
+        return _as_cost(entry, self._costs([entry])[0])
+
+    def _costs(self, bundle: list[Supervised]) -> list[Tensor]:
+        """The entries' costs, (L, B, Q, G) each."""
+        forced = [entry.group.forced_cost for entry in bundle]
+        layers = range(bundle[0].output.num_layers)
+        if all(layer in costs for costs in forced for layer in layers):
+            return [torch.stack([costs[layer] for layer in layers]) for costs in forced]
+        together = self.matcher(_join_outputs(bundle), bundle[0].targets)
+        values = list(together.split([entry.output.logits.shape[2] for entry in bundle], dim=2))
+        for cost, replaced in zip(values, forced, strict=True):
+            for layer, other in replaced.items():
+                cost[layer] = other
+        return values
+
+    def losses(self, supervised: list[Supervised]) -> dict[str, Tensor]:
+        """The weighted losses of all entries, once the ledger is solved; see :meth:`forward`."""
+        losses: dict[str, Tensor] = {}
+        for bundle in _bundles(supervised):
+            losses.update(self._losses(bundle, [entry.pairs for entry in bundle]))
+        return losses
 
     def forward(
         self, output: DecoderOutput, group: QueryGroup, targets: GroundTruth, pairs: Pairs
@@ -105,27 +128,43 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
             ``loss_{class,box,giou}[_group][_layer]``: scalars to sum; no layer suffix on the last layer, no group
             suffix on the detector's own group.
         """
-        with torch.autocast(output.logits.device.type, enabled=False):
-            layers = slice(None) if self.deep_supervision else slice(-1, None)
-            pairs = pairs.slice_layers(layers)
-            num_objects = targets.num_objects
-            logits = output.logits[layers].float()
-            losses = {"class": self._class_loss(logits, targets, pairs, num_objects, group.padding)}
-            boxes = output.boxes[layers].float()
-            losses["box"], losses["giou"] = _box_losses(boxes, targets, pairs, num_objects, self.l1_boxes)
-        weights = {"class": self.class_weight, "box": self.l1_weight, "giou": self.giou_weight}
-        suffix = "" if group.name == "own" else f"_{group.name}"
-        named = {}
-        for name, per_layer in losses.items():
-            values = (weights[name] * group.loss_weight * per_layer).unbind()
-            last = len(values) - 1
-            for layer, value in enumerate(values):
-                named[f"loss_{name}{suffix}" + ("" if layer == last else f"_{layer}")] = value
+        return self._losses([Supervised(output, group, targets)], [pairs])
+
+    def _losses(self, bundle: list[Supervised], pairs: list[Pairs]) -> dict[str, Tensor]:
+        """The weighted losses of groups that are compared with the same objects, computed together."""
+        output, targets = _join_outputs(bundle), bundle[0].targets
+        logits, boxes = output.logits, output.boxes
+        if not self.deep_supervision:
+            logits, boxes, pairs = logits[-1:], boxes[-1:], [part.slice_layers(slice(-1, None)) for part in pairs]
+        sizes = [entry.output.logits.shape[2] for entry in bundle]
+        joined = join_pairs(pairs, sizes)
+        with torch.autocast(logits.device.type, enabled=False):
+            of_class = self._class_losses(logits.float(), targets, joined, sizes, bundle[0].group.padding)
+            counts = [part.query.shape[-1] for part in pairs]
+            of_box, of_giou = _box_losses(boxes.float(), targets, joined, counts, self.l1_boxes)
+        named: dict[str, Tensor] = {}
+        for entry, *values in zip(bundle, of_class, of_box, of_giou, strict=True):
+            named.update(self._named(entry.group, *values))
         return named
 
-    def _class_loss(
-        self, logits: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor, padding: Tensor | None
-    ) -> Tensor:
+    def _named(self, group: QueryGroup, of_class: Tensor, of_box: Tensor, of_giou: Tensor) -> dict[str, Tensor]:
+        """A group's losses (L,) by name, layer by layer and weighted."""
+        terms = {
+            "class": (self.class_weight, of_class),
+            "box": (self.l1_weight, of_box),
+            "giou": (self.giou_weight, of_giou),
+        }
+        suffix, named = "" if group.name == "own" else f"_{group.name}", {}
+        for name, (weight, per_layer) in terms.items():
+            values = (weight * group.loss_weight * per_layer).unbind()
+            for layer, value in enumerate(values):
+                named[f"loss_{name}{suffix}" + ("" if layer == len(values) - 1 else f"_{layer}")] = value
+        return named
+
+    def _class_losses(
+        self, logits: Tensor, targets: GroundTruth, pairs: Pairs, sizes: list[int], padding: Tensor | None
+    ) -> list[Tensor]:
+        """(L,) for each group; ``sizes`` are their queries, one after the other."""
         labels = self._target_labels(logits, targets, pairs)
         exists: Tensor | float = 1.0 if padding is None else (~padding).float()
         if targets.image_weight is not None:  # nobody has said that there is nothing in an image without labels
@@ -133,11 +172,14 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         if self.classification == "softmax":
             losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view_as(labels)
             weights = self.class_weights[labels] * exists
-            return (losses * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=torch.finfo(losses.dtype).tiny)
+            divisors = [part.sum((1, 2)).clamp(min=torch.finfo(losses.dtype).tiny) for part in weights.split(sizes, 2)]
+            parts = (losses * weights).split(sizes, 2)
+            return [part.sum((1, 2)) / divisor for part, divisor in zip(parts, divisors, strict=True)]
         # Not F.one_hot, which reads the device to check its range.
         one_hot = (labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
-        losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma).sum(-1) * exists
-        return losses.sum((1, 2)) / num_objects
+        losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma).sum(-1)
+        losses = losses if padding is None and targets.image_weight is None else losses * exists
+        return [part.sum((1, 2)) / targets.num_objects for part in losses.split(sizes, 2)]
 
     def _target_labels(self, logits: Tensor, targets: GroundTruth, pairs: Pairs) -> Tensor:
         """(L, B, Q): the class of each query's object, K for none."""
@@ -149,13 +191,43 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         return result.scatter_(2, query, labels)[:, :, :-1]
 
 
+def _bundles(entries: list[Supervised]) -> list[list[Supervised]]:
+    """The entries whose losses are computed together: of as many layers, with the same objects, without padding."""
+    bundles: dict[tuple, list[Supervised]] = {}
+    for entry in entries:
+        output, padding = entry.output, entry.group.padding
+        alone = None if padding is None else id(entry)
+        bundles.setdefault((id(entry.targets), output.num_layers, alone), []).append(entry)
+    return list(bundles.values())
+
+
+def _join_outputs(bundle: list[Supervised]) -> DecoderOutput:
+    """The logits and boxes of all entries, one after the other on the query axis."""
+    outputs = [entry.output for entry in bundle]
+    if len(outputs) == 1:
+        return outputs[0]
+    logits, boxes = (torch.cat(parts, dim=2) for parts in zip(*((x.logits, x.boxes) for x in outputs), strict=True))
+    return dataclasses.replace(outputs[0], logits=logits, boxes=boxes)
+
+
+def _as_cost(entry: Supervised, values: Tensor) -> Cost:
+    targets = entry.targets
+    return Cost(f"ground truth, group '{entry.group.name}'", values, targets.counts, targets.device_counts)
+
+
 def _box_losses(
-    pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, num_objects: Tensor, form: str
-) -> tuple[Tensor, Tensor]:
-    """L1 and GIoU losses of the matched pairs, (L,) each; ``form`` as in :func:`as_compared`."""
+    pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, counts: list[int], form: str
+) -> tuple[list[Tensor], ...]:
+    """L1 and GIoU losses of the matched pairs, (L,) for each group; ``counts`` are their pairs, one after the other.
+
+    Args:
+        form: as in :func:`as_compared`.
+    """
     pred = pairs.take_query(pred_boxes)
     gt = pairs.take_target(targets.boxes.unsqueeze(0).expand(len(pred), -1, -1, -1))
     distance = (as_compared(pred, form) - as_compared(gt, form)).abs().sum(-1)
     giou = 1 - generalized_iou(pred, gt)
-    distance, giou = ((values * pairs.weight).sum((1, 2)) / num_objects for values in (distance, giou))
-    return distance, giou
+    return tuple(
+        [part.sum((1, 2)) / targets.num_objects for part in (values * pairs.weight).split(counts, 2)]
+        for values in (distance, giou)
+    )

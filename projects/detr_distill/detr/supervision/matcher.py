@@ -30,7 +30,7 @@ def box_cost(
         form: what the L1 distance compares, "centres" or "corners".
     """
     distance = torch.cdist(as_compared(pred_boxes, form), as_compared(gt_boxes, form), p=1)
-    return weight_l1 * distance - weight_giou * pairwise_giou(pred_boxes, gt_boxes)
+    return torch.sub(weight_l1 * distance, pairwise_giou(pred_boxes, gt_boxes), alpha=weight_giou)
 
 
 class HungarianMatcher(Plugin, node="MODEL.DETR.MATCHER"):
@@ -77,7 +77,8 @@ class HungarianMatcher(Plugin, node="MODEL.DETR.MATCHER"):
             class_cost = class_cost.gather(-1, columns) * known
             gt_boxes = targets.boxes.float().unsqueeze(0).expand(layers, -1, -1, -1)
             boxes = output.boxes.float()
-            return self.cost_class * class_cost + box_cost(boxes, gt_boxes, self.cost_l1, self.cost_giou, self.l1_boxes)
+            of_boxes = box_cost(boxes, gt_boxes, self.cost_l1, self.cost_giou, self.l1_boxes)
+            return torch.add(of_boxes, class_cost, alpha=self.cost_class)
 
     def _class_cost(self, output: DecoderOutput) -> Tensor:
         """(L, B, Q, K): cost of giving each class to each query."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import logging
 
 import torch
+from torch import Tensor
 
 from ...errors import ConfigError
 from ...structures import Pairs, no_pairs
 from ...structures.transfer import copy_to
 from .assignment import Cost, solve_assignments
-from .cost_flags import CostFlags, report
+from .cost_flags import CostFlags, collect_cost_flags, report
 
 # Of `MODEL.DETR.MATCHER.SOLVER`.
 SOLVERS = ("auto", "device", "scipy")
@@ -85,14 +87,29 @@ def solve_on_device(cost: Cost) -> Pairs:
 
 @functools.cache
 def triton_works(device: torch.device) -> bool:
-    """Tries a single pair, once: Triton may be absent, lack a C compiler, or not know the device."""
+    """Compares with SciPy, once: Triton may be absent, lack a C compiler, or not know the device."""
+    generator = torch.Generator().manual_seed(0)
+    tried = [
+        Cost("wide", torch.randn(2, 3, 9, 5, generator=generator), [5, 0, 3]),
+        Cost("high", torch.randn(1, 2, 4, 7, generator=generator), [7, 2]),
+        Cost("tied", torch.randn(1, 2, 8, 8, generator=generator).round(), [8, 8]),
+    ]
     try:
-        from .assignment_triton import assign_with_triton
-
-        assign_with_triton(torch.zeros(1, 1, 1, 1, device=device), None, by_query=True)
+        with collect_cost_flags():  # these costs are no step's
+            found = [solve_on_device(dataclasses.replace(cost, values=cost.values.to(device))) for cost in tried]
+        for cost, pairs, expected in zip(tried, found, solve_assignments(tried), strict=True):
+            if not torch.allclose(_totals(cost.values, pairs), _totals(cost.values, expected), atol=1e-5):
+                raise RuntimeError(f"the pairs of the costs '{cost.name}' are not the best")
     except Exception as error:  # whatever Triton, its compiler or the driver raises
         logger.warning(
             "Matchings are solved on the host, for which the device waits: Triton fails on %s (%s).", device, error
         )
         return False
     return True
+
+
+def _totals(costs: Tensor, pairs: Pairs) -> Tensor:
+    """(L, B): what the pairs of costs (L, B, Q, T) cost, on the host."""
+    query, target, weight = pairs.query.cpu(), pairs.target.cpu(), pairs.weight.cpu()
+    rows = costs.gather(2, query.unsqueeze(-1).expand(-1, -1, -1, costs.shape[3]))
+    return (rows.gather(3, target.unsqueeze(-1)).squeeze(-1) * weight).sum(-1)

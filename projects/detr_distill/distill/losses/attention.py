@@ -14,18 +14,19 @@ from torch import Tensor
 from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE, Words
 from ...detr.layers.attention import Kept
-from ...detr.layers.deformable_kernel import KERNELS, triton_works
+from ...detr.layers.deformable_kernel import KERNELS
 from ...errors import ConfigError
 from ...registry import LOSS_REGISTRY
 from ...structures import CROSS_ATTENTION, FACTORS, SELF_ATTENTION, AttentionFactors
 from ...structures.levels import resize_tokens
 from ...structures.rows import take_rows
 from .. import divergence
+from ..attention_check import attention_kernels_work
 from ..knowledge import Knowledge
 from ..match import Match
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
-from .pair_loss import PairLoss, mean_over_pairs
+from .pair_loss import PairLoss, mean_over_pairs, scaled
 
 _DIVERGENCES = {"kl": divergence.kl, "mse": divergence.mse}
 WIDEST_HEAD = 128  # that the kernels' tiles hold
@@ -93,9 +94,9 @@ class AttentionLoss(PairLoss):
         losses = {}
         with torch.autocast(student.outputs[match.student_group].logits.device.type, enabled=False):
             if self.self_weight:
-                losses["self_attention"] = self.self_weight * self._self_attention(student, knowledge, match)
+                losses["self_attention"] = scaled(self.self_weight, self._self_attention(student, knowledge, match))
             if self.cross_weight:
-                losses["cross_attention"] = self.cross_weight * self._cross_attention(student, knowledge, match)
+                losses["cross_attention"] = scaled(self.cross_weight, self._cross_attention(student, knowledge, match))
         return losses
 
     def _self_attention(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> Tensor:
@@ -116,8 +117,8 @@ class AttentionLoss(PairLoss):
                 rows = self._compare_factors(
                     _square_factors(factors[0], *of_student), _square_factors(factors[1], *of_teacher)
                 )
-            losses.append(mean_over_pairs(rows.mean(1), pairs.weight))
-        return torch.stack(losses)
+            losses.append(rows)
+        return mean_over_pairs(torch.stack(losses).mean(2), match.pairs.weight)
 
     def _cross_attention(self, student: StudentOutput, knowledge: Knowledge, match: Match) -> Tensor:
         own, other = student.outputs[match.student_group], knowledge.output_of(match)
@@ -142,8 +143,8 @@ class AttentionLoss(PairLoss):
                     student_side if pairs.query_in_order else student_side.take_queries(pairs.query),
                     teacher_side if pairs.target_in_order else teacher_side.take_queries(pairs.target),
                 )
-            losses.append(mean_over_pairs(rows.mean(1), pairs.weight))
-        return torch.stack(losses)
+            losses.append(rows)
+        return mean_over_pairs(torch.stack(losses).mean(2), match.pairs.weight)
 
     def _compare(self, teacher_map: Tensor, student_map: Tensor) -> Tensor:
         """(B, H, M, N) maps to (B, H, M); where the sides have other numbers of heads, to (B, 1, M) of their means."""
@@ -166,7 +167,7 @@ def compares_without_maps(kernel: str, device: torch.device) -> bool:
     """
     if kernel == "pytorch":
         return False
-    works = device.type == "cuda" and torch.cuda.is_available() and triton_works(device)
+    works = device.type == "cuda" and torch.cuda.is_available() and attention_kernels_work(device)
     if kernel == "triton" and not works:
         raise ConfigError(
             'MODEL.DISTILL.ATTENTION_LOSS.KERNEL is "triton", whose kernels need CUDA and a Triton that works there; '

@@ -45,13 +45,13 @@ class PairLoss(DistillLoss):
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
         """The weighted terms for every match in use: ``loss_distill_<term>_<matcher>[_<layer>]`` scalars."""
-        chosen = slice(None) if self.layers == "all" else slice(-1, None)
         losses = {}
         for match in matches:
             if not match.pairs_queries or (self.groups and match.name not in self.groups):
                 continue
             for term, per_layer in self.terms(student, knowledge, match).items():
-                values = (self.weight * per_layer[chosen]).unbind()
+                chosen = per_layer if self.layers == "all" else per_layer[-1:]
+                values = scaled(self.weight, chosen).unbind()
                 for layer, value in enumerate(values):
                     suffix = "" if layer == len(values) - 1 else f"_{layer}"
                     losses[f"loss_distill_{term}_{match.name}{suffix}"] = value
@@ -97,6 +97,11 @@ def matcher_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(MATCHER_REGISTRY.get(name).name if name in MATCHER_REGISTRY else name for name in names)
 
 
+def scaled(weight: float, values: Tensor) -> Tensor:
+    """``weight * values``, without an operator where it is 1."""
+    return values if weight == 1 else weight * values
+
+
 def mean_over_pairs(values: Tensor, weight: Tensor) -> Tensor:
-    """(B, M) values and pair weights to their mean over all pairs; 0 where there is none."""
-    return (values * weight).sum() / weight.sum().clamp(min=1)
+    """(..., B, M) values and pair weights to their mean over all pairs (...); 0 where there is none."""
+    return (values * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)

@@ -75,7 +75,8 @@ class FixedMatcher(QueryMatcher):
         }
 
     def extra_groups(self, knowledge: Knowledge, images: int) -> list[QueryGroup]:
-        queries, output, cost = knowledge.queries, knowledge.output, knowledge.label_cost
+        queries, output = knowledge.queries, knowledge.output
+        cost = knowledge.matching_cost() if self.forced_layers else None
         assert queries is not None and output is not None
         layers = pair_layers(self.student_layers, output.num_layers, self.teacher_layer)
         with torch.autocast(queries.position.device.type, enabled=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -126,7 +127,7 @@ class DetrStudent(Student):
             features=to_maps(started.memory),
             output=output,
             queries=finished.groups[0],
-            label_cost=detector.criterion.matcher(output, truth),
+            label_cost=functools.cache(lambda: detector.criterion.matcher(output, truth)),
             memory=finished.memory,
             ground_truth=truth,
             decode=lambda group: self._decode(finished, group, capture),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +14,18 @@ from torch import nn
 
 from ...checkpoint.strict import load_strict
 from ...config.keys import key
+from ...config.ranges import Words
 from ...data import training_class_names
+from ...errors import ConfigError
 from ...registry import TEACHER_REGISTRY
+from ...structures import DecoderOutput, QueryGroup
 from ..classes import ClassMap, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..side import ONE_TO_ONE, ReadThrough
 from ..students.base import Student, StudentStep, student_of
 from .base import CLASS_NAMES, SECTION, WEIGHTS, Teacher, compares_classes
 from .configuration import check_teacher, find_weights, load_teacher_config, teacher_class_names
-from .inference_form import prepare_for_inference
+from .inference_form import HALVES, PRECISIONS, Projection, computes_in, keep_in, prepare_for_inference
 
 
 class HiddenDetector(Teacher):
@@ -75,11 +79,21 @@ class FrozenDetector(ReadThrough, HiddenDetector):
     weights: str = WEIGHTS
     opts: tuple = key((), "`KEY VALUE` overrides of the teacher's configuration", path=f"{SECTION}.OPTS")
     class_names: tuple[str, ...] = CLASS_NAMES
+    precision: str = key(
+        "step",
+        'how `FrozenDetector` computes: `"step"`, as the step does (`SOLVER.AMP`); `"float32"`; `"bfloat16"` or '
+        '`"float16"`, with its weights kept so, which takes half the memory and spares a cast of each in every step',
+        Words(*PRECISIONS),
+        path=f"{SECTION}.PRECISION",
+    )
 
     @configurable
     def __init__(self, *, detector: nn.Module, **arguments: Any):
         super().__init__(detector=detector, **arguments)
         self.reader = student_of(detector)
+        if self.reader.backbone is not None:
+            prepare_for_inference(self.reader.backbone)
+        keep_in(detector, self.precision)
 
     @classmethod
     def check_files(cls, cfg: CfgNode) -> None:
@@ -89,14 +103,17 @@ class FrozenDetector(ReadThrough, HiddenDetector):
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student | None = None) -> dict[str, Any]:
         node = cfg.MODEL.DISTILL.TEACHER
+        if node.PRECISION == "float16" and not cfg.MODEL.DEVICE.startswith("cuda"):
+            raise ConfigError(
+                f"{SECTION}.PRECISION is float16, which needs a CUDA device, and MODEL.DEVICE is {cfg.MODEL.DEVICE}. "
+                'Set it to "bfloat16" or "step".'
+            )
         teacher_cfg = load_teacher_config(cfg)
         # The student's random numbers must not depend on whether a teacher is built.
         with torch.random.fork_rng():
             detector = build_model(teacher_cfg)
         reader = check_teacher(detector, node.CONFIG_FILE)
         load_strict(detector, find_weights(cfg))
-        if reader.backbone is not None:
-            prepare_for_inference(reader.backbone)
         classes = None
         if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
             teacher_names, source = teacher_class_names(cfg, teacher_cfg)
@@ -115,4 +132,25 @@ class FrozenDetector(ReadThrough, HiddenDetector):
         if self.flip_channels:
             flipped = [{**x, "image": x["image"].flip(0)} for x in step.batched_inputs]
             step = dataclasses.replace(step, batched_inputs=flipped)
-        return self.reader.know(step, self.classes, capture)
+        with self._computing():
+            knowledge = self.reader.know(step, self.classes, capture)
+        return dataclasses.replace(knowledge, decode=self._decoder(knowledge))
+
+    def read_projection(self) -> nn.Module | None:
+        layers = super().read_projection()
+        return Projection(layers) if layers is not None and self.precision in HALVES else layers
+
+    def _computing(self) -> contextlib.AbstractContextManager:
+        return computes_in(self.precision, next(self.detector.parameters()).device)
+
+    def _decoder(self, knowledge: Knowledge) -> Callable[[QueryGroup], DecoderOutput] | None:
+        """``Knowledge.decode``, whoever calls it."""
+        decode = knowledge.decode
+        if decode is None or self.precision == "step":
+            return decode
+
+        def in_precision(group: QueryGroup) -> DecoderOutput:
+            with self._computing():
+                return decode(group)
+
+        return in_precision

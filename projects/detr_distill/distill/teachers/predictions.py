@@ -159,7 +159,7 @@ def move(
 
 def _from_store(cfg: CfgNode, images: TrainingImages, student: Student) -> dict[str, Any]:
     store = PredictionStore(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
-    images.check_all_in(store.image_ids, f"{KEY} {store.folder}")
+    images.check_all_in(store.images, f"{KEY} {store.folder}")
     described = store.description
     return {
         "predictions": store,
@@ -174,12 +174,12 @@ def _from_results(cfg: CfgNode, images: TrainingImages, student: Student) -> dic
     file = ResultsFile(cfg.MODEL.DISTILL.TEACHER.WEIGHTS, images.categories, images.sizes)
     if not file.image_ids:
         raise DataError(f"{KEY} {file.path} holds no detection. Name a file with results of {images.source}.")
-    absent = len(images.sizes) - len(file.image_ids)
+    absent = len(images.images) - len(file.image_ids)
     if absent:
         # An image without detections has no entry in COCO's format, so it cannot be told from one that was left out.
         logger.warning(
             "%s %s has no detection in %d of the %d images of %s, which teach nothing.",
-            *(KEY, file.path, absent, len(images.sizes), images.source),
+            *(KEY, file.path, absent, len(images.images), images.source),
         )
     return {
         "predictions": file,
