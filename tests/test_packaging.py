@@ -19,7 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "projects" / "detr_distill"
 SOURCES = ("projects", "configs", "weights", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 # Modules that are imported only where what they need is installed.
-OPTIONAL_MODULES = {"detr/layers/deformable_triton.py", "detr/supervision/assignment_triton.py"}
+OPTIONAL_MODULES = {
+    "detr/layers/deformable_triton.py",
+    "detr/supervision/assignment_triton.py",
+    "distill/attention_triton.py",
+}
 # The package itself, and what requirements/detectron2.txt installs.
 SEPARATE = {"detectron2", "detr_distill"}
 

@@ -207,4 +207,5 @@ def test_unknown_settings_are_named_beside_the_known():
     with pytest.raises(TypeError, match=r"AttentionLoss has no setting 'wieght'\. Known: ") as error:
         AttentionLoss(wieght=1.0)
     assert str(error.value).endswith(f"Known: {', '.join(AttentionLoss.keys)}.")
-    assert {"weight", "groups", "layers", "divergence", "self_weight", "cross_weight"} == set(AttentionLoss.keys)
+    own = {"divergence", "self_weight", "cross_weight", "kernel"}
+    assert {"weight", "groups", "layers"} | own == set(AttentionLoss.keys)
