@@ -15,6 +15,7 @@ from pathlib import Path
 from detr_distill import engine
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.commands import predict
+from detr_distill.engine.process import set_up_logs
 from detr_distill.errors import ConfigError
 
 import cv2
@@ -54,6 +55,8 @@ def run_program(config: str, keys: list[str], device: str) -> None:
     except SystemExit as end:
         if end.code:
             raise RuntimeError(f"{config} ended with {end.code}") from end
+    finally:
+        set_up_logs()  # closes the run's own log, whose folder goes
 
 
 def make_teacher(collection: Collection, share: float, places: Places) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from detr_distill.distill.teacher_start import start_from_teacher
 from detr_distill.engine import build_config
 from detr_distill.engine.precision import GradientClipper, Precision
 
@@ -13,6 +14,7 @@ from detectron2.modeling import build_model
 from helpers.builders import ROOT, make_inputs
 from helpers.convolutional import CASES
 from helpers.distill.label_teachers import build_distilling
+from torch import nn
 
 from bad_input import Row
 
@@ -75,7 +77,22 @@ def typed(file: str, *words: str) -> Callable[[Path], object]:
     return lambda folder: build_config(str(ROOT / "configs" / file), list(words))
 
 
+def starting(**keys: object) -> Callable[[Path], object]:
+    """A plain student that begins with the decoder of what ``TEACHER`` names."""
+    given = {"START_FROM_TEACHER": ["decoder"], "TEACHER.CONFIG_FILE": "configs/photos/teacher.yaml"}
+    given |= {key.replace("__", "."): value for key, value in keys.items()}
+    words = [str(word) for key, value in given.items() for word in (f"MODEL.DISTILL.{key}", value)]
+    cfg = build_config(str(ROOT / "configs/photos/student.yaml"), words)
+    return lambda folder: start_from_teacher(cfg, nn.Identity())
+
+
 ROWS = [
+    Row(
+        "start from predictions",
+        starting(TEACHER__NAME="PredictionsFile", TEACHER__WEIGHTS="predictions"),
+        r"TEACHER\.WEIGHTS predictions holds predictions.*checkpoint in MODEL\.DISTILL\.START_WEIGHTS",
+    ),
+    Row("start from no file", starting(START_WEIGHTS="absent.pth"), r"START_WEIGHTS names absent\.pth, which does not"),
     Row("share of one", taught(BALANCE__TARGET_SHARE=1.0), r"BALANCE\.TARGET_SHARE is 1\.0.*less than 1"),
     Row("negative share", taught(BALANCE__TARGET_SHARE=-0.1), r"BALANCE\.TARGET_SHARE is -0\.1.*0 or more"),
     Row("share that is no number", taught(BALANCE__TARGET_SHARE=NAN), r"BALANCE\.TARGET_SHARE is nan"),
