@@ -139,6 +139,16 @@ ROWS = [
     Row(
         "half precision on a CPU", lambda folder: Precision("cpu", "float16"), r"float16 needs a CUDA device.*bfloat16"
     ),
+    Row(
+        "a teacher in float16 on a CPU",
+        matching("conditional", "conditional", "AdaptiveMatcher", TEACHER__PRECISION="float16"),
+        r"TEACHER\.PRECISION is float16.*MODEL\.DEVICE is cpu.*bfloat16",
+    ),
+    Row(
+        "a teacher in an unknown type",
+        typed("d3etr/conditional_r101_r50.yaml", "MODEL.DISTILL.TEACHER.PRECISION", "half"),
+        r"TEACHER\.PRECISION is 'half'.*'bfloat16'",
+    ),
     Row("unknown precision", lambda folder: Precision("cpu", "float8"), r'AMP\.DTYPE is "float8"'),
     Row("unknown clipping", lambda folder: GradientClipper("values", 1.0), r'CLIP_TYPE is "values".*full_model'),
     Row("one-to-one with many", matching("retinanet", "conditional", "AdaptiveMatcher"), r"Use OverlapMatcher"),

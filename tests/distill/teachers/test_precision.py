@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from detr_distill.distill.students.base import StudentStep
-from detr_distill.errors import ConfigError
 
 import pytest
 import torch
@@ -57,8 +56,3 @@ def test_the_detector_itself_computes_in_it(build_distiller, wide_teacher):
     detector = build_distiller(wide_teacher, **{PRECISION: "bfloat16"}).teacher.detector
     with torch.no_grad():
         assert len(detector(make_inputs(labels=False))) == 2
-
-
-def test_float16_needs_cuda(build_distiller, wide_teacher):
-    with pytest.raises(ConfigError, match=r"TEACHER.PRECISION is float16.*MODEL.DEVICE is cpu.*bfloat16"):
-        build_distiller(wide_teacher, **{PRECISION: "float16"})
