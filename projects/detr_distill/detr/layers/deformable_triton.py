@@ -182,7 +182,7 @@ def _plan(rows: int, points: int, channel_block: int) -> tuple[int, int, int]:
     return min(64, max(1, numbers // (channel_block * point_block))), point_block, warps
 
 
-# Compiled kernels by what their compiled form depends on: kernel, type and device of values, constants, and whether all
+# Compiled kernels by what their form depends on: kernel, type and device of values, constants, warps, and whether all
 # tensors begin where 16 bytes can be read at once.
 _compiled: dict[tuple[Any, ...], Any] = {}
 
@@ -201,7 +201,7 @@ def _launch(
     constants = (heads, channels, levels, points, query_block, point_block, channel_block)
     arguments = (*tensors, sizes, queries, tokens, *constants)
     aligned = not any(tensor.data_ptr() % 16 for tensor in tensors)
-    form = (kernel, values.dtype, values.device, constants, aligned)
+    form = (kernel, values.dtype, values.device, constants, warps, aligned)
     with torch.cuda.device_of(values):
         compiled = _compiled.get(form)
         if compiled is None:  # and always in Triton's interpreter
