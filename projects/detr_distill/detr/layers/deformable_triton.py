@@ -81,21 +81,10 @@ def _corner(left, top, part_x, part_y, height, width, corner: tl.constexpr):
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
 def forward_kernel(
-    values,
-    locations,
-    weights,
-    output,
-    sizes,
-    queries,
-    tokens,
-    heads: tl.constexpr,
-    channels: tl.constexpr,
-    levels: tl.constexpr,
-    points: tl.constexpr,
-    query_block: tl.constexpr,
-    point_block: tl.constexpr,
-    channel_block: tl.constexpr,
-):
+    values, locations, weights, output, sizes, queries, tokens,
+    heads: tl.constexpr, channels: tl.constexpr, levels: tl.constexpr, points: tl.constexpr,
+    query_block: tl.constexpr, point_block: tl.constexpr, channel_block: tl.constexpr,
+):  # fmt: skip
     """Sums, for its queries of a head, the values that their points read, by bilinear interpolation."""
     channel = tl.arange(0, channel_block)[None, None, :]
     filled = channel < channels
@@ -121,24 +110,10 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
 def backward_kernel(
-    values,
-    locations,
-    weights,
-    grad_output,
-    grad_values,
-    grad_locations,
-    grad_weights,
-    sizes,
-    queries,
-    tokens,
-    heads: tl.constexpr,
-    channels: tl.constexpr,
-    levels: tl.constexpr,
-    points: tl.constexpr,
-    query_block: tl.constexpr,
-    point_block: tl.constexpr,
-    channel_block: tl.constexpr,
-):
+    values, locations, weights, grad_output, grad_values, grad_locations, grad_weights, sizes, queries, tokens,
+    heads: tl.constexpr, channels: tl.constexpr, levels: tl.constexpr, points: tl.constexpr,
+    query_block: tl.constexpr, point_block: tl.constexpr, channel_block: tl.constexpr,
+):  # fmt: skip
     """Adds up the gradients of the values, and writes those of the points and their weights."""
     channel = tl.arange(0, channel_block)[None, None, :]
     filled = channel < channels
