@@ -81,21 +81,10 @@ def _corner(left, top, part_x, part_y, height, width, corner: tl.constexpr):
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
 def forward_kernel(
-    values,
-    locations,
-    weights,
-    output,
-    sizes,
-    queries,
-    tokens,
-    heads: tl.constexpr,
-    channels: tl.constexpr,
-    levels: tl.constexpr,
-    points: tl.constexpr,
-    query_block: tl.constexpr,
-    point_block: tl.constexpr,
-    channel_block: tl.constexpr,
-):
+    values, locations, weights, output, sizes, queries, tokens,
+    heads: tl.constexpr, channels: tl.constexpr, levels: tl.constexpr, points: tl.constexpr,
+    query_block: tl.constexpr, point_block: tl.constexpr, channel_block: tl.constexpr,
+):  # fmt: skip
     """Sums, for its queries of a head, the values that their points read, by bilinear interpolation."""
     channel = tl.arange(0, channel_block)[None, None, :]
     filled = channel < channels
@@ -121,24 +110,10 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
 def backward_kernel(
-    values,
-    locations,
-    weights,
-    grad_output,
-    grad_values,
-    grad_locations,
-    grad_weights,
-    sizes,
-    queries,
-    tokens,
-    heads: tl.constexpr,
-    channels: tl.constexpr,
-    levels: tl.constexpr,
-    points: tl.constexpr,
-    query_block: tl.constexpr,
-    point_block: tl.constexpr,
-    channel_block: tl.constexpr,
-):
+    values, locations, weights, grad_output, grad_values, grad_locations, grad_weights, sizes, queries, tokens,
+    heads: tl.constexpr, channels: tl.constexpr, levels: tl.constexpr, points: tl.constexpr,
+    query_block: tl.constexpr, point_block: tl.constexpr, channel_block: tl.constexpr,
+):  # fmt: skip
     """Adds up the gradients of the values, and writes those of the points and their weights."""
     channel = tl.arange(0, channel_block)[None, None, :]
     filled = channel < channels
@@ -182,7 +157,7 @@ def _plan(rows: int, points: int, channel_block: int) -> tuple[int, int, int]:
     return min(64, max(1, numbers // (channel_block * point_block))), point_block, warps
 
 
-# Compiled kernels by what their compiled form depends on: kernel, type and device of values, constants, and whether all
+# Compiled kernels by what their form depends on: kernel, type and device of values, constants, warps, and whether all
 # tensors begin where 16 bytes can be read at once.
 _compiled: dict[tuple[Any, ...], Any] = {}
 
@@ -201,7 +176,7 @@ def _launch(
     constants = (heads, channels, levels, points, query_block, point_block, channel_block)
     arguments = (*tensors, sizes, queries, tokens, *constants)
     aligned = not any(tensor.data_ptr() % 16 for tensor in tensors)
-    form = (kernel, values.dtype, values.device, constants, aligned)
+    form = (kernel, values.dtype, values.device, constants, warps, aligned)
     with torch.cuda.device_of(values):
         compiled = _compiled.get(form)
         if compiled is None:  # and always in Triton's interpreter
