@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from detr_distill.distill.matchers.pseudo_label import PseudoMatch
+from detr_distill.distill.match import LabelMatch
 from detr_distill.errors import ConfigError
 
 import pytest
@@ -107,7 +107,7 @@ def test_the_loss_is_that_of_labels(tmp_path):
     """Each query's focal terms over all classes, boxes of the pairs, divided by the objects, of the last layer."""
     model = teach(tmp_path)
     losses, student, _, match = step(model, 0)
-    assert isinstance(match, PseudoMatch)
+    assert isinstance(match, LabelMatch)
     criterion = model.student.criterion
     logits, boxes = student.logits[-1, 2], student.boxes[-1, 2]
     wanted = torch.zeros_like(logits)
@@ -158,7 +158,7 @@ def test_a_two_stage_student_and_a_loss_of_pairs_beside_it(tmp_path):
 def test_what_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"UNLABELED_PER_BATCH is 0"):
         distiller(tmp_path, CONDITIONAL, CONDITIONAL, **KEYS)
-    with pytest.raises(ConfigError, match="Add PseudoLabelMatcher"):
+    with pytest.raises(ConfigError, match=r"no matcher finds objects.*: PseudoLabelMatcher\."):
         teach(tmp_path, DISTILL__MATCHERS=["AdaptiveMatcher"])
     with pytest.raises(ConfigError, match=r"PREDICTION_LOSS.GROUPS is \[\] and the matchers in use give no pairs"):
         teach(tmp_path, DISTILL__LOSSES=["PredictionLoss", "PseudoLabelLoss"])

@@ -31,6 +31,7 @@ TERMS = {
     **{f"FOCAL_GLOBAL_LOSS.{term.split('_')[1].upper()}_WEIGHT": (term,) for term in FOCAL_GLOBAL},
     "MASKED_GENERATION_LOSS.WEIGHT": ("distill_generation",),
     "SAMPLED_ATTENTION_LOSS.WEIGHT": ("distill_sampled_attention",),
+    "PSEUDO_LABEL_LOSS.WEIGHT": tuple(f"distill_{term}_pseudo" for term in ("class", "box", "giou")),
     "FIXED_MATCHER.LOSS_WEIGHT": ("class_fixed", "box_fixed", "giou_fixed"),
 }
 # Of one part of an entry, which stays.
@@ -38,12 +39,19 @@ PARTS = {"FEATURE_LOSS.BACKGROUND_WEIGHT"}
 # A loss of the loss's own layers, which only weight 0 takes away.
 UNSCALED = {"loss_target_mask"}
 
+# The last image of the dense step.
+UNLABELED = [{key: value for key, value in make_inputs()[0].items() if key != "instances"}]
+
 # Two steps hold all losses: dense attention and sampled attention exclude each other.
 DENSE = {
     "MODEL__DISTILL__LOSSES": [
         "PredictionLoss", "AttentionLoss", "QueryRelationLoss", "TargetAwareLoss", "FeatureLoss", "FocalGlobalLoss",
-        "MaskedGenerationLoss",
+        "MaskedGenerationLoss", "PseudoLabelLoss",
     ],
+    "MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher", "FixedMatcher", "PseudoLabelMatcher"],
+    "MODEL__DISTILL__PSEUDO_LABEL_MATCHER__SCORE_THRESHOLD": 0.0,
+    "MODEL__DISTILL__PSEUDO_LABEL_MATCHER__COPIES": 1,
+    "DATALOADER__UNLABELED_PER_BATCH": 1,
     "MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE": "kl",
     "MODEL__DISTILL__PREDICTION_LOSS__CLASS_TARGETS": "positives",
     "MODEL__DISTILL__PREDICTION_LOSS__BOX_SCORE_THRESHOLD": 0.0,
@@ -80,7 +88,7 @@ def step(save_teacher):
         for part in (model.student, *model.matchers.values(), *model.losses.values()):
             randomise(part, seed=2)
         torch.manual_seed(0)
-        losses = model(make_inputs())
+        losses = model([*make_inputs(), *UNLABELED])
         return full.setdefault(kind, losses) if key is None else losses
 
     return run

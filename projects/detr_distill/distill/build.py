@@ -112,12 +112,13 @@ def choose_plugins(cfg: CfgNode) -> PluginsInUse:
     node = cfg.MODEL.DISTILL
     losses = _named(LOSS_REGISTRY, cfg, "LOSSES")
     losses = {name: loss for name, loss in losses.items() if loss.is_active(_node_of(cfg, loss))}
-    paired = [loss for loss in losses.values() if loss.needs_pairs]
-    groups = [matcher_names(_node_of(cfg, loss).get("GROUPS", loss.pairs_of)) for loss in paired]
+    groups = [matcher_names(_node_of(cfg, loss).get("GROUPS", ())) for loss in losses.values() if loss.needs_pairs]
+    finding = any(loss.needs_found_labels for loss in losses.values())
     matchers = {
         name: matcher
         for name, matcher in _named(MATCHER_REGISTRY, cfg, "MATCHERS").items()
-        if any(not used or matcher.name in used for used in groups) or matcher.adds_loss(_node_of(cfg, matcher))
+        if (finding if matcher.finds_labels else any(not used or matcher.name in used for used in groups))
+        or matcher.adds_loss(_node_of(cfg, matcher))
     }
     if (losses or matchers) and node.TEACHER.NAME in ("", "NoTeacher"):
         raise ConfigError(

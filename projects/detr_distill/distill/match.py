@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
 
-from ..structures import Pairs
+from ..structures import GroundTruth, Pairs
 
 
 @dataclass
@@ -21,10 +20,7 @@ class Match:
         teacher_layer: for each student layer, the teacher layer it is compared with (host integers).
         pairs: ``query`` indexes the student, ``target`` the teacher, one row a student layer.
         teacher_group: name of the teacher's query group.
-        pairs_queries: False where ``pairs.target`` indexes something else, which its own loss knows.
     """
-
-    pairs_queries: ClassVar[bool] = True
 
     name: str
     student_group: str
@@ -35,3 +31,18 @@ class Match:
     def select(self, images: slice) -> Match:
         """The pairs of some of the images."""
         return dataclasses.replace(self, pairs=self.pairs.select(images))
+
+
+@dataclass
+class LabelMatch(Match):
+    """Pairs of student queries with objects that nobody labelled.
+
+    Attributes:
+        targets: the objects; ``pairs.target`` indexes these, and not the teacher's queries.
+    """
+
+    targets: GroundTruth = dataclasses.field(kw_only=True)
+
+    def select(self, images: slice) -> LabelMatch:
+        """The pairs and the objects of some of the images."""
+        return dataclasses.replace(self, pairs=self.pairs.select(images), targets=self.targets.select(images))

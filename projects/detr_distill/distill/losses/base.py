@@ -31,7 +31,7 @@ class DistillLoss(Plugin):
         requires: what both networks must keep beside their usual output, see structures/.
         needs: what both sides must give, needs_of_teacher: what the teacher must, see side.py.
         remedies: for each of these what helps where a side lacks it.
-        needs_pairs: it compares matched queries; pairs_of: of these matchers alone, where its key GROUPS names none.
+        needs_pairs: it compares matched queries. needs_found_labels: it learns from objects that a matcher found.
         unlabeled_alone: it learns from images without labels, and nothing from others.
         needs_assignment: it reads ``Knowledge.assignment``.
         needs_labels: it reads the objects, and says nothing of an image without labels.
@@ -44,7 +44,7 @@ class DistillLoss(Plugin):
     needs_of_teacher: ClassVar[frozenset[str]] = frozenset()
     remedies: ClassVar[dict[str, str]] = {}
     needs_pairs: ClassVar[bool] = False
-    pairs_of: ClassVar[tuple[str, ...]] = ()
+    needs_found_labels: ClassVar[bool] = False
     unlabeled_alone: ClassVar[bool] = False
     needs_assignment: bool = False
     needs_labels: bool = False

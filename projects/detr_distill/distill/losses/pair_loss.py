@@ -18,7 +18,7 @@ from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
 from ..classes import ClassMap
 from ..knowledge import Knowledge
-from ..match import Match
+from ..match import LabelMatch, Match
 from ..matchers.base import QueryMatcher
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
@@ -47,7 +47,7 @@ class PairLoss(DistillLoss):
         """The weighted terms for every match in use: ``loss_distill_<term>_<matcher>[_<layer>]`` scalars."""
         losses = {}
         for match in matches:
-            if not match.pairs_queries or (self.groups and match.name not in self.groups):
+            if isinstance(match, LabelMatch) or (self.groups and match.name not in self.groups):
                 continue
             for term, per_layer in self.terms(student, knowledge, match).items():
                 chosen = per_layer if self.layers == "all" else per_layer[-1:]
@@ -63,7 +63,7 @@ class PairLoss(DistillLoss):
 
     def check_matchers(self, matchers: Sequence[QueryMatcher]) -> None:
         """Raises ConfigError where ``groups`` names a matcher that is not in use, or none is."""
-        used = [matcher.name for matcher in matchers if matcher.pairs_queries]
+        used = [matcher.name for matcher in matchers if not matcher.finds_labels]
         if not used or not set(self.groups) <= set(used):
             raise ConfigError(
                 f"{self.key_name('groups')} is {list(self.groups)} and the matchers in use give "
@@ -72,7 +72,7 @@ class PairLoss(DistillLoss):
 
     def uses(self, matcher: QueryMatcher) -> bool:
         """Whether the matcher's pairs are compared."""
-        return matcher.pairs_queries and (not self.groups or matcher.name in self.groups)
+        return not matcher.finds_labels and (not self.groups or matcher.name in self.groups)
 
 
 class ScoredPairLoss(PairLoss):

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ...detr.supervision.criterion import SetCriterion
 from ...errors import ConfigError
-from ...registry import LOSS_REGISTRY
+from ...registry import LOSS_REGISTRY, MATCHER_REGISTRY
 from ...structures import QueryGroup
 from ..knowledge import Knowledge
-from ..match import Match
+from ..match import LabelMatch, Match
 from ..matchers.base import QueryMatcher
-from ..matchers.pseudo_label import PseudoLabelMatcher, PseudoMatch
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
 from .base import DistillLoss
@@ -23,14 +22,13 @@ from .base import DistillLoss
 
 @LOSS_REGISTRY.register()
 class PseudoLabelLoss(DistillLoss):
-    """Class, box and GIoU losses as on labelled images, over the pairs of :class:`PseudoLabelMatcher`.
+    """Class, box and GIoU losses as on labelled images, with objects that a matcher found.
 
     Every query that no detection is given to learns that there is nothing. The sum is divided by the detections, in
     which each copy counts. Source: Semi-DETR (2307.08095) [P]; it weighs this loss by 4 (``UNLABELED_WEIGHT``) [P].
     """
 
-    needs_pairs: ClassVar[bool] = True
-    pairs_of: ClassVar[tuple[str, ...]] = (PseudoLabelMatcher.name,)
+    needs_found_labels: ClassVar[bool] = True
     unlabeled_alone: ClassVar[bool] = True
 
     @configurable
@@ -50,16 +48,17 @@ class PseudoLabelLoss(DistillLoss):
         return {**settings, "criterion": student.criterion}
 
     def check_matchers(self, matchers: Sequence[QueryMatcher]) -> None:
-        """Raises ConfigError without the matcher whose pairs it is made for."""
-        if not any(isinstance(matcher, PseudoLabelMatcher) for matcher in matchers):
+        """Raises ConfigError without a matcher that finds objects."""
+        if not any(matcher.finds_labels for matcher in matchers):
+            finders = ", ".join(name for name, matcher in MATCHER_REGISTRY if matcher.finds_labels)
             raise ConfigError(
-                "MODEL.DISTILL.LOSSES has PseudoLabelLoss without its matcher. Add PseudoLabelMatcher to "
-                "MODEL.DISTILL.MATCHERS."
+                "MODEL.DISTILL.LOSSES has PseudoLabelLoss, and no matcher finds objects for it. Add one to "
+                f"MODEL.DISTILL.MATCHERS: {finders}."
             )
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, matches: list[Match]) -> dict[str, Tensor]:
-        """``loss_distill_{class,box,giou}_pseudo[_<layer>]``."""
-        match = next(match for match in matches if isinstance(match, PseudoMatch))
+        """``loss_distill_{class,box,giou}_<matcher>[_<layer>]``."""
+        match = next(match for match in matches if isinstance(match, LabelMatch))
         output = student.outputs["own"]
         # Of a group its losses ask for the name and the weight alone.
         group = QueryGroup(match.name, output.logits[-1], output.boxes[-1], loss_weight=self.weight)

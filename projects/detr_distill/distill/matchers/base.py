@@ -49,7 +49,8 @@ class QueryMatcher(Plugin):
         name: short, the suffix of the losses and what a loss's GROUPS may name.
         requires: what the detectors must give beside their usual output, see structures/.
         needs: what both sides must give, needs_of_teacher: what the teacher must, see side.py.
-        pairs_queries: it pairs the student's queries with the teacher's, which losses of matched queries compare.
+        finds_labels: it pairs the student's queries with objects, a :class:`LabelMatch`, and not with the teacher's
+            queries, which losses of matched queries compare.
         teacher_queries_are_own: the pairs' teacher queries are the teacher's own, of which it knows the assignment.
         teacher_layer: see :func:`pair_layers`.
     """
@@ -60,7 +61,7 @@ class QueryMatcher(Plugin):
     requires: frozenset[str] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
     needs_of_teacher: frozenset[str] = frozenset()
-    pairs_queries: ClassVar[bool] = True
+    finds_labels: ClassVar[bool] = False
     teacher_queries_are_own: ClassVar[bool] = True
 
     teacher_layer: str = key(

@@ -6,7 +6,6 @@ Letters: B images, L student layers, Q and Qt queries, N detections of an image,
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -21,27 +20,10 @@ from ...iteration import needed_iteration, resolve_iteration
 from ...registry import MATCHER_REGISTRY
 from ...structures import GroundTruth, Pairs
 from ..knowledge import Knowledge
-from ..match import Match
+from ..match import LabelMatch
 from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
 from .base import PredictionMatcher
-
-
-@dataclass
-class PseudoMatch(Match):
-    """Pairs of student queries with objects that nobody labelled.
-
-    Attributes:
-        targets: the objects; ``pairs.target`` indexes these, and not the teacher's queries.
-    """
-
-    pairs_queries: ClassVar[bool] = False
-
-    targets: GroundTruth = dataclasses.field(kw_only=True)
-
-    def select(self, images: slice) -> PseudoMatch:
-        """The pairs and the objects of some of the images."""
-        return dataclasses.replace(self, pairs=self.pairs.select(images), targets=self.targets.select(images))
 
 
 @MATCHER_REGISTRY.register()
@@ -58,7 +40,7 @@ class PseudoLabelMatcher(PredictionMatcher):
     """
 
     name = "pseudo"
-    pairs_queries: ClassVar[bool] = False
+    finds_labels: ClassVar[bool] = True
 
     score_threshold: float = key(0.4, "best class probability from which a detection is a label", Range(0, below=1))
     detections: int = key(100, "the teacher's best detections of an image, at most", COUNT)
@@ -91,12 +73,12 @@ class PseudoLabelMatcher(PredictionMatcher):
         values = self.criterion.matcher(own, targets).masked_fill(~targets.valid[:, None], 0.0)
         return Cost("the teacher's detections as labels", values, targets.counts)
 
-    def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> PseudoMatch:
+    def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> LabelMatch:
         assert pairs is not None
         targets = self._labels(student, knowledge)
         real = targets.valid.expand(len(pairs.query), -1, -1).gather(2, pairs.target)
         pairs = dataclasses.replace(pairs, weight=pairs.weight * real)
-        return PseudoMatch(self.name, "own", (0,) * len(pairs.query), pairs, targets=targets)
+        return LabelMatch(self.name, "own", (0,) * len(pairs.query), pairs, targets=targets)
 
     @torch.no_grad()
     def _labels(self, student: StudentOutput, knowledge: Knowledge) -> GroundTruth:
