@@ -142,7 +142,7 @@ Is a distilled student better than one that trained longer? Written by `benchmar
 `benchmarks/results/photos.csv` (each run) and `photos_gains.csv` (each gain), on test images that chose no setting.
 
 - **Students**: a two-stage Deformable DETR with a small backbone from scratch on images of 144 pixels on the short
-  side, small enough for one CPU core (`configs/photos/`), the learning rate the best of three for the plain student on
+  side, small enough for one CPU core (`configs/photos/`), the learning rate the best of four for the plain student on
   validation images; on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet
   weights, trained on 192 pixels, which is also what it saw for the file of predictions; in the step it sees the
   student's images. On digits the shipped one.

@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--parts", type=int, choices=(1, 2, 3), default=3, help="1: the first rows; 2: all controls; 3: all shares"
     )
-    found.add_argument("--rates", type=float, nargs="*", default=[0.0005, 0.001, 0.002], help="tried on val")
+    found.add_argument("--rates", type=float, nargs="*", default=[0.0005, 0.001, 0.002, 0.004], help="tried on val")
     found.add_argument("--split", choices=("val", "test"), default="test", help="settings are chosen on val")
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     found.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
