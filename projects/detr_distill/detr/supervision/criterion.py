@@ -172,14 +172,14 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         if self.classification == "softmax":
             losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view_as(labels)
             weights = self.class_weights[labels] * exists
-            divisors = [part.sum((1, 2)).clamp(min=torch.finfo(losses.dtype).tiny) for part in weights.split(sizes, 2)]
-            parts = (losses * weights).split(sizes, 2)
-            return [part.sum((1, 2)) / divisor for part, divisor in zip(parts, divisors, strict=True)]
+            divisors = [total.clamp(min=torch.finfo(losses.dtype).tiny) for total in _sums(weights, sizes)]
+            totals = _sums(losses * weights, sizes)
+            return [total / divisor for total, divisor in zip(totals, divisors, strict=True)]
         # Not F.one_hot, which reads the device to check its range.
         one_hot = (labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
         losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma).sum(-1)
         losses = losses if padding is None and targets.image_weight is None else losses * exists
-        return [part.sum((1, 2)) / targets.num_objects for part in losses.split(sizes, 2)]
+        return [total / targets.num_objects for total in _sums(losses, sizes)]
 
     def _target_labels(self, logits: Tensor, targets: GroundTruth, pairs: Pairs) -> Tensor:
         """(L, B, Q): the class of each query's object, K for none."""
@@ -228,6 +228,10 @@ def _box_losses(
     distance = (as_compared(pred, form) - as_compared(gt, form)).abs().sum(-1)
     giou = 1 - generalized_iou(pred, gt)
     return tuple(
-        [part.sum((1, 2)) / targets.num_objects for part in (values * pairs.weight).split(counts, 2)]
-        for values in (distance, giou)
+        [total / targets.num_objects for total in _sums(values * pairs.weight, counts)] for values in (distance, giou)
     )
+
+
+def _sums(values: Tensor, sizes: list[int]) -> list[Tensor]:
+    """(L, B, N) to the sum (L,) of each group's part; added up in the order in which a group alone would be."""
+    return [part.contiguous().sum((1, 2)) for part in values.split(sizes, dim=2)]
