@@ -39,19 +39,13 @@ PARTS = {"FEATURE_LOSS.BACKGROUND_WEIGHT"}
 # A loss of the loss's own layers, which only weight 0 takes away.
 UNSCALED = {"loss_target_mask"}
 
-# The last image of the dense step.
-UNLABELED = [{key: value for key, value in make_inputs()[0].items() if key != "instances"}]
-
-# Two steps hold all losses: dense attention and sampled attention exclude each other.
+# Three steps hold all losses: dense attention and sampled attention exclude each other, and one wants an image without
+# labels.
 DENSE = {
     "MODEL__DISTILL__LOSSES": [
         "PredictionLoss", "AttentionLoss", "QueryRelationLoss", "TargetAwareLoss", "FeatureLoss", "FocalGlobalLoss",
-        "MaskedGenerationLoss", "PseudoLabelLoss",
+        "MaskedGenerationLoss",
     ],
-    "MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher", "FixedMatcher", "PseudoLabelMatcher"],
-    "MODEL__DISTILL__PSEUDO_LABEL_MATCHER__SCORE_THRESHOLD": 0.0,
-    "MODEL__DISTILL__PSEUDO_LABEL_MATCHER__COPIES": 1,
-    "DATALOADER__UNLABELED_PER_BATCH": 1,
     "MODEL__DISTILL__PREDICTION_LOSS__DIVERGENCE": "kl",
     "MODEL__DISTILL__PREDICTION_LOSS__CLASS_TARGETS": "positives",
     "MODEL__DISTILL__PREDICTION_LOSS__BOX_SCORE_THRESHOLD": 0.0,
@@ -66,29 +60,42 @@ DEFORMABLE = {
     "MODEL__DETR__QUERIES__NAME": "LearnedContentQueries",
 }
 SAMPLED = {**DEFORMABLE, "MODEL__DISTILL__LOSSES": ["SampledAttentionLoss", "PredictionLoss"]}
+UNLABELED = {
+    "MODEL__DISTILL__LOSSES": ["PseudoLabelLoss", "PredictionLoss"],
+    "MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher", "PseudoLabelMatcher"],
+    "MODEL__DISTILL__PREDICTION_LOSS__BOX_SCORE_THRESHOLD": 0.0,
+    "MODEL__DISTILL__PSEUDO_LABEL_MATCHER__SCORE_THRESHOLD": 0.0,
+    "MODEL__DISTILL__PSEUDO_LABEL_MATCHER__COPIES": 1,
+    "DATALOADER__UNLABELED_PER_BATCH": 1,
+}
+KINDS = {"dense": DENSE, "sampled": SAMPLED, "unlabeled": UNLABELED}
 
 
 @pytest.fixture(scope="module")
 def step(save_teacher):
-    """Losses of a "dense" or a "sampled" step, in which the weight ``key``, if any, is multiplied by ``factor``."""
+    """Losses of a step of one of the ``KINDS``, in which the weight ``key``, if any, is multiplied by ``factor``."""
     teachers = {"dense": save_teacher(), "sampled": save_teacher(**DEFORMABLE)}
+    teachers["unlabeled"] = teachers["dense"]
     full: dict[str, dict[str, torch.Tensor]] = {}
 
     def run(kind: str, key: str | None = None, factor: float = 1.0) -> dict[str, torch.Tensor]:
         if key is None and kind in full:
             return full[kind]
-        cfg = small_cfg(**(SAMPLED if kind == "sampled" else DENSE), **teachers[kind])
+        cfg = small_cfg(**KINDS[kind], **teachers[kind])
         if key is not None:
             node, name = key.split(".")
             cfg.MODEL.DISTILL[node][name] *= factor
         model = build_model(cfg).train()
         # Attention that is kept is computed in another form, which moves the last bits: all steps keep it.
-        model.capture = CAPTURES if kind == "dense" else frozenset({SAMPLED_ATTENTION})
+        model.capture = {"dense": CAPTURES, "sampled": frozenset({SAMPLED_ATTENTION})}.get(kind, model.capture)
         # Each by itself: what starts at random depends on what is built before it.
         for part in (model.student, *model.matchers.values(), *model.losses.values()):
             randomise(part, seed=2)
         torch.manual_seed(0)
-        losses = model([*make_inputs(), *UNLABELED])
+        inputs = make_inputs()
+        if kind == "unlabeled":
+            inputs.append({key: value for key, value in inputs[0].items() if key != "instances"})
+        losses = model(inputs, iteration=0)
         return full.setdefault(kind, losses) if key is None else losses
 
     return run
@@ -97,7 +104,7 @@ def step(save_teacher):
 @pytest.mark.parametrize("factor", [0.0, 2.0])
 @pytest.mark.parametrize("key", TERMS)
 def test_a_weight_scales_its_terms_alone(step, key, factor):
-    kind = "sampled" if key.startswith("SAMPLED") else "dense"
+    kind = {"SAMPLED": "sampled", "PSEUDO": "unlabeled"}.get(key.partition("_")[0], "dense")
     full, found = step(kind), step(kind, key, factor)
     own = {name for name in full if re.fullmatch(rf"loss_({'|'.join(TERMS[key])})(_.*)?", name)}
     assert own and all(any(name.startswith(f"loss_{term}") for name in own) for term in TERMS[key])
@@ -118,7 +125,7 @@ def test_a_weight_scales_its_terms_alone(step, key, factor):
 
 def test_every_loss_and_every_weight_has_a_case():
     """A loss that is registered, or a weight that a loss or matcher is given, has to be entered above."""
-    covered = {*DENSE["MODEL__DISTILL__LOSSES"], *SAMPLED["MODEL__DISTILL__LOSSES"]}
+    covered = {loss for keys in KINDS.values() for loss in keys["MODEL__DISTILL__LOSSES"]}
     assert covered == {name for name, _ in LOSS_REGISTRY}
     names = [name for registry in (LOSS_REGISTRY, MATCHER_REGISTRY) for name, _ in registry]
     nodes = {name: small_cfg().MODEL.DISTILL.get(name, {}) for name in map(node_name, names)}
