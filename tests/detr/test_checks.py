@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from helpers.builders import ROOT, small_cfg
 
 COUNTS = [
-    *("NUM_CLASSES", "NUM_QUERIES", "HIDDEN_DIM", "NUM_HEADS", "FFN_DIM", "NUM_LEVELS", "SIZE_DIVISIBILITY"),
+    *("NUM_QUERIES", "HIDDEN_DIM", "NUM_HEADS", "FFN_DIM", "NUM_LEVELS", "SIZE_DIVISIBILITY"),
     *("ENCODER.NUM_POINTS", "DECODER.NUM_LAYERS", "DECODER.NUM_POINTS"),
     *("ADAMIXER.NUM_GROUPS", "ADAMIXER.IN_POINTS", "ADAMIXER.OUT_POINTS"),
     *("DENOISING.NUM_GROUPS", "CONTRASTIVE_DENOISING.NUM_PAIRS", "ANCHOR.NUM_PATTERNS"),
@@ -35,6 +35,7 @@ IMPOSSIBLE = [
     ("SMCA.SMOOTHNESS", 0.0, "more than 0"),
     ("HYBRID_QUERIES.LOSS_WEIGHT", -1.0, "0 or more"),
     ("DECODER.POSITION_GAIN", -1.0, "0 or more"),
+    ("NUM_CLASSES", -1, "0 or more"),
     ("ENCODER.NUM_LAYERS", -1, "0 or more"),
     *(("DROPOUT", value, "0 or more, and less than 1") for value in (-0.1, 1.0, 1.5, float("nan"))),
     *(("POSITION_TEMPERATURE", value, "1 or more") for value in (0.0, -5.0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from detr_distill.detr.layers.attention import GroupLayout
+from detr_distill.detr.layers.deformable import project_values
 from detr_distill.detr.layers.position import box_positions
 from detr_distill.detr.necks.base import resize_mask
 from detr_distill.structures.levels import level_lengths
@@ -133,11 +134,12 @@ def test_dn_deformable_moves_anchors_layer_by_layer():
     assert memory.mask.any() and near_the_border(anchor, 1e-3)
     ratios = torch.cat([memory.valid_ratios, memory.valid_ratios], dim=-1)
     layout = GroupLayout((own.content.shape[1],), (None,), ((),))
+    values = project_values([layer.cross_attention for layer in decoder.layers], memory)
     for index, (layer, heads) in enumerate(zip(decoder.layers, decoder.heads, strict=True)):
         reference = anchor[:, :, None] * ratios[:, None]
         position = decoder.position_head(box_positions(reference[:, :, 0], decoder.width, decoder.temperature))
         position = position * decoder.scale_head(content) if index else position
-        content, *_ = layer(content, position, reference, layout, memory, frozenset())
+        content, *_ = layer(content, position, reference, values[index], layout, memory, frozenset())
         anchor = (heads.box_head(content) + published_logit(anchor, 1e-3)).sigmoid()
         assert (output.logits[index] - heads.class_head(content)).abs().max() < 1e-5
         assert (output.boxes[index] - anchor).abs().max() < 1e-5
