@@ -148,7 +148,7 @@ def draw(
     files = write_gallery(output, samples, students, teacher, matcher, most_rows=MOST_ROWS)
     for unit, place in (("iterations", 0), ("seconds", 1)):
         curves = {trainer.name: [(point[place], point[2]) for point in trainer.curve] for trainer in trained}
-        words = "iterations" if unit == "iterations" else "seconds of training, for the teacher's predictions included"
+        words = "iterations" if unit == "iterations" else "seconds of training, the teacher's predictions included"
         figure = pictures.ap_over_iterations(curves, results["teacher"]["AP"], cfg.DATASETS.TEST[0], words)
         files.append(output / f"ap_over_{unit}.png")
         pictures.save(figure, files[-1])
