@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import detr_distill
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PACKAGE = "detr_distill"
+PACKAGE = Path(detr_distill.__file__).parent
 
 
 class _Copies(TorchDispatchMode):
@@ -25,7 +27,7 @@ class _Copies(TorchDispatchMode):
         if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
             source = args[1] if function is torch.ops.aten.copy_.default else args[0]
             if source.device != result.device:
-                places = [frame for frame in traceback.extract_stack() if PACKAGE in Path(frame.filename).parts]
+                places = [frame for frame in traceback.extract_stack() if PACKAGE in Path(frame.filename).parents]
                 self.found.append(Path(places[-1].filename).name)
         return result
 

@@ -74,12 +74,11 @@ class StudentOutput:
         """What some of the images gave, as losses read it."""
         step = self.step
         if step is not None:
-            truth = step.ground_truth
             step = dataclasses.replace(
                 step,
                 batched_inputs=step.batched_inputs[images],
                 features={name: values[images] for name, values in step.features.items()},
-                ground_truth=None if truth is None else truth.select(images),
+                ground_truth=None if step.ground_truth is None else step.ground_truth.select(images),
             )
         return StudentOutput(
             features={name: values[images] for name, values in self.features.items()},
@@ -175,13 +174,12 @@ class Student(Side, ABC):
 
 def take_images(student: Student, step: StudentStep, images: slice) -> StudentStep:
     """The part of a step that belongs to some of its images."""
-    truth = step.ground_truth
     return dataclasses.replace(
         step,
         batched_inputs=step.batched_inputs[images],
         features={name: values[images] for name, values in step.features.items()},
         context=student.select(step.context, images),
-        ground_truth=None if truth is None else truth.select(images),
+        ground_truth=None if step.ground_truth is None else step.ground_truth.select(images),
     )
 
 
