@@ -2,6 +2,7 @@
 
 import json
 
+from detr_distill.checkpoint import save_weights
 from detr_distill.config.build import build_config
 from detr_distill.data import read_configuration
 from detr_distill.detr.build import build_parts
@@ -10,6 +11,7 @@ from detr_distill.errors import ConfigError, DataError
 import cv2
 import numpy as np
 import pytest
+import torch
 
 UNKNOWN = ["MODEL.META_ARCHITECTURE", "DetrDetector", "MODEL.DETR.NUM_CLASSES", "0"]
 DETECTORS = {
@@ -49,9 +51,10 @@ def test_pascal_voc_tells_it_too(tmp_path):
     assert read_configuration("", words).MODEL.DETR.NUM_CLASSES == 1
 
 
-def test_a_checkpoint_tells_it_where_the_set_is_elsewhere():
+def test_a_checkpoint_tells_it_where_the_set_is_elsewhere(tmp_path):
+    save_weights({"weight": torch.ones(1)}, tmp_path / "teacher.pth", ("cat", "dog"))
     words = [*UNKNOWN, "DATASETS.TRAIN", "('on_another_machine',)"]
-    assert read_configuration("", words, names=("cat", "dog")).MODEL.DETR.NUM_CLASSES == 2
+    assert read_configuration("", words, weights=str(tmp_path / "teacher.pth")).MODEL.DETR.NUM_CLASSES == 2
     with pytest.raises(DataError, match=r"MODEL\.DETR\.NUM_CLASSES is 0.*on_another_machine.*give the number"):
         read_configuration("", words)
 

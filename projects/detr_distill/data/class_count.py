@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from detectron2.config import CfgNode
 
+from ..checkpoint.class_names import stored_class_names
 from ..config.build import build_config
 from ..config.defaults import CLASS_NODES, detector_name, num_classes_key
 from ..errors import DataError
 from .registration import training_class_names
 
 
-def read_configuration(
-    config_file: str, overrides: list[str], *, plugins: bool = False, names: Sequence[str] | None = None
-) -> CfgNode:
+def read_configuration(config_file: str, overrides: list[str], *, plugins: bool = False, weights: str = "") -> CfgNode:
     """``build_config``, and the number of classes from the training set where the detector's is 0; not frozen.
 
     Args:
         config_file, overrides, plugins: see :func:`build_config`.
-        names: of the classes, where more is known than the configuration tells: those of a checkpoint.
+        weights: a checkpoint that may tell the classes where the number is 0; looked into then alone.
 
     Raises:
         ConfigError: see :func:`build_config`. DataError: the number is 0, and the training set's classes are unknown.
@@ -28,7 +25,7 @@ def read_configuration(
     key, count = num_classes_key(cfg)
     if count or detector_name(cfg) not in CLASS_NODES:
         return cfg
-    names = names or training_class_names(cfg)
+    names = stored_class_names(weights) or training_class_names(cfg)
     if names is None:
         raise DataError(
             f"{key} is 0, which takes the number of classes from DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}, and "

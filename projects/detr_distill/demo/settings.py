@@ -33,11 +33,15 @@ def configure(config_file: str, name: str, arguments: argparse.Namespace) -> Cfg
     if arguments.iterations is not None:
         if arguments.iterations < 1:
             raise ConfigError(f"--iterations is {arguments.iterations}; it must be 1 or more.")
-        # As many evaluations as the configuration asks for; rounded up, because 0 means at the end alone.
-        cfg.TEST.EVAL_PERIOD = -(-cfg.TEST.EVAL_PERIOD * arguments.iterations // cfg.SOLVER.MAX_ITER)
-        cfg.SOLVER.MAX_ITER = arguments.iterations
+        _set_length(cfg, arguments.iterations)
     cfg.freeze()
     return cfg
+
+
+def _set_length(cfg: CfgNode, iterations: int) -> None:
+    # As many evaluations as the configuration asks for; rounded up, because 0 means at the end alone.
+    cfg.TEST.EVAL_PERIOD = -(-cfg.TEST.EVAL_PERIOD * iterations // cfg.SOLVER.MAX_ITER)
+    cfg.SOLVER.MAX_ITER = iterations
 
 
 def taught_by_file(distilled: CfgNode, folder: Path) -> CfgNode:
@@ -54,9 +58,7 @@ def for_time(student: CfgNode, ratio: float, folder: Path) -> CfgNode:
     """The same training ``ratio`` times as long, evaluated as often, in another folder."""
     cfg = student.clone()
     cfg.defrost()
-    iterations = max(1, round(cfg.SOLVER.MAX_ITER * ratio))
-    cfg.TEST.EVAL_PERIOD = -(-cfg.TEST.EVAL_PERIOD * iterations // cfg.SOLVER.MAX_ITER)
-    cfg.SOLVER.MAX_ITER = iterations
+    _set_length(cfg, max(1, round(cfg.SOLVER.MAX_ITER * ratio)))
     cfg.OUTPUT_DIR = str(folder)
     cfg.freeze()
     return cfg

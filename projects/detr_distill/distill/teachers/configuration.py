@@ -31,7 +31,7 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
         )
     file = find_file(node.CONFIG_FILE, "MODEL.DISTILL.TEACHER.CONFIG_FILE")
     try:
-        teacher_cfg = read_configuration(file, list(node.OPTS), names=stored_class_names(node.WEIGHTS))
+        teacher_cfg = read_configuration(file, list(node.OPTS), weights=node.WEIGHTS)
     except ConfigError as error:
         raise ConfigError(
             f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error} Keys of plug-ins of your own are known once PLUGINS "
