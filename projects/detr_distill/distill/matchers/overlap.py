@@ -17,7 +17,6 @@ from ...detr.boxes import pairwise_iou
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
 from ...structures import Pairs
-from ...structures.transfer import copy_to
 from ..knowledge import Knowledge
 from ..match import Match
 from ..side import ONE_TO_ONE
@@ -59,15 +58,10 @@ class OverlapMatcher(PredictionMatcher):
         own, output = student.outputs["own"], knowledge.output
         assert output is not None
         with torch.autocast(own.logits.device.type, enabled=False):
-            score = self.classes.select_teacher(output.probabilities()[-1]).amax(-1)
-            if knowledge.counts is not None:  # what follows them is padding
-                counts = copy_to(torch.tensor(knowledge.counts), score.device)
-                score = score.masked_fill(torch.arange(score.shape[1], device=score.device) >= counts[:, None], -1.0)
-            score, chosen = score.topk(min(self.teacher_queries, score.shape[1]), dim=1)
-            teacher_boxes = output.boxes[-1].float().gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4))
-            iou = pairwise_iou(teacher_boxes, own.boxes[-1].float()) * (score > self.score_threshold).unsqueeze(-1)
+            best = self.best_detections(knowledge, self.teacher_queries)
+            iou = pairwise_iou(best.boxes, own.boxes[-1].float()) * (best.score > self.score_threshold).unsqueeze(-1)
         positions, weight = self._closest(iou)
-        index = chosen.unsqueeze(-1).expand_as(positions)
+        index = best.query.unsqueeze(-1).expand_as(positions)
         positions, index, weight = (values.flatten(1).unsqueeze(0) for values in (positions, index, weight))
         layers = pair_layers(1, output.num_layers, self.teacher_layer)
         return Match(self.name, "own", layers, Pairs(positions, index, weight))

@@ -83,21 +83,16 @@ class PseudoLabelMatcher(PredictionMatcher):
     @torch.no_grad()
     def _labels(self, student: StudentOutput, knowledge: Knowledge) -> GroundTruth:
         """(B, N * C) objects; the valid ones are those of sufficient score in images without labels."""
-        assert knowledge.output is not None and student.step is not None and student.step.ground_truth is not None
-        copies, images = self._copies(student.step.iteration), len(knowledge.output.boxes[-1])
-        scores, classes = self.classes.select_teacher(knowledge.output.probabilities()[-1]).max(-1)
-        if knowledge.counts is not None:  # what follows them is padding
-            real = GroundTruth.count_valid(knowledge.counts, scores.shape[1]).to(scores.device, non_blocking=True)
-            scores = scores.masked_fill(~real, -1.0)
-        number = min(self.detections, scores.shape[1], student.outputs["own"].logits.shape[2] // copies)
-        scores, chosen = scores.topk(number, dim=1)
-        boxes = knowledge.output.boxes[-1].float().gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4))
+        assert student.step is not None and student.step.ground_truth is not None
+        copies = self._copies(student.step.iteration)
+        best = self.best_detections(knowledge, min(self.detections, student.outputs["own"].logits.shape[2] // copies))
         labelled = student.step.ground_truth.num_labelled
-        valid = scores >= self.score_threshold
+        valid = best.score >= self.score_threshold
         valid[:labelled] = False
-        labels = self.classes.student_labels(classes.gather(1, chosen))
+        images, number = valid.shape
         counts = [number * (image >= labelled) for image in range(images)]
-        return GroundTruth(labels, boxes, valid, counts).repeat(copies)
+        labels = self.classes.student_labels(best.labels)
+        return GroundTruth(labels, best.boxes, valid, counts).repeat(copies)
 
     def _copies(self, iteration: int | None) -> int:
         if self.copies == 1 or not self.last_many:
