@@ -67,6 +67,12 @@ def twice_in_one(folder: Path) -> None:
         pass
 
 
+def evaluate_beside_another(folder: Path) -> None:
+    arguments = launch.argument_parser().parse_args(["--eval-only"])
+    with locked(folder), launch._claimed(toy_config(folder), arguments):
+        pass
+
+
 def resume_with(folder: Path, recorded: dict, changes: dict) -> None:
     cfg = toy_config(run_in(folder), **changes)
     (folder / CONTENTS_FILE).write_text(json.dumps(recorded))
@@ -147,6 +153,7 @@ ROWS = [
     Row("output_dir_too_long", lambda tmp: start(tmp / ("x" * 300)), "OUTPUT_DIR .*File name too long"),
     Row("output_dir_of_the_system", lambda _: start(Path("/proc/run")), "OUTPUT_DIR /proc/run cannot be written"),
     Row("folder_in_use", lambda tmp: twice_in_one(tmp), "OUTPUT_DIR .*is in use by process .* on .*, since"),
+    Row("folder_of_two_evaluations", evaluate_beside_another, "OUTPUT_DIR .*is in use by process"),
     Row("folder_holds_a_run", lambda tmp: start(run_in(tmp)), "(?s)holds a run of this.*--resume.*--overwrite"),
     Row(
         "folder_holds_another_run",

@@ -52,7 +52,8 @@ def test_what_is_found():
 def test_a_set_is_read_once(entry, reads):
     cfg, name = build_config("", []), entry[0]
     first = check_set(cfg, name, KEY)
-    assert first == CheckedSet(name, CLASSES, {2: 4}) and reads == [name]
+    assert first == CheckedSet(name, CLASSES, {2: 4}, first.files, (entry[2],)) and reads == [name]
+    assert len(first.files) == 64
     MetadataCatalog.remove(name)
     DatasetCatalog.remove(name)
     register_datasets([entry])

@@ -1,6 +1,7 @@
 """A resumed run learns from what its first part learned from, wherever that lies now."""
 
 import json
+import shutil
 
 from detr_distill.data import build_digits
 from detr_distill.data.registration import register_datasets
@@ -10,6 +11,7 @@ from detr_distill.errors import ConfigError
 import pytest
 from bad_input.folder import DISTILLING, run_in
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers.data.plain_sets import write_set
 from helpers.engine.toy import toy_config
 
 
@@ -19,7 +21,7 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def configure(tmp_path, request):
+def configure(tmp_path, request, digits):
     """A configuration that trains on a copy of an annotation file, each time under the same name."""
     name = f"set_{request.node.name}"
 
@@ -28,7 +30,7 @@ def configure(tmp_path, request):
         file.parent.mkdir(exist_ok=True)
         file.write_text(content)
         forget(name)
-        register_datasets([[name, str(file), str(tmp_path)]])
+        register_datasets([[name, str(file), str(digits / "images")]])
         return toy_config(tmp_path / "run", **{"DATASETS.TRAIN": f"('{name}',)", **changes})
 
     yield make
@@ -57,6 +59,31 @@ def test_moved_files_are_the_same_and_changed_ones_are_named(digits, configure, 
     ):
         keep_contents(configure(json.dumps(swapped), "c"), resume=True)
     assert (tmp_path / "run" / CONTENTS_FILE).read_text() == before
+
+
+def test_other_images_are_named(tmp_path):
+    folder, bare = run_in(tmp_path / "run"), f"bare_{tmp_path.name}"
+    (name, file, pictures), other = write_set(tmp_path, f"set_{tmp_path.name}"), write_set(tmp_path / "b", "b")
+    shutil.copytree(pictures, tmp_path / "moved")
+
+    def keep(images, unlabelled, *, resume):
+        forget(name), forget(bare)
+        entries = [[name, file, str(images)], [bare, "", str(unlabelled)]]
+        words = {"DATASETS.TRAIN": f"('{name}',)", "DATASETS.UNLABELED": f"('{bare}', 'rest')"}
+        register_datasets(entries)
+        keep_contents(toy_config(folder, **words), resume=resume)
+
+    try:
+        keep(pictures, other[2], resume=False)
+        keep(tmp_path / "moved", other[2], resume=True)
+        (tmp_path / "moved" / "2.png").write_bytes((tmp_path / "moved" / "2.png").read_bytes() + b" ")
+        with pytest.raises(ConfigError, match=f"images of set_{tmp_path.name}: other names, or files of other sizes"):
+            keep(tmp_path / "moved", other[2], resume=True)
+        (tmp_path / "b" / "b" / "4.png").unlink()
+        with pytest.raises(ConfigError, match=f"images of {bare}: other names"):
+            keep(pictures, other[2], resume=True)
+    finally:
+        forget(name), forget(bare)
 
 
 def test_a_fresh_start_writes_its_own(configure, digits, tmp_path):

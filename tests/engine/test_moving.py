@@ -1,11 +1,13 @@
 """--overwrite renames an earlier run, and nothing that the new one needs."""
 
+from detr_distill.data import register_datasets
 from detr_distill.engine.folder.moving import check_movable, free_name, move_aside
 from detr_distill.engine.run_folder import claim_run_folder
 from detr_distill.errors import ConfigError
 
 import pytest
 from bad_input.folder import run_in
+from helpers.data.plain_sets import write_set
 from helpers.engine.toy import toy_config
 
 
@@ -75,6 +77,34 @@ def test_the_configuration_that_starts_the_run_may_lie_in_the_folder(tmp_path):
     """It has been read; so has what stands in keys that name nothing there."""
     folder = run_in(tmp_path / "run")
     check_movable(folder, toy_config(folder, **{"MODEL.WEIGHTS": tmp_path / "run" / "missing.pth"}))
+
+
+def test_the_file_of_the_configuration_and_its_bases_stay(tmp_path):
+    folder, outside = run_in(tmp_path / "run"), tmp_path / "mine.yaml"
+    for name in ("base", "own", "config"):
+        (folder / f"{name}.yaml").write_text("SEED: 3\n")
+    outside.write_text("_BASE_: run/base.yaml\n")
+    cfg = toy_config(folder)
+    check_movable(folder, cfg, str(folder / "config.yaml"))  # the new run writes it again
+    for file, named in ((outside, "base"), (folder / "own.yaml", "own")):
+        with pytest.raises(ConfigError, match=rf"(?s)reads what is in it:.*--config-file or .*run/{named}\.yaml"):
+            check_movable(folder, cfg, str(file))
+    with pytest.raises(ConfigError, match=r"(?s)_BASE_ of the teacher's CONFIG_FILE: .*run/base\.yaml"):
+        check_movable(folder, toy_config(folder, **{"MODEL.DISTILL.TEACHER.CONFIG_FILE": outside}))
+
+
+def test_images_that_an_annotation_file_names_by_full_paths_stay(tmp_path):
+    def use_full_paths(content):
+        for image in content["images"]:
+            image["file_name"] = str(folder / "pictures" / image["file_name"])
+
+    folder, name = run_in(tmp_path / "run"), f"set_{tmp_path.name}"
+    write_set(folder, "pictures")
+    made = write_set(tmp_path, name, change=use_full_paths)
+    register_datasets([made])
+    for key in ("TRAIN", "UNLABELED"):
+        with pytest.raises(ConfigError, match=rf"(?s)reads what is in it:\n  images of {name}: .*run/pictures"):
+            check_movable(folder, toy_config(folder, **{f"DATASETS.{key}": f"('{name}',)"}))
 
 
 def test_what_a_teacher_s_configuration_names_stays(tmp_path):

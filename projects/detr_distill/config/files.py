@@ -14,7 +14,8 @@ SHIPPED = _CARRIED if _CARRIED.is_dir() else _PACKAGE.parent.parent
 
 
 def complete_path(path: str) -> str:
-    """A path as given, or the project's own file where it exists there and not from the current folder."""
+    """A path, ``~`` being the home folder; or the project's own file where it is not found from the current folder."""
+    path = path if "://" in path else os.path.expanduser(path)
     if not path or "://" in path or os.path.exists(path):
         return path
     shipped = SHIPPED / path

@@ -35,11 +35,14 @@ class _CheckedLoader(yaml.SafeLoader):
         return node
 
 
-def check_file(file: str, above: tuple[str, ...] = ()) -> None:
-    """Checks a configuration file and all of its bases.
+def check_file(file: str, above: tuple[str, ...] = ()) -> list[str]:
+    """Checks a configuration file and all of its bases, and lists them.
 
     Args:
         file: path of it. above: the files that lead to it by their ``_BASE_``, for messages.
+
+    Returns:
+        Paths of the file and its bases, in the order in which they were read; addresses are left out.
 
     Raises:
         ConfigError: it does not exist, is no YAML, holds no KEY: VALUE pairs or a key twice; a base is missing or leads
@@ -61,7 +64,7 @@ def check_file(file: str, above: tuple[str, ...] = ()) -> None:
         raise ConfigError(
             f"--config-file {file}: {BASE_KEY} is {bases!r}. Give the path of a file, or a list of paths."
         )
-    trail = (*above, file)
+    trail, found = (*above, file), [file]
     for base in bases:
         if "://" in base:  # detectron2 fetches it
             continue
@@ -71,7 +74,8 @@ def check_file(file: str, above: tuple[str, ...] = ()) -> None:
                 f"--config-file {trail[0]}: {BASE_KEY} goes in a circle: {' -> '.join([*trail, path])}. Remove one of "
                 "them."
             )
-        check_file(path, trail)
+        found += check_file(path, trail)
+    return found
 
 
 def load_file(file: str) -> Any:

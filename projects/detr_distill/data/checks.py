@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .check_cache import entry_file, read_entry, write_entry
 from .digits import prepare
+from .formats.content import list_images
 from .image_files import check_image_files
 from .records import load_set
-from .registration import class_names
+from .registration import class_names, dataset_files
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,14 @@ class CheckedSet:
     Attributes:
         name: the set's. classes: its class list; None where it has none.
         objects: usable objects of an image (neither crowds nor dropped): number of such images.
+        files: SHA-256 over its image files, see ``describe_files``. folders: that hold them.
     """
 
     name: str
     classes: tuple[str, ...] | None
     objects: Mapping[int, int]
+    files: str = ""
+    folders: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -83,13 +89,16 @@ def check_set(cfg: CfgNode, name: str, key: str) -> CheckedSet:
         return found
     records = load_set(cfg, name, key)
     read = check_image_files(records, f"{key} {name}")
-    found = CheckedSet(name, class_names(name), _count_objects(records))
+    folders = sorted({os.path.dirname(record["file_name"]) for record in records})
+    described = describe_files(record["file_name"] for record in records)
+    found = CheckedSet(name, class_names(name), _count_objects(records), described, tuple(folders))
     rest = "" if read == len(records) else f" (the size of {read}, of the others when they are read)"
     logger.info("%s %s: %d images checked%s in %.1f s", key, name, len(records), rest, time.monotonic() - start)
     if file is not None:
-        folders = {os.path.dirname(record["file_name"]) for record in records}
         objects = sorted(found.objects.items())
-        write_entry(file, folders, {"classes": found.classes, "objects": objects})
+        write_entry(
+            file, folders, {"classes": found.classes, "objects": objects, "files": found.files, "folders": folders}
+        )
     return found
 
 
@@ -97,9 +106,33 @@ def _from_entry(name: str, entry: Any) -> CheckedSet | None:
     """The inverse of what is written; None for anything else."""
     try:
         classes = None if entry["classes"] is None else tuple(map(str, entry["classes"]))
-        return CheckedSet(name, classes, {int(count): int(images) for count, images in entry["objects"]})
+        objects = {int(count): int(images) for count, images in entry["objects"]}
+        return CheckedSet(name, classes, objects, str(entry["files"]), tuple(map(str, entry["folders"])))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def image_files(name: str) -> list[str]:
+    """Paths of the images of a registered set; of one without annotations no image is opened."""
+    files = dataset_files(name)
+    if files and not files[0]:
+        return [os.path.join(files[1], image) for image in list_images(Path(files[1]), f"Data set {name}")]
+    return [record["file_name"] for record in DatasetCatalog.get(name)]
+
+
+def describe_files(paths: Iterable[str]) -> str:
+    """SHA-256 over names and sizes in bytes of image files, wherever they lie together.
+
+    What is in the files is not read: another picture of the same name and size counts as the same.
+    """
+    paths = sorted(paths)
+    # Character by character; of all that lie between the two, too.
+    shared = len(os.path.commonprefix(paths[:1] + paths[-1:]))  # noqa: RUF071
+    digest = hashlib.sha256()
+    for path in paths:
+        size = os.path.getsize(path) if os.path.isfile(path) else -1  # behind an address
+        digest.update(f"{path[shared:]}\0{size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _count_objects(records: Sequence[dict]) -> Counter[int]:

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import tempfile
+from pathlib import Path
 
 import torch.multiprocessing
 from detectron2.config import CfgNode
@@ -22,7 +23,8 @@ from ..data import read_configuration, register_configured
 from .device import choose_device
 from .faults.interruption import INTERRUPTED, end_started_processes
 from .folder.contents import keep_contents
-from .process import set_up_logs, set_up_process
+from .folder.lock import locked
+from .process import TO_EVALUATE, set_up_logs, set_up_process
 from .processes.torchrun import Place, first_of_each_machine_first
 from .processes.watch import watching_peers
 from .report import print_message_of, report_end, report_user_errors
@@ -138,10 +140,14 @@ def advice(cfg: CfgNode, arguments: argparse.Namespace) -> str:
 
 
 def _claimed(cfg: CfgNode, arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
-    """The first machine's process keeps the folder for all processes of its run; an evaluation keeps none."""
-    if arguments.eval_only or arguments.machine_rank > 0 or not comm.is_main_process():
+    """The first machine's process keeps the folder for all processes of its run, which trains or evaluates."""
+    if arguments.machine_rank > 0 or not comm.is_main_process():
         return contextlib.nullcontext()
-    return claim_run_folder(cfg, resume=arguments.resume, overwrite=arguments.overwrite)
+    if arguments.eval_only:  # its log, evaluation.json and inference/ go there, too
+        return locked(Path(os.path.realpath(cfg.OUTPUT_DIR)), hint=TO_EVALUATE)
+    return claim_run_folder(
+        cfg, resume=arguments.resume, overwrite=arguments.overwrite, config_file=arguments.config_file
+    )
 
 
 def _run_with_torchrun(arguments: argparse.Namespace, place: Place) -> None:

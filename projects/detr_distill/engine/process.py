@@ -18,10 +18,12 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint.writing import explain_unwritable, write_atomically
 from ..config.without_effect import keys_without_effect
 from ..errors import ConfigError
-from .run_folder import CONFIG_FILE
+from .folder.moving import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
+# What helps where an evaluation cannot write to its folder.
+TO_EVALUATE = " To evaluate a run that lies there, name its checkpoint with MODEL.WEIGHTS."
 LOGGERS = ("fvcore", "detectron2", "detr_distill")
 
 
@@ -38,8 +40,8 @@ def set_up_process(cfg: CfgNode, *, training: bool, command: str = "") -> None:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         set_up_logs(cfg.OUTPUT_DIR)
     except OSError as error:
-        where = "" if training else " To evaluate a run that lies there, name its checkpoint with MODEL.WEIGHTS."
-        raise ConfigError(f"OUTPUT_DIR {explain_unwritable(cfg.OUTPUT_DIR, error)}{where}") from error
+        hint = "" if training else TO_EVALUATE
+        raise ConfigError(f"OUTPUT_DIR {explain_unwritable(cfg.OUTPUT_DIR, error)}{hint}") from error
     logger.info("Command: %s", command)
     logger.info("%s; process %d of %d", describe_environment(cfg), comm.get_rank() + 1, comm.get_world_size())
     for words in keys_without_effect(cfg):

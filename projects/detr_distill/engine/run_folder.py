@@ -17,12 +17,11 @@ from ..config.build import default_config, flatten
 from ..errors import ConfigError
 from ..registry import current_names
 from .folder.lock import locked
-from .folder.moving import check_movable, free_name, move_aside, move_back
+from .folder.moving import CONFIG_FILE, check_movable, free_name, move_aside, move_back
 from .metrics_file import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
 DIFFERENCES_SHOWN = 6
 
 # Keys that may change when a run is resumed: they alter how long, where or how visibly it runs, not what it learns.
@@ -59,7 +58,9 @@ def output_folder(path: str | None) -> str:
 
 
 @contextlib.contextmanager
-def claim_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
+def claim_run_folder(
+    cfg: CfgNode, *, resume: bool = False, overwrite: bool = False, config_file: str = ""
+) -> Iterator[None]:
     """Keeps ``OUTPUT_DIR`` for a training run as long as the context lasts; see ``prepare_run_folder``.
 
     A run that ``overwrite`` moved aside comes back where the new one ends before it has anything to keep.
@@ -70,7 +71,7 @@ def claim_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = Fa
     folder = Path(os.path.realpath(cfg.OUTPUT_DIR))
     with contextlib.ExitStack() as locks:
         locks.enter_context(locked(folder))
-        moved = prepare_run_folder(cfg, resume=resume, overwrite=overwrite)
+        moved = prepare_run_folder(cfg, resume=resume, overwrite=overwrite, config_file=config_file)
         if moved is not None:
             locks.enter_context(locked(folder))
             locks.enter_context(_given_back_unused(folder, moved))
@@ -88,11 +89,14 @@ def _given_back_unused(folder: Path, moved: Path) -> Iterator[None]:
         raise
 
 
-def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> Path | None:
+def prepare_run_folder(
+    cfg: CfgNode, *, resume: bool = False, overwrite: bool = False, config_file: str = ""
+) -> Path | None:
     """Checks that a training run may use ``OUTPUT_DIR``; to be called before anything is written there.
 
     Args:
         cfg: of the run. resume: go on with the run in the folder. overwrite: move another run's folder aside.
+        config_file: that ``cfg`` was read from, which then stays where it is.
 
     Returns:
         Where the folder is now, if it was moved aside.
@@ -118,7 +122,7 @@ def prepare_run_folder(cfg: CfgNode, *, resume: bool = False, overwrite: bool = 
     if not changes and not has_checkpoints(folder):
         return None
     if overwrite:
-        check_movable(folder, cfg)
+        check_movable(folder, cfg, config_file)
         moved = move_aside(folder)
         logger.warning("--overwrite: the run in %s is now in %s", folder, moved)
         return moved

@@ -50,7 +50,7 @@ def teacher_class_names(cfg: CfgNode, teacher_cfg: CfgNode) -> tuple[tuple[str, 
     node = cfg.MODEL.DISTILL.TEACHER
     if node.CLASS_NAMES:
         return tuple(node.CLASS_NAMES), NAMES_KEY
-    stored = stored_class_names(node.WEIGHTS)
+    stored = stored_class_names(complete_path(node.WEIGHTS))
     if stored is not None:
         return stored, f"MODEL.DISTILL.TEACHER.WEIGHTS {node.WEIGHTS}"
     return training_class_names(teacher_cfg), f"DATASETS.TRAIN {list(teacher_cfg.DATASETS.TRAIN)} of its file"

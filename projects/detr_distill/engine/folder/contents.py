@@ -15,6 +15,8 @@ from ...checkpoint.writing import write_atomically
 from ...config.files import complete_path
 from ...data import class_names, dataset_files
 from ...data.check_cache import hash_file
+from ...data.checks import check_set, describe_files, image_files
+from ...data.unlabeled import REST
 from ...distill.teachers.configuration import teacher_settings
 from ...errors import ConfigError
 from ..run_folder import has_checkpoints
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 CONTENTS_FILE = "contents.json"
 NAMES_SHOWN = 5
+_IMAGES = "other names, or files of other sizes"
 # What of a teacher's own configuration decides what it says.
 READ, UNREAD = ("MODEL.", "INPUT."), ("MODEL.DEVICE", "MODEL.WEIGHTS")
 
@@ -53,9 +56,10 @@ def _compare_and_write(cfg: CfgNode, resume: bool) -> str:
 
 
 def describe_contents(cfg: CfgNode) -> Contents:
-    """Class names and hash of the annotation file of each training set, hashes of the teacher's weights and settings.
+    """Of each training set class names, annotation file and images; images without labels; the teacher.
 
-    What has no file on this machine is absent: a set that a plug-in makes, weights behind an address.
+    Files are known by their SHA-256, images by their names and sizes in bytes. What has no file on this machine is
+    absent: a set that a plug-in makes, weights behind an address.
     """
     contents: Contents = {}
     for name in cfg.DATASETS.TRAIN:
@@ -65,6 +69,10 @@ def describe_contents(cfg: CfgNode) -> Contents:
         files = dataset_files(name)
         if files and os.path.isfile(files[0]):
             contents[f"annotations of {name}"] = hash_files(Path(files[0]))
+            contents[f"images of {name}"] = check_set(cfg, name, "DATASETS.TRAIN").files
+    # A share of the training sets' own is already known.
+    for name in (name for name in cfg.DATASETS.UNLABELED if name != REST):
+        contents[f"images of {name}"] = describe_files(image_files(name))
     if cfg.MODEL.META_ARCHITECTURE == "DistillDetector":
         contents.update(_describe_teacher(cfg))
     return contents
@@ -73,7 +81,7 @@ def describe_contents(cfg: CfgNode) -> Contents:
 def _describe_teacher(cfg: CfgNode) -> Contents:
     contents: Contents = {}
     weights = cfg.MODEL.DISTILL.TEACHER.WEIGHTS
-    path = Path(complete_path(os.path.expanduser(weights)))
+    path = Path(complete_path(weights))
     if weights and path.exists():
         contents["weights of the teacher"] = hash_files(path)
     settings = teacher_settings(cfg)
@@ -112,7 +120,7 @@ def _compare(folder: Path, contents: Contents) -> str:
 
 def _describe_change(what: str, before: object, now: object) -> str:
     if not isinstance(before, list) or not isinstance(now, list):
-        return f"  the {what}: another content\n"
+        return f"  the {what}: {_IMAGES if what.startswith('images') else 'another content'}\n"
     pairs = list(zip(before, now, strict=False))
     first = next((n for n, (a, b) in enumerate(pairs) if a != b), len(pairs))
     shown = slice(first, first + NAMES_SHOWN)

@@ -36,13 +36,13 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
-def locked(folder: Path, key: str = "OUTPUT_DIR") -> Iterator[None]:
+def locked(folder: Path, key: str = "OUTPUT_DIR", hint: str = "") -> Iterator[None]:
     """Makes a folder and keeps it for this process, until the context ends or the process dies, however it does.
 
     The lock is the kernel's, on ``run.lock`` inside; the file itself stays and says nothing without it.
 
     Args:
-        folder: of the run. key: or option that names it, for messages.
+        folder: of the run. key: or option that names it, for messages. hint: what else helps where it cannot be had.
 
     Raises:
         ConfigError: another process has it, on this machine or another, or it cannot be made or written to.
@@ -52,7 +52,7 @@ def locked(folder: Path, key: str = "OUTPUT_DIR") -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ConfigError(f"{key} {explain_unwritable(folder, error)}") from error
+        raise ConfigError(f"{key} {explain_unwritable(folder, error)}{hint}") from error
     _held.add(descriptor)
     try:
         _take(descriptor, f"{key} {folder}")

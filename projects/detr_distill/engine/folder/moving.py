@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -9,14 +10,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from ...config.build import flatten
 from ...config.files import SHIPPED, complete_path
+from ...config.keys import read_key
+from ...config.yaml_files import check_file
 from ...data import dataset_files
+from ...data.checks import check_set, image_files
 from ...distill.teachers.configuration import teacher_settings
 from ...errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"  # the whole configuration of a run, in its folder
 
 
 def move_aside(folder: Path) -> Path:
@@ -52,8 +59,12 @@ def free_name(folder: Path) -> Path:
     return target
 
 
-def check_movable(folder: Path, cfg: CfgNode) -> None:
-    """Raises ConfigError where renaming ``OUTPUT_DIR`` would take more with it than an earlier run."""
+def check_movable(folder: Path, cfg: CfgNode, config_file: str = "") -> None:
+    """Raises ConfigError where renaming ``OUTPUT_DIR`` would take more with it than an earlier run.
+
+    Args:
+        folder: the value of ``OUTPUT_DIR``. cfg: of the new run. config_file: that it was read from, if any.
+    """
     place = folder.resolve()
     kinds = {
         "the folder that this program was started in": Path.cwd(),
@@ -67,7 +78,8 @@ def check_movable(folder: Path, cfg: CfgNode) -> None:
         raise ConfigError(
             f"--overwrite cannot rename OUTPUT_DIR {folder}: a disk is mounted there. Name a folder inside, or another."
         )
-    inside = {key: text for key, text in _named_paths(cfg) if _is_inside(text, place)}
+    named = [*_named_paths(cfg), *_configuration_files(cfg, config_file, place)]
+    inside = {key: text for key, text in named if _is_inside(text, place)}
     if inside:
         raise ConfigError(
             f"--overwrite would rename OUTPUT_DIR {folder}, and this run reads what is in it:\n"
@@ -81,11 +93,33 @@ def _named_paths(cfg: CfgNode) -> Iterator[tuple[str, str]]:
     for key, value in flatten(cfg).items():
         if key != "OUTPUT_DIR":
             yield from ((key, text) for text in _texts(value))
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        yield from ((f"data set {name}", text) for text in dataset_files(name))
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        for name in read_key(cfg, key):
+            yield from ((f"data set {name}", text) for text in dataset_files(name))
+            if name in DatasetCatalog:  # an annotation file may name its images by their full paths
+                yield from ((f"images of {name}", text) for text in check_set(cfg, name, key).folders)
+    for name in cfg.DATASETS.UNLABELED:
+        if name in DatasetCatalog:
+            yield from (
+                (f"images of {name}", folder) for folder in {os.path.dirname(file) for file in image_files(name)}
+            )
     for key, value in teacher_settings(cfg).items():
         if key.startswith("DATASETS."):
             yield from ((f"{key} of the teacher", text) for text in _texts(value))
+
+
+def _configuration_files(cfg: CfgNode, config_file: str, place: Path) -> Iterator[tuple[str, str]]:
+    """The configuration's file and its bases, and those of the teacher's.
+
+    Whoever goes on with the run gives the same command again. A ``config.yaml`` that a run left in the folder is none
+    of them, for the new run writes it anew.
+    """
+    file = complete_path(config_file)
+    if file and Path(file).resolve() != place / CONFIG_FILE:
+        yield from (("--config-file or its _BASE_", each) for each in check_file(file))
+    teacher = complete_path(cfg.MODEL.DISTILL.TEACHER.CONFIG_FILE)
+    with contextlib.suppress(ConfigError):  # what is wrong with it is said when the teacher is built
+        yield from (("_BASE_ of the teacher's CONFIG_FILE", each) for each in check_file(teacher)[1:])
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -97,5 +131,5 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _is_inside(text: str, place: Path) -> bool:
-    path = complete_path(os.path.expanduser(text))
+    path = complete_path(text)
     return bool(text) and os.path.exists(path) and Path(path).resolve().is_relative_to(place)
