@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from detr_distill.distill.balance import SMOOTHING, TOLD_AT, ShareBalance
+from detr_distill.distill.balance import SMOOTHING, ShareBalance
 from detr_distill.errors import ConfigError
 
 import pytest
@@ -93,14 +93,28 @@ def test_a_resumed_search_goes_on():
     assert before + steer(second, losses[30:], 30) == expected
 
 
-@pytest.mark.parametrize("iterations", [0, 3])
-def test_a_factor_at_its_bound_is_told(iterations, caplog):
-    balance = ShareBalance(0.45, iterations, bounds=(1.0, 100.0))
+@pytest.mark.parametrize(
+    ("iterations", "run", "told"),
+    [(0, 0, [100]), (0, 200, [100, 199]), (0, 5, [4]), (3, 5, [2]), (150, 150, [100, 149]), (150, 4, [3])],
+)
+def test_a_factor_at_its_bound_is_told(iterations, run, told, caplog):
+    balance = ShareBalance(0.45, iterations, (1.0, 100.0), run)
     tiny = {"x": torch.tensor(1e-9)}, {"y": torch.ones(())}
-    assert balance(*tiny, 0)["x"].item() == pytest.approx(1e-7)
-    assert not caplog.text
-    balance(*tiny, iterations or TOLD_AT)
-    assert "the factor is 100.0, a bound of RANGE" in caplog.text
+    for iteration in range(run or 120):
+        assert balance(*tiny, iteration)["x"].item() == pytest.approx(1e-7)
+    words = "at iteration {} the factor is 100, a bound of RANGE, and TARGET_SHARE 0.45 is not reached"
+    assert [record.getMessage().split(" while")[0] for record in caplog.records] == [
+        f"MODEL.DISTILL.BALANCE: {words.format(iteration)}" for iteration in told
+    ]
+
+
+@pytest.mark.parametrize("spoiled", [(math.nan, 2.0), (1.0, math.nan), (math.inf, 2.0), (1.0, math.inf)])
+def test_a_step_that_is_no_number_leaves_no_trace(spoiled):
+    losses = list(course("they rise", 40))
+    plain, other = (ShareBalance(0.3, 0, WIDE) for _ in range(2))
+    steer(plain, losses[:20]), steer(other, losses[:20])
+    steer(other, [torch.tensor(spoiled)])
+    assert steer(other, losses[20:], 20) == steer(plain, losses[20:], 20)
 
 
 def test_what_could_not_be_reached_is_not_made_good_for_ever():

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..config.keys import Key, declare
-from ..config.ranges import NOT_NEGATIVE, Range
+from ..config.ranges import PERIOD, Range
 from ..errors import ConfigError
 from ..iteration import needed_iteration
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 NODE = "MODEL.DISTILL.BALANCE"
 
 SMOOTHING = 25  # steps over which the losses' ratio is averaged, and in which a share that was missed is made good
-TOLD_AT = 1000  # where the whole run is steered: the iteration at which a factor at a bound is told
+TOLD_AT = (100, 1000)  # iterations at which a factor at a bound is told, beside the last that is steered
 
 declare(
     __name__,
@@ -30,7 +30,8 @@ declare(
         f"{NODE}.TARGET_SHARE": Key(
             0.0,
             "mean of `distill_share`, the share of the distillation losses in the total, over the iterations in which "
-            "a common factor of theirs is steered (within 0.01 from 200 iterations on, `SCHEDULE` apart); 0: weights "
+            "a common factor of theirs is steered (within 0.01 from 200 iterations on, `SCHEDULE` apart, where the "
+            "losses do not scatter too widely: docs/methods.md); 0: weights "
             "stay as configured",
             Range(0, below=1),
         ),
@@ -38,7 +39,7 @@ declare(
             0,
             "iterations from the start in which the factor is steered; then it stays, and the share goes its own way; "
             "0: the whole run",
-            NOT_NEGATIVE,
+            PERIOD,
         ),
         f"{NODE}.RANGE": Key(
             (0.01, 100.0),
@@ -61,7 +62,7 @@ class ShareBalance(nn.Module):
 
     Args:
         target_share: in (0, 1). iterations: in which the factor is steered; 0: always. bounds: of the factor, the
-            lowest and the highest.
+            lowest and the highest. run: iterations of the whole training; 0: not known.
 
     Raises:
         ConfigError: bounds that are not two factors in order.
@@ -72,12 +73,13 @@ class ShareBalance(nn.Module):
     missed: Tensor
     steps: Tensor
 
-    def __init__(self, target_share: float, iterations: int, bounds: Sequence[float]):
+    def __init__(self, target_share: float, iterations: int, bounds: Sequence[float], run: int = 0):
         super().__init__()
         if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
             raise ConfigError(f"MODEL.DISTILL.BALANCE.RANGE is {list(bounds)}. Give two factors above 0, in order.")
         self.target = target_share
         self.iterations, (self.lowest, self.highest) = iterations, bounds
+        self.last = min(filter(None, (iterations, run)), default=0) - 1  # iteration that is steered; -1: not known
         self.register_buffer("factor", torch.ones(()))
         self.register_buffer("ratio", torch.zeros(()))  # of the other losses to those of distillation, a logarithm
         self.register_buffer("missed", torch.zeros(()))  # of the target, summed over the steps
@@ -87,7 +89,7 @@ class ShareBalance(nn.Module):
     def from_config(cls, cfg: CfgNode) -> ShareBalance | None:
         """As ``MODEL.DISTILL.BALANCE`` says; None where no share is wanted."""
         node = cfg.MODEL.DISTILL.BALANCE
-        return cls(node.TARGET_SHARE, node.ITERATIONS, node.RANGE) if node.TARGET_SHARE else None
+        return cls(node.TARGET_SHARE, node.ITERATIONS, node.RANGE, cfg.SOLVER.MAX_ITER) if node.TARGET_SHARE else None
 
     def forward(
         self, distilled: dict[str, Tensor], others: dict[str, Tensor], iteration: int | None
@@ -100,8 +102,8 @@ class ShareBalance(nn.Module):
         iteration = needed_iteration(iteration, NODE)
         if not self.iterations or iteration < self.iterations:
             self._update(distilled, others)
-        if iteration == (self.iterations or TOLD_AT):
-            self._tell()
+            if iteration == self.last or iteration in TOLD_AT:
+                self._tell(iteration)
         factor = self.factor.clone()
         return {name: value * factor for name, value in distilled.items()}
 
@@ -109,12 +111,13 @@ class ShareBalance(nn.Module):
         """What the trainer records beside the losses."""
         return {"distill_factor": self.factor}
 
-    def _tell(self) -> None:
+    def _tell(self, iteration: int) -> None:
         factor = self.factor.item()
-        if factor in (self.lowest, self.highest):
+        if not self.lowest < factor < self.highest:
             logger.warning(
-                f"MODEL.DISTILL.BALANCE: the factor is {factor}, a bound of RANGE, so TARGET_SHARE is not reached. "
-                "Widen RANGE, or change the losses' own weights."
+                f"MODEL.DISTILL.BALANCE: at iteration {iteration} the factor is {factor:.6g}, a bound of RANGE, and "
+                f"TARGET_SHARE {self.target} is not reached while it stays there. Widen RANGE, or change the losses' "
+                "own weights."
             )
 
     @torch.no_grad()
@@ -123,7 +126,8 @@ class ShareBalance(nn.Module):
         if comm.get_world_size() > 1:
             dist.all_reduce(step)
         own, other = step.unbind()
-        known = (own > 0) & (other > 0)
+        finite = (own + other).isfinite()  # of a step that the trainer leaves out nothing is kept
+        known = (own > 0) & (other > 0) & finite
         self.steps += known
         ratio = self.ratio.lerp((other / own).log(), (1 / self.steps).clamp(min=1 / SMOOTHING))
         self.ratio.copy_(torch.where(known, ratio, self.ratio))
@@ -132,4 +136,4 @@ class ShareBalance(nn.Module):
         share = self.factor * own / (self.factor * own + other).clamp(min=1e-12)
         # What cannot be made good, where a bound is reached or there is nothing to distil, is not remembered for ever.
         most = SMOOTHING * min(self.target, 1 - self.target) / 2
-        self.missed.add_(self.target - share).clamp_(-most, most)
+        self.missed.add_(torch.where(finite, self.target - share, 0.0)).clamp_(-most, most)
