@@ -102,7 +102,21 @@ ROWS = [
     ),
     Row("deep nesting", _bytes(b"[" * 100_000), r"nested too deeply"),
     Row("a list", _bytes(b"[1]"), r"holds a list; COCO's format is an object"),
-    Row("a section twice", _bytes(b'{"images": [1], "images": []}'), r"has images more than once.*Join them"),
+    Row(
+        "a section twice",
+        _bytes(b'{"images": [1], "images": []}'),
+        r"keys more than once in one object.*\(1\): images\. Join them",
+    ),
+    Row(
+        "a key twice in an object",
+        _bytes(b'{"images": [], "annotations": [{"id": 7, "bbox": [1, 2, 3, 4], "bbox": [5, 6, 7, 8]}]}'),
+        r"keys more than once in one object.*\(1\): bbox \(id 7\)\. Join them, or take one out",
+    ),
+    Row(
+        "a long id",
+        _read(lambda c: c["annotations"][0].update(id="9" * 4000, bbox=[1])),
+        r"\(1\): annotation 9{37}\.\.\.: \[1\]",
+    ),
     Row(
         "no images", _read(lambda c: c.pop("images")), r"section 'images' is missing.*found 'annotations', 'categories'"
     ),
@@ -176,7 +190,26 @@ ROWS = [
     Row("iscrowd maybe", _read(_set("annotations", "iscrowd", "maybe")), r"whose iscrowd is not 0 or 1.*'maybe'"),
     Row("ignored", _read(_set("annotations", "ignore", 1)), r"ignore 1.*give them iscrowd 1.*\(1\): annotation 2"),
     Row("class names alone", lambda folder: read_class_names(folder / "gone.json"), r"gone\.json cannot be read"),
-    Row("corners", _load(_boxes(lambda x, y, w, h: [x, y, x + w, y + h])), r"look like corners x1, y1, x2, y2"),
+    Row(
+        "corners",
+        _load(_boxes(lambda x, y, w, h: [x, y, x + w, y + h])),
+        r"look like corners x1, y1, x2, y2 in pixels: write them as x, y, width, height in pixels\.",
+    ),
+    Row(
+        "corners without a remedy that is none",
+        _load(_boxes(lambda x, y, w, h: [x + 25, y + 20, x + 25 + w, y + 20 + h])),
+        r"(?s)lie outside.*look like corners [^\n]* in pixels\.$",
+    ),
+    Row(
+        "sides in pairs",
+        _load(_boxes(lambda x, y, w, h: [x + 25, x + 25 + w, y + 20, y + 20 + h]), "fix"),
+        r"look like x1, x2, y1, y2",
+    ),
+    Row(
+        "areas of larger boxes",
+        _load(lambda c: [item.update(bbox=[value / 2 for value in item["bbox"]]) for item in c["annotations"]]),
+        r"12 of 12 areas are larger than their boxes, by a median factor of 4: .*resized since \(by 2 in width",
+    ),
     Row(
         "corners, fixed",
         _load(_boxes(lambda x, y, w, h: [x + 25, y + 20, x + 25 + w, y + 20 + h]), "fix"),
@@ -205,7 +238,12 @@ ROWS = [
     Row(
         "boxes of nothing known",
         _load(_boxes(lambda x, y, w, h: [x, 900, w, h]), "fix"),
-        r"12 of 12 boxes leave their image",
+        r"12 of 12 boxes leave their image.*fit no convention that is known: .*Compare some with their pictures",
+    ),
+    Row(
+        "boxes of nothing known, not fixed",
+        _load(_boxes(lambda x, y, w, h: [x, 900, w, h])),
+        r"(?s)12 of 12 boxes have no area.*Compare some with their pictures, and write all as [^\n]*$",
     ),
     Row(
         "a box of not a number",
@@ -237,6 +275,11 @@ ROWS = [
         "negative light",
         _image("a.tif", lambda p: cv2.imwrite(str(p), np.linspace(-1, 1, 81, dtype=np.float32).reshape(9, 9))),
         r"a\.tif has float32 values from -1 to 1",
+    ),
+    Row(
+        "next to no light",
+        _image("a.tif", lambda p: cv2.imwrite(str(p), np.linspace(0, 0.02, 81, dtype=np.float32).reshape(9, 9))),
+        r"a\.tif has float32 values from 0 to 0\.02, which show no known range",
     ),
     Row(
         "an image cut short",

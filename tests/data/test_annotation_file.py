@@ -108,6 +108,14 @@ def test_a_section_that_is_named_inside_another_is_no_second_one(read):
     assert len(file.annotations) == 12
 
 
+def test_a_value_that_is_spelled_as_a_key_is_no_second_key(read):
+    def change(content):
+        content["categories"][0]["name"] = "bbox"
+        content["annotations"][3]["attributes"] = {"id": 5, "area": "area", "id ": 6}
+
+    assert read(change).names == ("bbox", "dog")
+
+
 def test_class_names_need_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"categories": [{"id": 9, "name": "b"}, {"id": "2", "name": "a"}]}))

@@ -11,6 +11,7 @@ import pytest
 FORMS = {
     "corners x1, y1, x2, y2": lambda x, y, w, h: [x, y, x + w, y + h],
     "corners y1, x1, y2, x2": lambda x, y, w, h: [y, x, y + h, x + w],
+    "x1, x2, y1, y2": lambda x, y, w, h: [x, x + w, y, y + h],
     "centre x, centre y": lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
 }
 

@@ -55,6 +55,19 @@ def _set(section, index, key, value):
     return lambda contents: contents[section][index].__setitem__(key, value)
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.25, True), (0.5, False), (1, False)])
+def test_areas_that_are_one_small_share_of_their_boxes_are_warned_of(write, caplog, share, said):
+    def change(contents):
+        first = contents["annotations"][0]
+        for number in range(10, 15):
+            box = [1, 2, number, number + 5]
+            contents["annotations"].append({**first, "id": number, "bbox": box, "area": box[2] * box[3] * share})
+        contents["annotations"][:2] = []
+
+    load_coco(*write(change))
+    assert ("nearly all areas are 0.25 times their boxes" in caplog.text) == said
+
+
 FAULTS = [
     (lambda contents: contents["images"][1].pop("width"), r"'images' without 'width' \(1\): image 9: .*sub/a\.jpg"),
     (_set("annotations", 1, "image_id", 5), r"image_id 'images' does not hold \(1\): annotation 7 \(image_id 5\)"),

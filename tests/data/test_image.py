@@ -14,6 +14,16 @@ def picture():
     return pixels
 
 
+def test_opencv_is_silent_about_what_is_read(tmp_path, picture, capfd):
+    for name, grey in (
+        ("float.tif", picture[:, :, 0] / np.float32(255)),
+        ("whole.tif", picture[:, :, 0] * np.int32(257)),
+    ):
+        Image.fromarray(grey).save(tmp_path / name)
+        assert (read_image(str(tmp_path / name)) == picture[:, :, :1]).all()
+    assert capfd.readouterr().err == ""
+
+
 def test_channel_order(tmp_path, picture):
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, picture)

@@ -44,5 +44,17 @@ def test_polygons_keep_those_that_are_some():
     check_masks([record([POLYGON])], "bitmask", "set")
 
 
+@pytest.mark.parametrize("side", [10**30, 2**31, 0, -1, 5.0, True])
+def test_an_impossible_size_is_no_mask(side):
+    for counts in ([1, 2], "12"):
+        assert usable_segmentation({"size": [side, 5], "counts": counts}) is None
+        assert usable_segmentation({"size": [5, side], "counts": counts}) is None
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan"), 1e7, "5", None])
+def test_a_polygon_of_an_impossible_number_has_no_area(number):
+    assert mask_area([[*POLYGON[:-1], number]], HEIGHT, WIDTH) is None
+
+
 def test_crowds_need_no_mask():
     check_masks([record(None, iscrowd=1)], "polygon", "set")

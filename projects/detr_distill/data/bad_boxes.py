@@ -12,14 +12,17 @@ from ..errors import DataError
 from .annotations.box_convention import (
     CORNERS,
     XYWH,
+    advice,
+    are_too_many,
     check_relative,
     check_share,
     corners_as,
+    find_odd,
     leave_image,
     likely_convention,
     sides,
 )
-from .annotations.fields import NAMED
+from .annotations.fields import NAMED, entry_name
 
 POLICIES = ("error", "fix")
 
@@ -129,18 +132,19 @@ def _complaint(records: list[dict], boxes: ObjectBoxes, bad: np.ndarray, source:
     for number in bad[:NAMED]:
         row, column = boxes.owner[number]
         record, item = records[row], records[row]["annotations"][column]
-        name = f"annotation {item['id']}" if "id" in item else f"annotation number {column + 1}"
+        name = entry_name("annotations", item, int(column))
         form = "x, y, width, height" if item["bbox_mode"] == BoxMode.XYWH_ABS else "x1, y1, x2, y2"
         size = f"{record['width']} x {record['height']}"
         lines.append(f"  {name} of {record['file_name']} ({size} pixels): {list(item['bbox'])} ({form})")
     if len(bad) > NAMED:
         lines.append(f"  and {len(bad) - NAMED} more")
     likely = likely_convention(boxes.numbers, boxes.sizes, boxes.convention)
+    few = not are_too_many(find_odd(boxes.numbers, boxes.sizes, boxes.convention))
     return (
         f"{source}: {len(bad)} of {len(boxes.owner)} boxes have no area or lie outside their image:\n"
         + "\n".join(lines)
-        + (f"\nThe boxes look like {likely}: write them as {boxes.convention}." if likely else "")
-        + f"\nCorrect them, or set {_KEY} fix to cut them to the image and drop those without area."
+        + ("" if few and not likely else f"\n{advice(likely, boxes.convention)}")
+        + (f"\nCorrect them, or set {_KEY} fix to cut them to the image and drop those without area." if few else "")
     )
 
 

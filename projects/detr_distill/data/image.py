@@ -20,10 +20,13 @@ _ENDINGS = ((_JPEG, b"\xff\xd9"), (_PNG, b"IEND"))
 TAIL = 64  # bytes searched for the ending: some writers pad the file
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners give; files keep them in 16
 _OVERSHOOT = 1.01  # of an image from 0 to 1 that was resized or sharpened
+_DARKEST = 0.1  # of such an image; what has less light was written in another range, and would be read as black
 _DEEP_MODES = ("I", "F")  # Pillow's, of more than 8 bits a channel
 _SAMPLED = 16  # rows and columns between two pixels of a quick look
 
 _logger = logging.getLogger(__name__)
+# It writes to stderr about files of floating point that it cannot decode as asked, which are then read otherwise.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str, format: str = "BGR") -> np.ndarray:
@@ -126,7 +129,7 @@ def _to_eight_bits(path: str, image: np.ndarray) -> np.ndarray:
     least, most = float(image.min()), float(image.max())
     scale = None
     if np.issubdtype(image.dtype, np.floating):
-        if least >= 0 and most <= _OVERSHOOT:
+        if least >= 0 and (most == 0 or _DARKEST < most <= _OVERSHOOT):
             scale, said = 255.0, "0 to 1"
         elif least >= 0 and 25 < most <= 255:
             scale, said = 1.0, "0 to 255"

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config.keys import Key, declare
-from ..config.ranges import Words
+from ..config.ranges import Text, Words
 from ..errors import DataError
 from .bad_boxes import check_policy
 from .coco import load_coco, read_class_names
@@ -25,7 +25,7 @@ declare(
     __name__,
     {
         "DATASETS.CLASS_NAMES": Key(
-            (), "classes of sets in Pascal VOC's format, in order; empty: those of each set's files, sorted"
+            (), "classes of sets in Pascal VOC's format, in order; empty: those of each set's files, sorted", Text()
         ),
         "DATASETS.VOC_FIRST_PIXEL": Key(
             1,

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ..config.keys import Key, declare
-from ..config.ranges import NOT_NEGATIVE, PROPER_SHARE
+from ..config.ranges import IMAGES, NOT_NEGATIVE, PROPER_SHARE, Range
 from ..errors import ConfigError, DataError, first
 from .check_cache import hash_file
 
@@ -37,7 +37,9 @@ declare(
         ),
         "DATASETS.LABELED_SEED": Key(0, "which images these are", NOT_NEGATIVE),
         "DATALOADER.UNLABELED_PER_BATCH": Key(
-            0, "images of `DATASETS.UNLABELED` in a batch, beside `SOLVER.IMS_PER_BATCH` labelled ones", NOT_NEGATIVE
+            0,
+            "images of `DATASETS.UNLABELED` in a batch, beside `SOLVER.IMS_PER_BATCH` labelled ones",
+            Range(0, most=IMAGES.most),
         ),
     },
 )

@@ -26,7 +26,11 @@ _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}
 
 def short(value: Any, length: int = 120) -> str:
     """A value as a message shows it."""
-    text = ascii(value) if isinstance(value, str) and not is_text(value) else repr(value)
+    return cut(ascii(value) if isinstance(value, str) and not is_text(value) else repr(value), length)
+
+
+def cut(text: str, length: int = 40) -> str:
+    """The beginning of a long text."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
@@ -34,7 +38,7 @@ def entry_name(section: str, item: Any, number: int) -> str:
     """An entry as a message names it: by its id, else by its place, counted from 1."""
     noun = _NOUNS[section]
     known = isinstance(item, dict) and type(item.get("id")) in (int, str)
-    return f"{noun} {item['id']}" if known else f"{noun} number {number + 1}"
+    return f"{noun} {cut(str(item['id']))}" if known else f"{noun} number {number + 1}"
 
 
 @dataclass

@@ -18,6 +18,7 @@ from .fields import (
     are_numbers,
     are_sides,
     are_texts,
+    cut,
     entry_name,
     short,
     to_box,
@@ -72,7 +73,8 @@ class AnnotationFile:
             numbers: x, y, width, height in pixels); ``area`` only where it is a positive number that fits the box.
         categories: with ``id`` (int) and ``name``.
         annotated: False for a file without the section "annotations", such as COCO's test images.
-        boxes: (N, 4) float64, the annotations' ``bbox``. areas: (N,) float64, NaN where unknown.
+        boxes: (N, 4) float64, the annotations' ``bbox``. areas: (N,) float64, NaN where unknown or not possible.
+        given_areas: (N,) float64, as the file has them, NaN where that is no number.
         warnings: what was read in spite of its form, a sentence for each kind.
     """
 
@@ -83,6 +85,7 @@ class AnnotationFile:
     annotated: bool
     boxes: np.ndarray
     areas: np.ndarray
+    given_areas: np.ndarray
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -128,8 +131,9 @@ def read_annotation_file(path: str | os.PathLike) -> AnnotationFile:
         _check_ignored(annotations, findings)
         findings.stop_at_faults()
         boxes = np.array([item["bbox"] for item in annotations], dtype=np.float64).reshape(-1, 4)
-        areas = _read_areas(annotations, boxes, findings)
-    return AnnotationFile(path, images, annotations, categories, annotated, boxes, areas, findings.warnings())
+        given = _read_numbers([item.get("area") for item in annotations])
+        areas = _read_areas(annotations, boxes, given, findings)
+    return AnnotationFile(path, images, annotations, categories, annotated, boxes, areas, given, findings.warnings())
 
 
 def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
@@ -185,7 +189,7 @@ def _find_repeated(kind: str, values: list, findings: Findings) -> None:
         return
     for value, count in Counter(values).items():
         if count > 1:
-            findings.fault(kind, str(value))
+            findings.fault(kind, cut(str(value), 120))
 
 
 def _check_references(images: list[dict], annotations: list[dict], categories: list[dict], findings: Findings) -> None:
@@ -197,7 +201,11 @@ def _check_references(images: list[dict], annotations: list[dict], categories: l
         kind = f"annotations whose {key} {section!r} does not hold"
         for item in annotations:
             if item[key] not in known:
-                findings.fault(kind, f"annotation {item['id']} ({key} {item[key]})")
+                findings.fault(kind, f"{_name(item)} ({key} {cut(str(item[key]))})")
+
+
+def _name(annotation: dict) -> str:
+    return entry_name("annotations", annotation, 0)
 
 
 def _check_ignored(annotations: list[dict], findings: Findings) -> None:
@@ -206,28 +214,37 @@ def _check_ignored(annotations: list[dict], findings: Findings) -> None:
     kind = "annotations with ignore 1, which COCO's format does not know: give them iscrowd 1 instead"
     for item, ignored in zip(marked, _IGNORE.read(marked, findings), strict=True):
         if ignored and not item["iscrowd"]:
-            findings.fault(kind, f"annotation {item['id']}")
+            findings.fault(kind, _name(item))
 
 
-def _read_areas(annotations: list[dict], boxes: np.ndarray, findings: Findings) -> np.ndarray:
-    """(N,) areas in square pixels, NaN where the file has none that can be right, which leaves the entry."""
-    column: list[Any] = [item.get("area") for item in annotations]
+def _read_numbers(column: list[Any]) -> np.ndarray:
+    """(N,) float64, NaN where a value is no number."""
     if set(map(type, column)) <= {int, float} and are_numbers(column):
-        areas = np.array(column, dtype=np.float64)
-    else:
-        areas = np.array([_area(value) for value in column], dtype=np.float64)
+        return np.array(column, dtype=np.float64)
+    return np.array([_area(value) for value in column], dtype=np.float64)
+
+
+def _read_areas(annotations: list[dict], boxes: np.ndarray, given: np.ndarray, findings: Findings) -> np.ndarray:
+    """(N,) areas in square pixels, NaN where the file has none that can be right, which leaves the entry.
+
+    Args:
+        annotations: of which those are changed whose area is a text or cannot be right. given: of `_read_numbers`.
+    """
+    areas = given.copy()
     with np.errstate(invalid="ignore", over="ignore"):
         largest = boxes[:, 2:].clip(min=0).prod(axis=1) * _ROUNDED + _ROUNDED_TINY
         unknown = ~((areas > 0) & (areas <= largest))
     areas[unknown] = np.nan
-    for number in np.flatnonzero(unknown | np.array([type(value) is str for value in column], dtype=bool)):
+    for number in np.flatnonzero(
+        unknown | np.array([type(item.get("area")) is str for item in annotations], dtype=bool)
+    ):
         item = annotations[number]
         value = item.pop("area", None)
         if not unknown[number]:
             item["area"] = float(areas[number])
         elif value is not None:
             kind = "annotations whose area is no positive number or more than their box, to be measured by evaluation"
-            findings.note(kind, f"annotation {item['id']}", value)
+            findings.note(kind, _name(item), value)
     return areas
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pycocotools import mask as mask_util
 
 from ...errors import DataError, first
+from .fields import LARGEST_SIDE, are_sides, entry_name
 
 _LEAST_NUMBERS = 6  # x and y of three points
 
@@ -35,7 +35,7 @@ def _is_polygon(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+    return isinstance(value, list) and len(value) == 2 and set(map(type, value)) == {int} and are_sides(value)
 
 
 def check_masks(records: list[dict], mask_format: str, source: str) -> None:
@@ -54,8 +54,7 @@ def check_masks(records: list[dict], mask_format: str, source: str) -> None:
             if item.get("iscrowd", 0):
                 continue
             segmentation = item.get("segmentation")
-            name = f"annotation {item['id']}" if "id" in item else f"annotation number {number + 1}"
-            name = f"{name} of {record['file_name']}"
+            name = f"{entry_name('annotations', item, number)} of {record['file_name']}"
             if segmentation is None:
                 missing.append(name)
             elif isinstance(segmentation, dict) and mask_format == "polygon":
@@ -94,7 +93,7 @@ def _fits(segmentation: Any, height: int | None, width: int | None) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e6
+    return type(value) in (int, float) and abs(value) < LARGEST_SIDE  # nor NaN; a whole number may be of any length
 
 
 def _runs(counts: str | bytes) -> list[int] | None:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
+import operator
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from ...errors import DataError
+from ...errors import DataError, first
+from .fields import short
 
 _AFTER_KEY = re.compile(r"\s*:\s*")
 
 SECTIONS = ("images", "annotations", "categories")
+# Keys of entries that are read.
+_KEYS = (
+    "id", "file_name", "width", "height", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore",
+    "segmentation", "keypoints", "name",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -37,7 +46,7 @@ def read_contents(path: str) -> dict[str, Any]:
         path: local path, or any address that detectron2's ``PathManager`` opens.
 
     Raises:
-        DataError: the file cannot be read, is no text, is not JSON, holds no object, or names a section twice.
+        DataError: the file cannot be read, is no text, is not JSON, holds no object, or has a key twice in one object.
     """
     text = _decode(path, _read_bytes(path))
     try:
@@ -53,7 +62,7 @@ def read_contents(path: str) -> dict[str, Any]:
             f"Annotation file {path} holds a {type(contents).__name__}; COCO's format is an object with images, "
             "annotations and categories. Export it in COCO's instances format."
         )
-    _check_sections_once(path, text)
+    _check_keys_once(path, text, contents)
     return contents
 
 
@@ -106,21 +115,35 @@ def _hint(text: str) -> str:
     return " It is empty." if not text.strip() else ""
 
 
-def _check_sections_once(path: str, text: str) -> None:
-    """JSON keeps the last of two equal keys, and would lose all that the first holds."""
-    suspects = [section for section in SECTIONS if text.count(f'"{section}"') > 1]
+def _check_keys_once(path: str, text: str, contents: dict[str, Any]) -> None:
+    """JSON keeps the last of two equal keys, and would lose what the first holds.
+
+    A key that the text has no oftener than its objects do stands once in each; that is counted in C. Where it has one
+    oftener, which may be a value of the same text, the file is parsed again with a look at each object.
+    """
+    groups = [value if isinstance(value, list) else [value] for value in [contents, *contents.values()]]
+    entries = [[entry for entry in group if isinstance(entry, dict)] for group in groups]
+    suspects = frozenset(
+        key
+        for key in (*SECTIONS, *_KEYS)
+        if text.count(f'"{key}"') > sum(sum(map(operator.contains, group, itertools.repeat(key))) for group in entries)
+    )
     if not suspects:
         return
-    twice: set[str] = set()
+    twice: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice.update(section for section in suspects if keys.count(section) > 1)
-        return dict(pairs)
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            repeated = sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            found = ", ".join(key for key in repeated if key in suspects)
+            if found:
+                twice.append(found + (f" (id {short(result['id'], 40)})" if "id" in result else ""))
+        return result
 
     json.loads(text, object_pairs_hook=look)
     if twice:
         raise DataError(
-            f"Annotation file {path} has {', '.join(sorted(twice))} more than once in one object; all but the last "
-            "would be lost. Join them."
+            f"Annotation file {path} has keys more than once in one object, of which all but the last would be lost "
+            f"({len(twice)}): {first(twice)}. Join them, or take one out."
         )

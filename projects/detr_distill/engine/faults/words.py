@@ -17,6 +17,8 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 _OPEN_FILES = re.compile(r"too many open files", re.IGNORECASE)
 _SHARED_MEMORY = re.compile(r"bus error|shared memory ?\(shm\)|(file|object) </torch_", re.IGNORECASE)
 _PEER_GONE = re.compile(r"connection (closed|reset|refused)|remote process exited|broken pipe", re.IGNORECASE)
+# torch's words, and OpenCV's.
+_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory|Insufficient memory")
 _LOADER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 
 
@@ -33,6 +35,11 @@ def in_words(error: BaseException) -> DetrDistillError | None:
         return ConfigError(
             f"Training process {error.error_index} of this machine was killed by {error.signal_name}, most often "
             "because the memory was full. Lower SOLVER.IMS_PER_BATCH or DATALOADER.NUM_WORKERS."
+        )
+    if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
+        return ConfigError(
+            "The machine's memory has no room for what a step needs. Lower SOLVER.IMS_PER_BATCH, "
+            "DATALOADER.NUM_WORKERS, INPUT.MIN_SIZE_TRAIN or INPUT.MAX_SIZE_TRAIN."
         )
     if not isinstance(error, RuntimeError | OSError):
         return None
