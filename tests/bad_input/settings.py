@@ -136,6 +136,32 @@ RANGES = [
     Row("steps_falling", words("SOLVER.STEPS", "(20, 10)"), r"SOLVER\.STEPS is \(20, 10\)\. .*small to large"),
     Row("steps_not_whole", words("SOLVER.STEPS", "(0.5,)"), r"An entry of SOLVER\.STEPS is 0\.5"),
     Row("seed_of_64_bits", words("SEED", 2**40), r"SEED is 1099511627776"),
+    Row("images_without_end", words("SOLVER.IMS_PER_BATCH", 10**24), "IMS_PER_BATCH is 1000.*Give 65536 or less"),
+    Row(
+        "padding_without_end", words("MODEL.DETR.SIZE_DIVISIBILITY", 10**24), "SIZE_DIVISIBILITY is 1000.*4096 or less"
+    ),
+    Row(
+        "layers_without_end",
+        words("MODEL.DETR.DECODER.NUM_LAYERS", 10**6),
+        r"NUM_LAYERS is 1000000\. Give 1000 or less\.",
+    ),
+    Row(
+        "reference_of_other_processes",
+        words("SOLVER.REFERENCE_WORLD_SIZE", 3, "SOLVER.IMS_PER_BATCH", 2),
+        "REFERENCE_WORLD_SIZE is 3, and SOLVER.IMS_PER_BATCH 2 is no multiple of it",
+    ),
+    Row(
+        "scheduler_of_another_version",
+        words("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"),
+        "Known: 'WarmupMultiStepLR', 'WarmupCosineLR'",
+    ),
+    Row("grey", words("INPUT.FORMAT", "L"), "INPUT.FORMAT, with INPUT.MAPPER detr, is 'L'. Known: 'BGR', 'RGB'"),
+    Row(
+        "class_names_without_quotes",
+        words("MODEL.DISTILL.TEACHER.CLASS_NAMES", "[1, 2]"),
+        "An entry of MODEL.DISTILL.TEACHER.CLASS_NAMES is 1. Give text in quotes, such as '1'",
+    ),
+    Row("voc_names_without_quotes", words("DATASETS.CLASS_NAMES", "[1, 2]"), "entry of DATASETS.CLASS_NAMES is 1"),
     Row("images_negative", words("SOLVER.IMS_PER_BATCH", -2), "IMS_PER_BATCH is -2"),
     Row("workers_negative", words("DATALOADER.NUM_WORKERS", -1), "NUM_WORKERS is -1"),
     Row("sampler", words("DATALOADER.SAMPLER_TRAIN", "Random"), "SAMPLER_TRAIN is 'Random'. Known: 'TrainingSampler'"),

@@ -129,6 +129,7 @@ ROWS = [
         "names 'Nil', which is not",
     ),
     Row("names_twice", lambda _: match_classes(RED, ["red"] * 3, 3, 3), "red more than once"),
+    Row("names_of_nothing", lambda _: match_classes(RED, ["red", "LABEL_1", "blue"], 3, 3), "have LABEL_1, which name"),
     Row("names_unknown", lambda _: match_classes(RED, None, 3, 3), "names of the teacher's 3 classes are unknown"),
     Row("names_unshared", lambda _: match_classes(RED, ["a", "b", "c"], 3, 3), "share no name"),
     Row(

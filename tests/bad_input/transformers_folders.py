@@ -75,6 +75,13 @@ ROWS = [
     Row("channels_flipped", images(do_flip_channel_order=True), "do_flip_channel_order is true"),
     Row("size_as_text", images(size={"height": "800", "width": 800}), "size is .*; whole numbers of pixels"),
     Row("name_of_the_hub", lambda folder: open_folder("facebook/detr-resnet-50", KEY), "names of the hub are not down"),
+    Row("hub_slash", lambda folder: open_folder("facebook/detr/", KEY), "hf download facebook/detr --local-dir"),
+    Row(
+        "hub_address",
+        lambda folder: open_folder("https://huggingface.co/facebook/detr/tree/main", KEY),
+        "hf download facebook/detr --local-dir",
+    ),
+    Row("other_address", lambda folder: open_folder("https://a.org/b/c/d", KEY), "Nothing is downloaded here"),
     Row(
         "no_folder", lambda folder: open_folder(folder / "none", KEY), "there is no such folder that holds config.json"
     ),

@@ -68,6 +68,20 @@ ROWS = [
     Row("nan_exported", file({"model": spoiled(NAN)}, export), r"weights\.pth: 1 of 4 tensors hold NaN"),
     Row("nan_to_start_from", file({"model": spoiled(NAN)}, initialise), r"weights\.pth: 1 of 4 tensors hold NaN"),
     Row("nan_to_resume_from", file({"model": spoiled(NAN)}, resume), r"(?s)weights\.pth: 1 of 4.*No other checkpoint"),
+    *(
+        Row(
+            f"{name}_numbers",
+            file(lambda make=make: {"model": {"a": make(torch.ones(2, 2))}}),
+            rf"a is a tensor of {name}",
+        )
+        for name, make in (
+            ("float8_e4m3fn", lambda x: x.to(torch.float8_e4m3fn)),
+            ("complex64", lambda x: x.to(torch.complex64)),
+            ("qint8", lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
+            ("sparse_coo", lambda x: x.to_sparse()),
+            ("a shape without numbers", lambda x: x.to("meta")),
+        )
+    ),
     Row("infinite", file({"state_dict": spoiled(float("-inf"))}, evaluate), "hold NaN or infinite numbers"),
     Row("nothing_fits", file({"a": torch.zeros(1)}, initialise), "nothing that this model could use: the file has a;"),
     Row(

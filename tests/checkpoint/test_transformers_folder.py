@@ -51,6 +51,8 @@ def test_the_usual_values_are_exact(tmp_path):
 def test_placeholders_are_no_names(tmp_path):
     assert read_class_names({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, tmp_path, "KEY") == ()
     assert read_class_names({"id2label": {"1": "dog", "0": "cat"}}, tmp_path, "KEY") == ("cat", "dog")
+    for names in (("LABEL_cat", "LABEL_dog"), ("LABEL_0", "dog")):
+        assert read_class_names({"id2label": dict(enumerate(names))}, tmp_path, "KEY") == names
     assert read_class_names({}, tmp_path, "KEY") == ()
 
 

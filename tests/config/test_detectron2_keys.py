@@ -42,6 +42,22 @@ def test_every_value_has_a_range_a_list_or_a_reason():
     assert ALLOWED.keys() <= DEFAULTS.keys()
 
 
+def test_no_count_is_without_end():
+    """Each would be built, or collected, for ever."""
+    huge = 10**24 + 1
+    checks = {name: declared.check for name, declared in declared_keys("detr_distill.") if is_count(declared.default)}
+    checks |= {name: allowed.check for name, allowed in ALLOWED.items() if is_count(DEFAULTS[name])}
+    for name, check in checks.items():
+        if name != "DATASETS.LABELED_SEED":
+            with pytest.raises(ConfigError, match=f"{name} is {huge}"):
+                check(name, huge)
+    assert len(checks) > 80
+
+
+def is_count(default):
+    return type(default) is int
+
+
 def test_the_defaults_are_allowed():
     build_config("", [])
 

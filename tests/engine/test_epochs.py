@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detr_distill.engine.starting.epochs import in_iterations
+from detr_distill.engine.starting.epochs import in_iterations, schedule_warnings
 from detr_distill.errors import ConfigError
 
 import pytest
@@ -47,3 +47,22 @@ def test_iterations_count_where_no_epochs_are_given(dataset):
     assert in_iterations(cfg) is cfg
     with pytest.raises(ConfigError, match=r"SOLVER\.EPOCHS is 0 beside .*TEST\.EVAL_EPOCHS 2\.0"):
         in_iterations(config(dataset, SOLVER__EPOCHS=0.0, TEST__EVAL_EPOCHS=2.0))
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"SOLVER__WARMUP_ITERS": 20}, "SOLVER.WARMUP_ITERS"),
+        ({"SOLVER__WARMUP_EPOCHS": 8.0}, "SOLVER.WARMUP_EPOCHS"),
+        ({"SOLVER__WARMUP_ITERS": 19}, ""),
+        ({"SOLVER__WARMUP_EPOCHS": 7.0}, ""),
+        ({"SOLVER__WARMUP_ITERS": 20, "SOLVER__WARMUP_FACTOR": 1.0}, ""),
+    ],
+)
+def test_a_warm_up_as_long_as_the_run_is_warned_of(dataset, keys, named):
+    found = schedule_warnings(in_iterations(config(dataset, **keys)))
+    if not named:
+        assert found == []
+        return
+    assert len(found) == 1 and found[0].startswith("The warm-up takes 20 iterations and the run 20, so the learning")
+    assert found[0].endswith(f"Give less than the run has in {named}.")

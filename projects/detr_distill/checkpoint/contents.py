@@ -22,6 +22,11 @@ AVERAGED = ("model_ema", "ema", "ema_model", "ema_state", "ema_state_dict", "sta
 INNER = ("module", "model", "state_dict")
 # Names that a wrapper puts before those of the model that it wraps.
 WRAPPERS = ("module.", "_orig_mod.")
+# Types that weights and counters have; float8 and quantised tensors want factors that stand elsewhere.
+PLAIN = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+)  # fmt: skip
 EMA_TEACHER = "teacher.average."  # of a run's own checkpoint
 
 
@@ -66,7 +71,8 @@ def as_tensors(path: Path, weights: Any) -> dict[str, Tensor]:
     """Weights as tensors, under the names of the model itself.
 
     Raises:
-        CheckpointError: they are something else, two come to the same name, or one is infinite or NaN.
+        CheckpointError: they are something else, of a type or layout that no detector has (float8, complex, quantised,
+            sparse), two come to the same name, or one is infinite or NaN.
     """
     if not isinstance(weights, Mapping) or not weights:
         raise CheckpointError(f"{path} is not a checkpoint: its weights are {_describe(weights)}.")
@@ -81,6 +87,11 @@ def as_tensors(path: Path, weights: Any) -> dict[str, Tensor]:
         own = unwrapped_name(name)
         if own in tensors:
             raise CheckpointError(f"{path} has two tensors for {own}, one of them as {name}. Save one of them.")
+        if not _is_plain(value):
+            raise CheckpointError(
+                f"{path}: {name} is a tensor of {_form(value)}, which is not read. Save the weights dense, in float32, "
+                "float16 or bfloat16: torch.save({'model': {name: tensor.to_dense().float(), ...}}, NEW_FILE)."
+            )
         tensors[own] = value
     check_finite(tensors, str(path))
     return tensors
@@ -116,6 +127,16 @@ def say_average(names: Iterable[str], file: str) -> None:
 def from_numpy(array: np.ndarray) -> Tensor:
     """A copy: torch knows only this machine's byte order, and wants memory that it may write."""
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.dtype in PLAIN and value.layout == torch.strided and value.device.type != "meta"
+
+
+def _form(value: Tensor) -> str:
+    if value.device.type == "meta":
+        return "a shape without numbers"
+    return str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -75,7 +75,7 @@ def read_json(path: Path, key: str) -> dict[str, Any]:
         CheckpointError: unreadable, no JSON, or something else than names and values.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors write a byte-order mark
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{key}: {path} cannot be read: {error}. Copy or download it again.") from error
     if not isinstance(content, dict):

@@ -21,6 +21,9 @@ TASK = "ForObjectDetection"
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # where newer versions keep it, with those of other kinds of input
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# A model's name on the hub, alone or in the address of its page.
+_HUB_NAME = re.compile(r"(?:https?://(?:huggingface\.co|hf\.co)/)?([\w.-]+(?:/[\w.-]+)?)(?:/tree/.*)?/*")
+UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls a class without a name
 # Pixels have 0 to 255: no mean lies outside, no deviation is larger, and one below a unit is of another range.
 LARGEST, SMALLEST_STD = 255.0, 1.0
 
@@ -52,13 +55,17 @@ def open_folder(path: str | Path, key: str) -> Path:
         raise CheckpointError(f"{key} {path}: a folder of transformers holds config.json; this one does not.")
     if folder.is_file():
         raise CheckpointError(f"{key} {path} is a file. Name the folder that holds it and its config.json.")
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)):
+    hub = _HUB_NAME.fullmatch(str(path))
+    if hub:
         raise CheckpointError(
             f"{key} {path}: there is no such folder that holds config.json (working folder: {Path.cwd()}), and names "
-            f"of the hub are not downloaded here. Fetch it, for example by: hf download {path} --local-dir FOLDER, and "
-            "name FOLDER."
+            f"of the hub are not downloaded here. Fetch it, for example by: hf download {hub[1]} --local-dir FOLDER, "
+            "and name FOLDER."
         )
-    raise CheckpointError(f"{key} {path}: there is no such folder that holds config.json.")
+    raise CheckpointError(
+        f"{key} {path}: there is no such folder that holds config.json. Nothing is downloaded here: name a folder of "
+        "this machine."
+    )
 
 
 def read_config(folder: Path, key: str) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def read_class_names(config: Mapping[str, Any], folder: Path, key: str) -> tuple
         )
     names = {int(number): name for number, name in labels.items()}
     listed = tuple(names[number] for number in range(len(names)))
-    return () if all(name.startswith("LABEL_") for name in listed) else listed
+    return () if all(UNNAMED.fullmatch(name) for name in listed) else listed
 
 
 def read_preprocessing(folder: Path, key: str) -> Preprocessing | None:

@@ -13,7 +13,12 @@ from .keys import read_key
 from .ranges import (
     COUNT,
     FINITE,
+    IMAGES,
+    ITERATION,
+    LARGEST,
+    LAYERS_OR_NONE,
     NOT_NEGATIVE,
+    PERIOD,
     POSITIVE,
     PROPER_SHARE,
     SHARE,
@@ -33,6 +38,7 @@ _POOLER = Words("ROIPool", "ROIAlign", "ROIAlignV2", "ROIAlignRotated")
 _LABELS = Each(Words(-1, 0, 1))
 _NAMES = Each(Text(), least=0)
 _SIZES = Each(WHOLE, least=0)  # a 0 among them leaves an image as it is
+_OR_NONE = Range(-1, most=LARGEST, whole=True)
 # Greater seeds overflow NumPy's once the rank is added.
 _SEED = Range(-1, most=2**31 - 1, whole=True)
 
@@ -41,7 +47,7 @@ ALLOWED: dict[str, Allowed] = {
     "DATASETS.TRAIN": _NAMES,
     "SEED": _SEED,
     "VERSION": Words(2),
-    "VIS_PERIOD": WHOLE,
+    "VIS_PERIOD": PERIOD,
     "DATALOADER.NUM_WORKERS": WHOLE,
     "DATALOADER.REPEAT_THRESHOLD": NOT_NEGATIVE,
     "DATALOADER.SAMPLER_TRAIN": Words("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
@@ -57,25 +63,25 @@ ALLOWED: dict[str, Allowed] = {
     "INPUT.RANDOM_FLIP": Words("horizontal", "vertical", "none"),
     "SOLVER.BASE_LR": POSITIVE,
     "SOLVER.BIAS_LR_FACTOR": NOT_NEGATIVE,
-    "SOLVER.CHECKPOINT_PERIOD": COUNT,
+    "SOLVER.CHECKPOINT_PERIOD": ITERATION,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Words("full_model", "norm", "value"),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Infinite(POSITIVE),
     "SOLVER.GAMMA": PROPER_SHARE,
-    "SOLVER.IMS_PER_BATCH": COUNT,
-    "SOLVER.LR_SCHEDULER_NAME": Words("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
-    "SOLVER.MAX_ITER": COUNT,
+    "SOLVER.IMS_PER_BATCH": IMAGES,
+    "SOLVER.LR_SCHEDULER_NAME": Words("WarmupMultiStepLR", "WarmupCosineLR"),
+    "SOLVER.MAX_ITER": ITERATION,
     "SOLVER.MOMENTUM": Range(0, below=1),
     "SOLVER.REFERENCE_WORLD_SIZE": WHOLE,
-    "SOLVER.STEPS": Each(COUNT, least=0),
+    "SOLVER.STEPS": Each(ITERATION, least=0),
     "SOLVER.WARMUP_FACTOR": SHARE,
-    "SOLVER.WARMUP_ITERS": WHOLE,
+    "SOLVER.WARMUP_ITERS": PERIOD,
     "SOLVER.WARMUP_METHOD": Words("linear", "constant"),
     "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
     "SOLVER.WEIGHT_DECAY_BIAS": NOT_NEGATIVE,
     "SOLVER.WEIGHT_DECAY_NORM": NOT_NEGATIVE,
     "TEST.DETECTIONS_PER_IMAGE": COUNT,
-    "TEST.EVAL_PERIOD": WHOLE,
+    "TEST.EVAL_PERIOD": PERIOD,
     "MODEL.ANCHOR_GENERATOR.ANGLES": Each(Each(FINITE)),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": Each(Each(POSITIVE)),
     "MODEL.ANCHOR_GENERATOR.OFFSET": Range(0, below=1),
@@ -87,7 +93,7 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.FPN.OUT_CHANNELS": COUNT,
     "MODEL.PIXEL_MEAN": Each(FINITE),
     "MODEL.PIXEL_STD": Each(POSITIVE),
-    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": NOT_NEGATIVE,
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": WHOLE,
     "MODEL.RESNETS.DEFORM_NUM_GROUPS": COUNT,
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": Each(Words(False, True), 4),
     "MODEL.RESNETS.DEPTH": Words(18, 34, 50, 101, 152),
@@ -108,7 +114,7 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.RETINANET.NMS_THRESH_TEST": SHARE,
     "MODEL.RETINANET.NORM": _NORM,
     "MODEL.RETINANET.NUM_CLASSES": WHOLE,
-    "MODEL.RETINANET.NUM_CONVS": WHOLE,
+    "MODEL.RETINANET.NUM_CONVS": LAYERS_OR_NONE,
     "MODEL.RETINANET.PRIOR_PROB": Range(above=0, below=1),
     "MODEL.RETINANET.SCORE_THRESH_TEST": SHARE,
     "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": NOT_NEGATIVE,
@@ -121,8 +127,8 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.ROI_BOX_HEAD.CONV_DIM": COUNT,
     "MODEL.ROI_BOX_HEAD.FC_DIM": COUNT,
     "MODEL.ROI_BOX_HEAD.NORM": _NORM,
-    "MODEL.ROI_BOX_HEAD.NUM_CONV": WHOLE,
-    "MODEL.ROI_BOX_HEAD.NUM_FC": WHOLE,
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": LAYERS_OR_NONE,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": LAYERS_OR_NONE,
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": COUNT,
     "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": WHOLE,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER,
@@ -137,7 +143,7 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": SHARE,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": COUNT,
     "MODEL.ROI_MASK_HEAD.NORM": _NORM,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": WHOLE,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": LAYERS_OR_NONE,
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": COUNT,
     "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": WHOLE,
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": _POOLER,
@@ -145,8 +151,8 @@ ALLOWED: dict[str, Allowed] = {
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": _BOX_LOSS,
     "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": NOT_NEGATIVE,
     "MODEL.RPN.BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
-    "MODEL.RPN.BOUNDARY_THRESH": Range(-1),
-    "MODEL.RPN.CONV_DIMS": Each(Range(-1, whole=True)),
+    "MODEL.RPN.BOUNDARY_THRESH": _OR_NONE,
+    "MODEL.RPN.CONV_DIMS": Each(_OR_NONE),
     "MODEL.RPN.IN_FEATURES": Each(Text()),
     "MODEL.RPN.IOU_LABELS": _LABELS,
     "MODEL.RPN.IOU_THRESHOLDS": Each(PROPER_SHARE),
@@ -174,6 +180,9 @@ def check_detectron2_keys(cfg: CfgNode) -> None:
         raise ConfigError(f"MODEL.PIXEL_MEAN is {mean!r} and MODEL.PIXEL_STD is {std!r}. Give as many of both.")
     _check_device(cfg.MODEL.DEVICE)
     _check_sizes(cfg)
+    if cfg.INPUT.MAPPER == "detr":
+        Words("BGR", "RGB").check("INPUT.FORMAT, with INPUT.MAPPER detr,", cfg.INPUT.FORMAT)
+    _check_reference(cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE)
     _check_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
     _check_increasing("SOLVER.STEPS", cfg.SOLVER.STEPS)
     for node in ("RETINANET", "RPN", "ROI_HEADS"):
@@ -184,6 +193,14 @@ def check_detectron2_keys(cfg: CfgNode) -> None:
                 f"MODEL.{node}.IOU_LABELS is {labels!r}, for the ranges between the {len(thresholds)} numbers of "
                 f"IOU_THRESHOLDS. Give {len(thresholds) + 1} labels."
             )
+
+
+def _check_reference(images: int, processes: int) -> None:
+    if processes and images % processes:
+        raise ConfigError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {processes}, and SOLVER.IMS_PER_BATCH {images} is no multiple of it. Give "
+            "the number of processes that the images of a batch were meant for, or 0 to take the keys as they are."
+        )
 
 
 def _check_sizes(cfg: CfgNode) -> None:

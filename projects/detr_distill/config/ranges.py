@@ -7,6 +7,10 @@ from typing import NamedTuple, Protocol
 
 from ..errors import ConfigError
 
+# Of counts and sizes (pixels, channels, queries), whose arrays would fit no machine beyond.
+LARGEST = 1_000_000
+_NEAR = 500  # a greater bound is said where it is passed: nobody aims at it
+
 
 class Allowed(Protocol):
     """What a value may be."""
@@ -36,7 +40,8 @@ class Range(NamedTuple):
         """Raises ConfigError where ``value``, the setting of ``key``, is outside or no number."""
         # True is an int to Python, and no number to whoever wrote it.
         if isinstance(value, bool) or not isinstance(value, int | float) or not self._holds(value):
-            raise ConfigError(f"{key} is {value!r}. Give {self.in_words()}.")
+            far = isinstance(value, int | float) and _NEAR < self.most < value
+            raise ConfigError(f"{key} is {value!r}. Give {f'{self.most} or less' if far else self.in_words()}.")
         if self.whole and not isinstance(value, int):
             raise ConfigError(f"{key} is {value!r}. Give a whole number, {self.in_words()}.")
 
@@ -50,10 +55,10 @@ class Range(NamedTuple):
             return "a finite number"
         if self.odd:
             return f"an odd number, {self.least} or more"
-        if self.least > -math.inf and self.most < math.inf:
+        if self.least > -math.inf and self.most <= _NEAR:
             return f"a number from {self.least} to {self.most}"
         first = f"{self.least} or more" if self.least > -math.inf else f"more than {self.above}"
-        if self.most < math.inf:
+        if self.most <= _NEAR:
             return f"{first}, and {self.most} at most"
         return f"{first}, and less than {self.below}" if self.below < math.inf else first
 
@@ -86,6 +91,19 @@ class Text:
     def in_words(self) -> str:
         """What is expected."""
         return "a name"
+
+
+class AnyText:
+    """Any text, also an empty one."""
+
+    def check(self, key: str, value: object) -> None:
+        """Raises ConfigError where ``value``, the setting of ``key``, is none."""
+        if not isinstance(value, str):
+            raise ConfigError(f"{key} is {value!r}. Give {self.in_words()}, such as '{value}'.")
+
+    def in_words(self) -> str:
+        """What is expected."""
+        return "text in quotes"
 
 
 class Each(NamedTuple):
@@ -131,6 +149,13 @@ NOT_NEGATIVE = Range(0)
 POSITIVE = Range(above=0)
 SHARE = Range(0, most=1)
 PROPER_SHARE = Range(above=0, most=1)
-COUNT = Range(1, whole=True)
-WHOLE = Range(0, whole=True)
-ODD = Range(1, odd=True)
+COUNT = Range(1, most=LARGEST, whole=True)
+WHOLE = Range(0, most=LARGEST, whole=True)
+IMAGES = Range(1, most=65_536, whole=True)
+LAYERS = Range(1, most=1000, whole=True)
+LAYERS_OR_NONE = Range(0, most=1000, whole=True)
+# Iterations are the user's patience, and some write many for "never".
+ITERATION = Range(1, most=2**31 - 1, whole=True)
+PERIOD = Range(0, most=2**31 - 1, whole=True)
+SEVERAL = Range(2, most=LARGEST, whole=True)
+ODD = Range(1, most=999, odd=True)

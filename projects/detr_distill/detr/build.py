@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..config.keys import Key, declare
-from ..config.ranges import COUNT, Words
+from ..config.ranges import Range, Words
 from ..errors import ConfigError
 from ..registry import (
     DECODER_REGISTRY,
@@ -54,7 +54,9 @@ declare(
             'also the control of fixed matching without a teacher, `"HybridQueries"` (H-DETR), `"DenoisingQueries"` '
             '(DN-DETR), `"ContrastiveDenoisingQueries"` (DINO)',
         ),
-        "MODEL.DETR.SIZE_DIVISIBILITY": Key(1, "images are padded to a multiple of it, in pixels", COUNT),
+        "MODEL.DETR.SIZE_DIVISIBILITY": Key(
+            1, "images are padded to a multiple of it, in pixels", Range(1, most=4096, whole=True)
+        ),
         "MODEL.DETR.DEFORMABLE_KERNEL": Key(
             "auto",
             'what deformable attention and AdaMixer\'s sampling run on: `"triton"` (on CUDA), `"pytorch"`, or '

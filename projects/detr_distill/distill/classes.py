@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from ..checkpoint.transformers_folder import UNNAMED
 from ..data.class_lists import names_twice, normal_names
 from ..errors import ConfigError
 from ..structures.transfer import copy_to
@@ -22,7 +22,6 @@ NAMES_KEY = "MODEL.DISTILL.TEACHER.CLASS_NAMES"
 
 # What stands in lists of classes for an index without a class, as in the 91 of COCO's DETRs: it names none.
 _PLACEHOLDERS = ("N/A", "")
-_UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls a class without a name
 _COLUMNS = 3  # pairs in a row of the table
 _ROWS = 40  # of the table at most
 
@@ -103,6 +102,13 @@ def match_classes(
     mine, theirs = normal_names(student_names), normal_names(teacher_names)
     if mine == theirs:
         return same_classes(num_student)
+    unnamed = [name for name in theirs if UNNAMED.fullmatch(name) and name not in mine]
+    if unnamed:
+        raise ConfigError(
+            f"The teacher's class names, from {teacher_source}, have {_short(unnamed)}, which name nothing. Name each "
+            f"of its {num_teacher} classes in {NAMES_KEY}, in the teacher's order; 'N/A' stands for an index without a "
+            "class."
+        )
     index_of = {name: index for index, name in enumerate(theirs) if name not in _PLACEHOLDERS}
     shared = [(index, index_of[name]) for index, name in enumerate(mine) if name in index_of]
     if not shared:
@@ -119,11 +125,6 @@ def same_classes(count: int) -> ClassMap:
     """Two equal lists of ``count`` classes."""
     everything = tuple(range(count))
     return ClassMap(everything, everything, identical=True, num_student=count)
-
-
-def known_names(names: Sequence[str]) -> list[str] | None:
-    """Names of a network of transformers; None for ``LABEL_0``, ``LABEL_1``, ..., which name nothing."""
-    return None if all(_UNNAMED.fullmatch(name) for name in names) else list(names)
 
 
 def report_pairing(classes: ClassMap, student_names: Sequence[str] | None, teacher_names: Sequence[str] | None) -> None:

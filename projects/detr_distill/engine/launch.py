@@ -31,7 +31,7 @@ from .report import print_message_of, report_end, report_user_errors
 from .results import write_results
 from .run_folder import claim_run_folder, output_folder
 from .starting.check import check_start
-from .starting.epochs import in_iterations
+from .starting.epochs import in_iterations, schedule_warnings
 from .trainer import DistillTrainer
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,11 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     # Before the folder: a start that fails here leaves nothing. What is said goes to its log once there is one.
     arguments.warnings = check_start(cfg, training=not arguments.eval_only)
-    return cfg if arguments.eval_only else in_iterations(cfg)
+    if arguments.eval_only:
+        return cfg
+    cfg = in_iterations(cfg)
+    arguments.warnings += schedule_warnings(cfg)
+    return cfg
 
 
 def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:

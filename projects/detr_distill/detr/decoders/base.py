@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ...config.keys import key
-from ...config.ranges import COUNT
+from ...config.ranges import LAYERS
 from ...plugin import Plugin
 from ...registry import DECODER_REGISTRY
 from ...structures import (
@@ -57,7 +57,7 @@ class Decoder(Plugin):
     layers: nn.ModuleList
     published_epsilon: ClassVar[float] = EPSILON
 
-    num_layers: int = key(6, "layers of the decoder", COUNT, path="MODEL.DETR.DECODER.NUM_LAYERS")
+    num_layers: int = key(6, "layers of the decoder", LAYERS, path="MODEL.DETR.DECODER.NUM_LAYERS")
     width: int = HIDDEN_DIM
     num_heads: int = NUM_HEADS
     ffn_width: int = FFN_DIM

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ...config.keys import key
-from ...config.ranges import NOT_NEGATIVE
+from ...config.ranges import LAYERS_OR_NONE
 from ...plugin import Plugin
 from ...registry import ENCODER_REGISTRY
 from ...structures import Memory
@@ -35,7 +35,7 @@ class Encoder(Plugin):
     takes_levels: ClassVar[bool] = True
     neck_name: ClassVar[str] = "MultiLevelNeck"
 
-    num_layers: int = key(6, "0 passes the features through", NOT_NEGATIVE, path="MODEL.DETR.ENCODER.NUM_LAYERS")
+    num_layers: int = key(6, "0 passes the features through", LAYERS_OR_NONE, path="MODEL.DETR.ENCODER.NUM_LAYERS")
     width: int = HIDDEN_DIM
     num_heads: int = NUM_HEADS
     ffn_width: int = FFN_DIM

@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 
 from ...config.keys import key
-from ...config.ranges import NOT_NEGATIVE, Range, Words
+from ...config.ranges import NOT_NEGATIVE, SEVERAL, Words
 from ...registry import QUERIES_REGISTRY, TRAINING_GROUP_REGISTRY, look_up
 from ...structures import GroundTruth, Memory, QueryGroup
 from ..layers.module_list import ModuleList
@@ -37,7 +37,7 @@ class GroupQueries(TrainingGroup):
         num_groups: K, of a configuration. loss_weight: w; 0 adds no group. combine: "mean" or "sum".
     """
 
-    num_groups: int = key(11, "`GroupQueries`: groups in all, the detector's own included", Range(2))
+    num_groups: int = key(11, "`GroupQueries`: groups in all, the detector's own included", SEVERAL)
     loss_weight: float = key(1.0, "weight of each extra group's loss; 0 adds no group", NOT_NEGATIVE)
     combine: str = key(
         "mean",

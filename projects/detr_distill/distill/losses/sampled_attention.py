@@ -14,7 +14,7 @@ from detectron2.config import configurable
 from torch import Tensor
 
 from ...config.keys import key
-from ...config.ranges import NOT_NEGATIVE, Range, Words
+from ...config.ranges import NOT_NEGATIVE, SEVERAL, Words
 from ...registry import LOSS_REGISTRY
 from ...structures import SAMPLED_ATTENTION, SampledPoints
 from ..knowledge import Knowledge
@@ -51,8 +51,8 @@ class SampledAttentionLoss(ScoredPairLoss):
         '`"mean"`: all heads together; `"each"`: head by head where both sides have as many',
         Words("mean", "each"),
     )
-    directions: int = key(4, '`"energy"`: lines that the points are projected on', Range(2))
-    grid_size: int = key(16, '`"js"`: nodes along a side of the image', Range(2))
+    directions: int = key(4, '`"energy"`: lines that the points are projected on', SEVERAL)
+    grid_size: int = key(16, '`"js"`: nodes along a side of the image', SEVERAL)
     pair_weight: str = key(
         "teacher_score",
         'a pair counts by the teacher\'s best class probability, or `"equal"`, all alike',

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ...config.keys import key
+from ...config.ranges import AnyText
 from ...plugin import Plugin
 from ...registry import LOSS_REGISTRY, TEACHER_REGISTRY
 from ..classes import ClassMap
@@ -28,6 +29,7 @@ CLASS_NAMES = key(
     (),
     "the teacher's classes in order, each once (`N/A`: an index without a class), paired with the student's by name; "
     "empty: the names of its training set, which its own `DATASETS.REGISTER` may define",
+    AnyText(),
     path=f"{SECTION}.CLASS_NAMES",
 )
 

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ...checkpoint.contents import check_finite
 from ...checkpoint.matching import Fit
-from ...checkpoint.transformers_folder import open_folder, read_config, read_preprocessing
+from ...checkpoint.transformers_folder import open_folder, read_class_names, read_config, read_preprocessing
 from ...data import training_class_names
 from ...detr.preprocess import pad_images
 from ...errors import CheckpointError, ConfigError
 from ...registry import TEACHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput
 from ...structures.transfer import copy_to
-from ..classes import NAMES_KEY, known_names, match_classes, report_pairing
+from ..classes import NAMES_KEY, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
 from .base import CLASS_NAMES, WEIGHTS
@@ -87,7 +87,7 @@ class TransformersDetector(HiddenDetector):
         folder = open_folder(cfg.MODEL.DISTILL.TEACHER.WEIGHTS, KEY)
         detector = load_model(folder)
         labels, given = detector.config.id2label, list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
-        names = given or known_names([labels[index] for index in sorted(labels)])
+        names = given or read_class_names(read_config(folder, KEY), folder, KEY) or None
         source = NAMES_KEY if given else f"id2label of {folder / 'config.json'}"
         student_names = training_class_names(cfg)
         own_count = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes

@@ -67,6 +67,22 @@ def in_iterations(cfg: CfgNode) -> CfgNode:
     return result
 
 
+def schedule_warnings(cfg: CfgNode) -> list[str]:
+    """What of a schedule will not come about: the rate that a warm-up as long as the run never reaches.
+
+    Args:
+        cfg: of :func:`in_iterations`.
+    """
+    solver = cfg.SOLVER
+    if solver.WARMUP_ITERS < solver.MAX_ITER or solver.WARMUP_FACTOR == 1:
+        return []
+    key = "SOLVER.WARMUP_EPOCHS" if solver.EPOCHS and solver.WARMUP_EPOCHS >= 0 else "SOLVER.WARMUP_ITERS"
+    return [
+        f"The warm-up takes {solver.WARMUP_ITERS} iterations and the run {solver.MAX_ITER}, so the learning rate never "
+        f"reaches SOLVER.BASE_LR {solver.BASE_LR}. Give less than the run has in {key}."
+    ]
+
+
 def training_images(cfg: CfgNode) -> int:
     """Images of an epoch: those of the training sets whose labels are used."""
     sets = [check_set(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN]

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ....config.keys import key
-from ....config.ranges import COUNT, NOT_NEGATIVE, ODD, PROPER_SHARE, Words
+from ....config.ranges import COUNT, LAYERS_OR_NONE, ODD, PROPER_SHARE, WHOLE, Words
 from ....errors import ConfigError
 from ....iteration import needed_iteration
 from ....registry import TEACHER_REGISTRY
@@ -60,13 +60,11 @@ class LabelEncoder(Teacher):
         "an object's corners end at the index of the image's last pixel, width - 1 and height - 1, before they are "
         "divided by width and height, as LGD's do; `False`: at the border",
     )
-    class_embedding: int = key(
-        0, "width of a learned vector for each class, for large label sets; 0: one-hot", NOT_NEGATIVE
-    )
+    class_embedding: int = key(0, "width of a learned vector for each class, for large label sets; 0: one-hot", WHOLE)
     num_heads: int = key(8, "heads of the attention between appearances and labels", COUNT)
     guide: str = key("student", 'appearances ask and labels answer; `"label"`: the reverse', Words("student", "label"))
     detach_appearance: bool = key(False, "keep the encoder's gradient from the student's maps")
-    refinement_layers: int = key(3, "convolutions behind the written map", NOT_NEGATIVE)
+    refinement_layers: int = key(3, "convolutions behind the written map", LAYERS_OR_NONE)
     refinement_kernel: int = key(3, "their size, in cells", ODD)
     head_share: float = key(
         1.0,

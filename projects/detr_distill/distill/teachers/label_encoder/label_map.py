@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from ....checkpoint.strict import load_part
 from ....config.keys import key
-from ....config.ranges import Range, Words
+from ....config.ranges import SEVERAL, Words
 from ....errors import ConfigError
 from ....registry import TEACHER_REGISTRY
 from ....structures import GroundTruth
@@ -49,7 +49,7 @@ class LabelMapEncoder(Teacher):
     width: int = key(
         128,
         "`LabelMapEncoder`: channels of its stem; the last stage has sixteen times as many",
-        Range(2),  # the narrowest inner layer has half of it
+        SEVERAL,  # the narrowest inner layer has half of it
     )
     coarse_maps: str = key(
         "c5",
