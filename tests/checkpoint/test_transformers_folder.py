@@ -48,6 +48,11 @@ def test_the_usual_values_are_exact(tmp_path):
     assert read_preprocessing(tmp_path, "KEY") == Preprocessing(*expected, None)
 
 
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(USUAL), encoding="utf-8-sig")
+    assert read_preprocessing(tmp_path, "KEY").mean == pytest.approx(MEAN)
+
+
 def test_placeholders_are_no_names(tmp_path):
     assert read_class_names({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, tmp_path, "KEY") == ()
     assert read_class_names({"id2label": {"1": "dog", "0": "cat"}}, tmp_path, "KEY") == ("cat", "dog")

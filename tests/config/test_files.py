@@ -35,3 +35,11 @@ def test_a_file_that_is_nowhere_is_named():
 @pytest.mark.parametrize("address", ["", "https://example.org/weights.pth"])
 def test_addresses_and_nothing_stay_as_they_are(address):
     assert find_file(address, "KEY") == address
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.pth").touch()
+    assert find_file("~/mine.pth", "KEY") == str(tmp_path / "mine.pth")
+    with pytest.raises(ConfigError, match=r"KEY names ~/other\.pth, which does not exist"):
+        find_file("~/other.pth", "KEY")

@@ -6,10 +6,12 @@ import json
 from contextlib import nullcontext
 
 from detr_distill.data import register_datasets
+from detr_distill.distill.teachers.configuration import teacher_class_names
 from detr_distill.distill.teachers.label_encoder.label_map import LabelMapEncoder
 from detr_distill.errors import ConfigError
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.builders import small_cfg
 from helpers.data.plain_sets import CLASSES, write_set
@@ -120,3 +122,13 @@ def test_a_label_encoders_two_trainings_have_the_same_classes(student_set, tmp_p
             LabelMapEncoder.check_files(cfg)
     (tmp_path / "config.yaml").write_text("nothing: of this package")
     LabelMapEncoder.check_files(cfg)
+
+
+def test_names_are_of_the_file_that_the_weights_are_of(tmp_path, monkeypatch):
+    """Of the project, named from another folder; or below the home folder."""
+    torch.save({"model": {}, "class_names": ["a", "b"]}, tmp_path / "mine.pth")
+    monkeypatch.setattr("detr_distill.config.files.SHIPPED", tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("mine.pth", "~/mine.pth"):
+        cfg = small_cfg(MODEL__DISTILL__TEACHER__WEIGHTS=path)
+        assert teacher_class_names(cfg, cfg) == (("a", "b"), f"MODEL.DISTILL.TEACHER.WEIGHTS {path}")

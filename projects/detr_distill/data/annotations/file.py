@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import first
+from .areas import read_areas, read_numbers
 from .fields import (
     Field,
     Findings,
     are_boxes,
-    are_numbers,
     are_sides,
     are_texts,
     cut,
@@ -24,7 +24,6 @@ from .fields import (
     to_box,
     to_flag,
     to_id,
-    to_number,
     to_side,
     to_text,
     to_whole,
@@ -32,8 +31,6 @@ from .fields import (
 from .text import SECTIONS, collector_off, read_contents, read_section
 
 _WHOLE, _TEXT = frozenset({int}), frozenset({str})
-# An area is no larger than the box; times and square pixels that rounding may add.
-_ROUNDED, _ROUNDED_TINY = 2.0, 16.0
 _ID = "a whole number or a text"
 _NUMBER = "a whole number"
 _NAME = "a text"
@@ -131,8 +128,8 @@ def read_annotation_file(path: str | os.PathLike) -> AnnotationFile:
         _check_ignored(annotations, findings)
         findings.stop_at_faults()
         boxes = np.array([item["bbox"] for item in annotations], dtype=np.float64).reshape(-1, 4)
-        given = _read_numbers([item.get("area") for item in annotations])
-        areas = _read_areas(annotations, boxes, given, findings)
+        given = read_numbers([item.get("area") for item in annotations])
+        areas = read_areas(annotations, boxes, given, findings)
     return AnnotationFile(path, images, annotations, categories, annotated, boxes, areas, given, findings.warnings())
 
 
@@ -215,41 +212,3 @@ def _check_ignored(annotations: list[dict], findings: Findings) -> None:
     for item, ignored in zip(marked, _IGNORE.read(marked, findings), strict=True):
         if ignored and not item["iscrowd"]:
             findings.fault(kind, _name(item))
-
-
-def _read_numbers(column: list[Any]) -> np.ndarray:
-    """(N,) float64, NaN where a value is no number."""
-    if set(map(type, column)) <= {int, float} and are_numbers(column):
-        return np.array(column, dtype=np.float64)
-    return np.array([_area(value) for value in column], dtype=np.float64)
-
-
-def _read_areas(annotations: list[dict], boxes: np.ndarray, given: np.ndarray, findings: Findings) -> np.ndarray:
-    """(N,) areas in square pixels, NaN where the file has none that can be right, which leaves the entry.
-
-    Args:
-        annotations: of which those are changed whose area is a text or cannot be right. given: of `_read_numbers`.
-    """
-    areas = given.copy()
-    with np.errstate(invalid="ignore", over="ignore"):
-        largest = boxes[:, 2:].clip(min=0).prod(axis=1) * _ROUNDED + _ROUNDED_TINY
-        unknown = ~((areas > 0) & (areas <= largest))
-    areas[unknown] = np.nan
-    for number in np.flatnonzero(
-        unknown | np.array([type(item.get("area")) is str for item in annotations], dtype=bool)
-    ):
-        item = annotations[number]
-        value = item.pop("area", None)
-        if not unknown[number]:
-            item["area"] = float(areas[number])
-        elif value is not None:
-            kind = "annotations whose area is no positive number or more than their box, to be measured by evaluation"
-            findings.note(kind, _name(item), value)
-    return areas
-
-
-def _area(value: Any) -> float:
-    try:
-        return to_number(value)
-    except (ValueError, OverflowError):
-        return np.nan
