@@ -70,6 +70,7 @@ def test_other_images_are_named(tmp_path):
         forget(name), forget(bare)
         entries = [[name, file, str(images)], [bare, "", str(unlabelled)]]
         words = {"DATASETS.TRAIN": f"('{name}',)", "DATASETS.UNLABELED": f"('{bare}', 'rest')"}
+        words["DATALOADER.UNLABELED_PER_BATCH"] = "1"
         register_datasets(entries)
         keep_contents(toy_config(folder, **words), resume=resume)
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from ...checkpoint.writing import write_atomically
@@ -16,7 +17,6 @@ from ...config.files import complete_path
 from ...data import class_names, dataset_files
 from ...data.check_cache import hash_file
 from ...data.checks import check_set, describe_files, image_files
-from ...data.unlabeled import REST
 from ...distill.teachers.configuration import teacher_settings
 from ...errors import ConfigError
 from ..run_folder import has_checkpoints
@@ -70,9 +70,9 @@ def describe_contents(cfg: CfgNode) -> Contents:
         if files and os.path.isfile(files[0]):
             contents[f"annotations of {name}"] = hash_files(Path(files[0]))
             contents[f"images of {name}"] = check_set(cfg, name, "DATASETS.TRAIN").files
-    # A share of the training sets' own is already known.
-    for name in (name for name in cfg.DATASETS.UNLABELED if name != REST):
-        contents[f"images of {name}"] = describe_files(image_files(name))
+    for name in cfg.DATASETS.UNLABELED if cfg.DATALOADER.UNLABELED_PER_BATCH else ():
+        if name in DatasetCatalog:  # what LABELED_SHARE leaves is of the training sets
+            contents[f"images of {name}"] = describe_files(image_files(name))
     if cfg.MODEL.META_ARCHITECTURE == "DistillDetector":
         contents.update(_describe_teacher(cfg))
     return contents
