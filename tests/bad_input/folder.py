@@ -252,5 +252,13 @@ ROWS = [
         lambda _: fault(torch.multiprocessing.ProcessExitedException("killed", 1, 4711, -9, "SIGKILL")),
         "process 1 of this machine was killed by SIGKILL.*SOLVER.IMS_PER_BATCH",
     ),
+    Row(
+        "memory_full",
+        lambda _: fault(
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        ),
+        "The machine's memory has no room .*SOLVER.IMS_PER_BATCH",
+    ),
+    Row("memory_full_for_numpy", lambda _: fault(MemoryError("Unable to allocate 8 TiB")), "machine's memory has no"),
     Row("gpu_full", lambda _: fault(torch.OutOfMemoryError("CUDA out of memory.")), "SOLVER.IMS_PER_BATCH"),
 ]
