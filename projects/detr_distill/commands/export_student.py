@@ -1,6 +1,6 @@
 """Takes the student out of a run's checkpoint: weights that load in the plain detector, or a program that runs alone.
 
-``.pth`` and ``.safetensors`` hold weights; ``.onnx`` and ``.pt2`` the whole detector, which the configuration describes:
+``.pth`` and ``.safetensors`` hold weights; ``.onnx`` and ``.pt2`` the whole detector, which the configuration tells:
 uint8 images of any size and number in, boxes, scores and labels out.
 """
 
@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> str:
         return export_graph(arguments, form)
     if arguments.config_file or arguments.opts:
         raise ConfigError(
-            f"--config-file and KEY VALUE describe what {', '.join(GRAPHS)} hold, not {form}. Leave them out."
+            f"--config-file and KEY VALUE describe what {' and '.join(GRAPHS)} hold, and {form} holds weights alone. "
+            "Leave them out."
         )
     checkpoint = read_checkpoint(arguments.weights)
     weights = detector_in(checkpoint)

@@ -32,15 +32,12 @@ def export_graph(arguments: argparse.Namespace, form: str) -> str:
             "given. Name the file; a run leaves it as OUTPUT_DIR/config.yaml."
         )
     weights = arguments.weights
-    cfg = read_configuration(
-        arguments.config_file,
-        [*arguments.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", weights],
-        plugins=True,
-        weights=weights,
-    )
+    keys = [*arguments.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", weights]
+    cfg = read_configuration(arguments.config_file, keys, plugins=True, weights=weights)
     cfg.MODEL.META_ARCHITECTURE = detector_name(cfg)  # of a distilling run the student, without its teacher
     cfg.freeze()
     detector = build_named_model(cfg).eval().requires_grad_(False)
+    graph = graph_of(detector)
     load_strict(detector, weights, "--weights")
     count = student_of(detector).num_classes
     names = stored_class_names(weights) or training_class_names(cfg) or [str(index) for index in range(count)]
@@ -51,9 +48,9 @@ def export_graph(arguments: argparse.Namespace, form: str) -> str:
         )
     side = -(-cfg.INPUT.MIN_SIZE_TEST // MULTIPLE) * MULTIPLE
     size = read_size(arguments.size) if arguments.size else (side, side + MULTIPLE)
-    difference = GRAPHS[form](graph_of(detector), Path(arguments.output), names, size)
+    difference = GRAPHS[form](graph, Path(arguments.output), names, size)
     return (
-        f"{arguments.output}: {count} classes, any size and number of images; differs from PyTorch by {difference:.0e}"
+        f"{arguments.output}: {count} classes, images of any size and number; differs from PyTorch by {difference:.0e}"
     )
 
 

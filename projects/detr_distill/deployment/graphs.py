@@ -18,6 +18,6 @@ def graph_of(detector: nn.Module) -> nn.Module:
     if isinstance(detector, DetrDetector):
         return DetrGraph(detector)
     raise ConfigError(
-        f"MODEL.META_ARCHITECTURE {type(detector).__name__} cannot be exported as a graph; DetrDetector can. Export its "
-        "weights: --format safetensors."
+        f"MODEL.META_ARCHITECTURE {type(detector).__name__} cannot be exported as a graph, DetrDetector can. Export "
+        "its weights: --format safetensors."
     )
