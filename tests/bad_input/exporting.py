@@ -43,8 +43,8 @@ ROWS = [
         "tell 2 class names, and the detector has 10",
     ),
     Row(
-        "graph_of_a_convolutional_detector",
-        export("x.onnx", "--config-file", str(ROOT / "configs/digits/fcos_student.yaml")),
-        "FCOS cannot be exported as a graph",
+        "graph_of_an_rcnn",
+        export("x.onnx", "--config-file", str(ROOT / "configs/digits/faster_rcnn_student.yaml")),
+        "GeneralizedRCNN cannot be exported as a graph",
     ),
 ]

@@ -48,9 +48,9 @@ def test_a_graph_detects_what_the_detector_does(name):
     cfg = build_config(str(ROOT / f"configs/digits/{name}.yaml"), ["MODEL.DEVICE", "cpu"])
     found = randomise(build_model(cfg)).eval()
     images, sizes = example(2, 60, 84)
-    ordered = images.flip(1) if found.input_format == "BGR" else images
+    ordered = images.flip(1)
     with torch.no_grad():
-        boxes, scores, labels = graph_of(found)(images, sizes)
+        boxes, scores, labels = graph_of(found, "BGR")(images, sizes)
         expected = found.detect([{"image": image, "height": 60, "width": 84} for image in ordered])
     for image, entry in enumerate(expected):
         instances = entry["instances"]
@@ -60,30 +60,59 @@ def test_a_graph_detects_what_the_detector_does(name):
         assert torch.equal(labels[image][kept], instances.pred_classes)
 
 
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_the_graph_of_a_convolutional_detector_detects_what_it_does(name):
+    """One image, boxes that are suppressed included."""
+    found = convolutional(name)
+    images, sizes = example(1, 64, 96)
+    with torch.no_grad():
+        boxes, scores, labels = graph_of(found, "BGR")(images, sizes)
+        found.max_detections_per_image = 10000  # the graph keeps all
+        expected = found([{"image": images[0].flip(0), "height": 64, "width": 96}])[0]["instances"]
+    assert len(expected) > 20
+    torch.testing.assert_close(boxes[0], expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+    torch.testing.assert_close(scores[0], expected.scores, rtol=0, atol=1e-5)
+    assert torch.equal(labels[0], expected.pred_classes)
+
+
+def convolutional(name: str) -> nn.Module:
+    """The digits' detector, with random weights of which many detect something."""
+    keys = ["MODEL.DEVICE", "cpu", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.4"]
+    found = build_model(build_config(str(ROOT / f"configs/digits/{name}_student.yaml"), keys)).eval()
+    anchors = {key: value.clone() for key, value in found.anchor_generator.state_dict().items()}
+    randomise(found).anchor_generator.load_state_dict(anchors)
+    found.head.cls_score.bias.data.zero_()
+    return found
+
+
+def test_a_convolutional_detector_is_a_program_for_one_image(tmp_path):
+    assert write_program(graph_of(convolutional("fcos"), "BGR"), tmp_path / "student.pt2", NAMES, SIZE) <= 1e-4
+
+
 def test_padding_changes_nothing_but_what_convolutions_carry_over(detector):
     """What lies in the padding is not looked at."""
-    images, sizes = make_case(Case(3, ragged=True), SIZE)
+    images, sizes = make_case(Case(3, ragged=True), graph_of(detector, "BGR"), SIZE)
     other = images.clone()
     other[0, :, sizes[0, 0] :] = 255
     with torch.no_grad():
-        results = [graph_of(detector)(batch, sizes) for batch in (images, other)]
+        results = [graph_of(detector, "BGR")(batch, sizes) for batch in (images, other)]
     assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
 
 
 def test_a_program_takes_any_size_and_number_of_images(tmp_path):
     file = tmp_path / "student.pt2"
     found = build(MODEL__DETR__NECK__NAME="MultiLevelNeck", **TWO_STAGE)
-    assert write_program(graph_of(found), file, NAMES, SIZE) <= 1e-4
+    assert write_program(graph_of(found, "BGR"), file, NAMES, SIZE) <= 1e-4
     note = {"metadata.json": ""}
     program = torch.export.load(file, extra_files=note).module()
     assert json.loads(note["metadata.json"])["names"] == NAMES
-    assert max(compare(graph_of(found), program, case, SIZE, "it") for case in CASES) <= 1e-4
+    assert max(compare(graph_of(found, "BGR"), program, case, SIZE, "it") for case in CASES) <= 1e-4
 
 
 def test_an_onnx_file_takes_any_size_and_number_of_images(tmp_path, detector):
     onnxruntime = pytest.importorskip("onnxruntime")
     file = tmp_path / "student.onnx"
-    assert write_onnx(graph_of(detector), file, NAMES, SIZE) <= 1e-4
+    assert write_onnx(graph_of(detector, "BGR"), file, NAMES, SIZE) <= 1e-4
     session = onnxruntime.InferenceSession(file)
     assert json.loads(session.get_modelmeta().custom_metadata_map["names"]) == NAMES
     assert [axis if isinstance(axis, str) else int(axis) for axis in session.get_inputs()[0].shape] == [
@@ -92,10 +121,10 @@ def test_an_onnx_file_takes_any_size_and_number_of_images(tmp_path, detector):
         "height",
         "width",
     ]
-    images, sizes = make_case(Case(2, 1.3, 0.8), SIZE)
+    images, sizes = make_case(Case(2, 1.3, 0.8), graph_of(detector, "BGR"), SIZE)
     boxes, scores, labels = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
     with torch.no_grad():
-        expected = graph_of(detector)(images, sizes)
+        expected = graph_of(detector, "BGR")(images, sizes)
     assert boxes.shape == expected[0].shape and labels.dtype == "int64"
     assert abs(scores - expected[1].numpy()).max() < 1e-4
 
@@ -106,6 +135,7 @@ class Shifted(nn.Module):
     def __init__(self, graph: nn.Module, amount: float):
         super().__init__()
         self.graph, self.amount = graph, amount
+        self.multiple, self.most_images = graph.multiple, graph.most_images
 
     def forward(self, images, sizes):
         boxes, scores, labels = self.graph(images, sizes)
@@ -113,7 +143,7 @@ class Shifted(nn.Module):
 
 
 def test_a_file_that_detects_something_else_is_not_left_there(tmp_path, detector):
-    graph, wrong = graph_of(detector), Shifted(graph_of(detector), 0.5)
+    graph, wrong = graph_of(detector, "BGR"), Shifted(graph_of(detector, "BGR"), 0.5)
     with pytest.raises(CheckpointError, match="differs from PyTorch's"):
         compare(graph, wrong, CASES[0], SIZE, "it")
     assert compare(graph, Shifted(graph, 1e-3), CASES[0], SIZE, "it") > 1e-6
@@ -121,11 +151,13 @@ def test_a_file_that_detects_something_else_is_not_left_there(tmp_path, detector
 
 def test_detectors_without_a_graph_are_refused():
     with pytest.raises(ConfigError, match="Linear cannot be exported as a graph"):
-        graph_of(nn.Linear(2, 2))
+        graph_of(nn.Linear(2, 2), "RGB")
 
 
 def test_an_exporter_that_fails_is_quoted(tmp_path):
     class Stubborn(nn.Module):
+        multiple, most_images = 1, None
+
         def forward(self, images, sizes):
             return images if images.float().mean() > 0 else sizes
 

@@ -37,7 +37,7 @@ def export_graph(arguments: argparse.Namespace, form: str) -> str:
     cfg.MODEL.META_ARCHITECTURE = detector_name(cfg)  # of a distilling run the student, without its teacher
     cfg.freeze()
     detector = build_named_model(cfg).eval().requires_grad_(False)
-    graph = graph_of(detector)
+    graph = graph_of(detector, cfg.INPUT.FORMAT)
     load_strict(detector, weights, "--weights")
     count = student_of(detector).num_classes
     names = stored_class_names(weights) or training_class_names(cfg) or [str(index) for index in range(count)]

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CheckpointError
+from .base import Graph
 
 Run = Callable[[Tensor, Tensor], Sequence[Tensor]]  # images and sizes to boxes, scores and labels
 TOLERANCE = 1e-4
@@ -41,9 +42,11 @@ def example(images: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return values, torch.tensor([[height, width]] * images)
 
 
-def make_case(case: Case, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The batch of a case, for an export at ``size`` (height, width)."""
-    images, sizes = example(case.images, round(size[0] * case.taller), round(size[1] * case.wider))
+def make_case(case: Case, graph: Graph, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The batch of a case, for an export at ``size`` (height, width), as near to it as the graph can take."""
+    factors, multiple = (case.taller, case.wider), graph.multiple
+    sides = [max(1, round(side * factor / multiple)) * multiple for side, factor in zip(size, factors, strict=True)]
+    images, sizes = example(min(case.images, graph.most_images or case.images), *sides)
     if case.ragged:
         height, width = images.shape[-2:]
         sizes[0], sizes[-1] = torch.tensor([height // 2, width]), torch.tensor([height, width // 2 + 3])
@@ -51,7 +54,7 @@ def make_case(case: Case, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def compare(graph: nn.Module, run: Run, case: Case, size: tuple[int, int], name: str) -> float:
+def compare(graph: Graph, run: Run, case: Case, size: tuple[int, int], name: str) -> float:
     """The largest difference of a score, or of a box in the image's sides.
 
     Detections are compared as sets: of equal scores either may come first.
@@ -62,12 +65,12 @@ def compare(graph: nn.Module, run: Run, case: Case, size: tuple[int, int], name:
     Raises:
         CheckpointError: it is more than 1e-4, or a label is another.
     """
-    inputs = make_case(case, size)
+    inputs = make_case(case, graph, size)
     expected, found = graph(*inputs), run(*inputs)
     difference = max(_difference(*image) for image in zip(*expected, *found, inputs[1], strict=True))
     if not difference <= TOLERANCE:
         raise CheckpointError(
-            f"{name}: the exported detector differs from PyTorch's by {difference:.1e} on {case.images} images of "
+            f"{name}: the exported detector differs from PyTorch's by {difference:.1e} on {len(inputs[0])} images of "
             f"{inputs[0].shape[-2]}x{inputs[0].shape[-1]} pixels, and more than {TOLERANCE:g} is no rounding. It was "
             "not written. Report it with the configuration; --format safetensors exports the weights."
         )
@@ -87,10 +90,8 @@ def _difference(
 
     Those that score as little as the last one may have been cut off on the other side, and do not count.
     """
-    if boxes.shape != found_boxes.shape:
-        return float("inf")
-    if not len(boxes):
-        return 0.0
+    if not (len(boxes) and len(found_boxes)):
+        return 0.0 if len(boxes) == len(found_boxes) else float("inf")
     sides = size.flip(0).repeat(2)
     of_boxes = (boxes[:, None] / sides - found_boxes / sides).abs().amax(-1)
     of_scores = (scores[:, None] - found_scores).abs()

@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoint.writing import write_atomically
 from ..errors import ConfigError
-from .checking import CASES, Run, compare, example
+from .base import Graph
+from .checking import CASES, Case, Run, compare, make_case
 
+# Names of the lengths that may change from call to call.
+NAMED = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
 INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
-# One name for each length that may change from call to call.
-DYNAMIC = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
 NAMES_KEY = "names"  # of the class names in a file's metadata
 PROGRAM_NOTE = "metadata.json"  # of the file inside a program
 SMALLEST = 32  # side of an image that a program takes, in pixels
 
 
-def write_onnx(graph: nn.Module, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
+def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
     """Writes an ONNX file with dynamic batch, height and width, checked in onnxruntime at other sizes and batches.
 
     Args:
-        graph: as :class:`DetrGraph`. class_names: kept in the metadata ``names``, a JSON list. size: (height, width) of
+        graph: of the detector. class_names: kept in the metadata ``names``, a JSON list. size: (height, width) of
             the images that the graph is traced with, in pixels.
 
     Returns:
@@ -45,13 +46,13 @@ def write_onnx(graph: nn.Module, path: Path, class_names: Sequence[str], size: t
         raise ConfigError(
             f"--format onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'detr_distill[onnx]'"
         ) from error
+    exported = _export(graph, size, "onnx")
     program = _in_words(
         "onnx",
         lambda: torch.onnx.export(
-            graph,
-            example(2, *size),
+            exported,
             dynamo=True,
-            dynamic_shapes=DYNAMIC,
+            dynamic_shapes=NAMED if graph.multiple == 1 else None,
             input_names=INPUTS,
             output_names=OUTPUTS,
             verbose=False,
@@ -70,16 +71,23 @@ def write_onnx(graph: nn.Module, path: Path, class_names: Sequence[str], size: t
     return _check_and_write(graph, run, path, content, size)
 
 
-def write_program(graph: nn.Module, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
+def write_program(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
     """Writes a program of ``torch.export``, which :func:`torch.export.load` reads; otherwise as :func:`write_onnx`."""
-    batch, *sides = torch.export.Dim("batch"), *(torch.export.Dim(name, min=SMALLEST) for name in ("height", "width"))
-    shapes = {"images": {0: batch, 2: sides[0], 3: sides[1]}, "sizes": {0: batch}}
-    inputs = example(2, *size)
-    program = _in_words("program", lambda: torch.export.export(graph, inputs, dynamic_shapes=shapes))
+    program = _export(graph, size, "program")
     file = io.BytesIO()
     note = json.dumps({NAMES_KEY: list(class_names)})
     torch.export.save(program, file, extra_files={PROGRAM_NOTE: note})
     return _check_and_write(graph, program.module(), path, file.getvalue(), size)
+
+
+def _export(graph: Graph, size: tuple[int, int], form: str) -> torch.export.ExportedProgram:
+    """The graph as a program, in which batch, height and width may change from call to call."""
+    least = -(-SMALLEST // graph.multiple)
+    shape = {axis: graph.multiple * torch.export.Dim(name, min=least) for axis, name in ((2, "height"), (3, "width"))}
+    batch = {} if graph.most_images else {0: torch.export.Dim("batch")}
+    shapes = {"images": {**batch, **shape}, "sizes": batch}
+    inputs = make_case(Case(2), graph, size)
+    return _in_words(form, lambda: torch.export.export(graph, inputs, dynamic_shapes=shapes))
 
 
 def _in_words(form: str, make: Callable[[], Any]) -> Any:
@@ -95,7 +103,7 @@ def _in_words(form: str, make: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _check_and_write(graph: nn.Module, run: Run, path: Path, content: bytes, size: tuple[int, int]) -> float:
+def _check_and_write(graph: Graph, run: Run, path: Path, content: bytes, size: tuple[int, int]) -> float:
     difference = max(compare(graph, run, case, size, str(path)) for case in CASES)
     write_atomically(path, lambda file: file.write(content))
     return difference
