@@ -62,17 +62,17 @@ def test_a_graph_detects_what_the_detector_does(name):
 
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_the_graph_of_a_convolutional_detector_detects_what_it_does(name):
-    """One image, boxes that are suppressed included."""
+    """One image; boxes of equal score may come in another order."""
     found = convolutional(name)
-    images, sizes = example(1, 64, 96)
-    with torch.no_grad():
-        boxes, scores, labels = graph_of(found, "BGR")(images, sizes)
-        found.max_detections_per_image = 10000  # the graph keeps all
-        expected = found([{"image": images[0].flip(0), "height": 64, "width": 96}])[0]["instances"]
-    assert len(expected) > 20
-    torch.testing.assert_close(boxes[0], expected.pred_boxes.tensor, rtol=0, atol=1e-3)
-    torch.testing.assert_close(scores[0], expected.scores, rtol=0, atol=1e-5)
-    assert torch.equal(labels[0], expected.pred_classes)
+    found.max_detections_per_image = 10000  # the graph keeps all
+
+    def detect(images, sizes):
+        height, width = images.shape[-2:]
+        instances = found([{"image": images[0].flip(0), "height": height, "width": width}])[0]["instances"]
+        assert len(instances) > 20
+        return instances.pred_boxes.tensor[None], instances.scores[None], instances.pred_classes[None]
+
+    assert compare(graph_of(found, "BGR"), detect, Case(1), SIZE, "it") <= 1e-4
 
 
 def convolutional(name: str) -> nn.Module:
@@ -80,7 +80,7 @@ def convolutional(name: str) -> nn.Module:
     keys = ["MODEL.DEVICE", "cpu", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.4"]
     found = build_model(build_config(str(ROOT / f"configs/digits/{name}_student.yaml"), keys)).eval()
     anchors = {key: value.clone() for key, value in found.anchor_generator.state_dict().items()}
-    randomise(found).anchor_generator.load_state_dict(anchors)
+    randomise(found, spread=0.04).anchor_generator.load_state_dict(anchors)
     found.head.cls_score.bias.data.zero_()
     return found
 
