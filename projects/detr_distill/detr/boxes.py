@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..structures.constants import is_graph
+
 # How far from 0 and 1 a box stays before its logit is taken: in most code, and in that of DAB-DETR and of what was
 # built on it, DN-DETR and DINO [C].
 EPSILON = 1e-5
@@ -33,6 +35,8 @@ def as_compared(boxes: Tensor, form: str) -> Tensor:
 
 def inverse_sigmoid(values: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Logit of values in [0, 1], kept finite: log(max(v, epsilon) / max(1 - v, epsilon)) [C]."""
+    if is_graph():  # an exported graph keeps the formula: its optimiser joins limits of one value wrongly
+        return values.clamp(min=epsilon).log() - (1 - values).clamp(min=epsilon).log()
     nearest = values.clamp(min=epsilon, max=1 - epsilon)
     # Beyond the limits only one of the two is held: the other goes on, here to the first order.
     return torch.add(torch.logit(nearest), values.clamp(0, 1) - nearest, alpha=1 / (1 - epsilon))

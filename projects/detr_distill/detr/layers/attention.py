@@ -74,6 +74,8 @@ def attend(
         if bias is not None:
             allowed = bias.to(query.dtype) if mask is None else bias.to(query.dtype).masked_fill(mask, -torch.inf)
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+        # The strides of a kernel's output are no promise: whoever exports this takes the operator apart.
+        output = output.clone(memory_format=torch.contiguous_format) if is_graph() else output
     return output.transpose(1, 2).flatten(2), kept
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...structures import Keep, Memory
+from ...structures.constants import is_graph
 from ...structures.levels import axis_positions, visible_axes, visible_levels
 from .attention import Kept, MultiHeadAttention, check_heads, clear_biases, split_heads
 from .feed_forward import PerceptronHead, drop
@@ -159,7 +160,7 @@ class RowColumnAttention(nn.Module):
     @staticmethod
     def _sum(map_x: Tensor, map_y: Tensor, values: Tensor) -> Tensor:
         """(B, H, Q, X), (B, H, Q, Y) and (B, H, Y, X, c) to (B, H, Q, c); the longer axis first, to keep less."""
-        if map_x.shape[-1] > map_y.shape[-1]:
+        if not is_graph() and map_x.shape[-1] > map_y.shape[-1]:  # of a graph no size is known
             rows = torch.einsum("bhqx,bhyxc->bhqyc", map_x, values)
             return torch.einsum("bhqy,bhqyc->bhqc", map_y, rows)
         columns = torch.einsum("bhqy,bhyxc->bhqxc", map_y, values)

@@ -137,7 +137,7 @@ def _cell_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
     centres = cell_centres(memory)
     lengths = level_lengths(memory.shapes)
     sizes = torch.cat([centres.new_full((length,), 0.05 * 2.0**level) for level, length in enumerate(lengths)])
-    boxes = torch.cat([centres, sizes[None, :, None].expand(len(centres), -1, 2)], dim=-1)
+    boxes = torch.cat([centres, sizes[None, :, None].expand(centres.shape[0], -1, 2)], dim=-1)
     # A cell in the padding has its centre beyond 1.
     usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
     return boxes.logit(eps=1e-6).masked_fill(~usable, torch.inf), usable

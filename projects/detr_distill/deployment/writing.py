@@ -1,0 +1,109 @@
+"""A detector's graph as a file, checked before it is left there."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.writing import write_atomically
+from ..errors import ConfigError
+from .base import Graph
+from .checking import CASES, Case, Run, compare, make_case
+
+# Names of the lengths that may change from call to call.
+NAMED = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
+INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
+NAMES_KEY = "names"  # of the class names in a file's metadata
+PROGRAM_NOTE = "metadata.json"  # of the file inside a program
+SMALLEST = 32  # side of an image that a program takes, in pixels
+
+
+def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
+    """Writes an ONNX file with dynamic batch, height and width, checked in onnxruntime at other sizes and batches.
+
+    Args:
+        graph: of the detector. class_names: kept in the metadata ``names``, a JSON list. size: (height, width) of
+            the images that the graph is traced with, in pixels.
+
+    Returns:
+        The largest difference from PyTorch in a score, or in a box as a share of the image.
+
+    Raises:
+        ConfigError: onnx, onnxscript or onnxruntime is not installed, or the exporter cannot write this detector.
+        CheckpointError: the file detects something else than the detector.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
+    except ImportError as error:
+        raise ConfigError(
+            f"--format onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'detr_distill[onnx]'"
+        ) from error
+    exported = _export(graph, size, "onnx")
+    program = _in_words(
+        "onnx",
+        lambda: torch.onnx.export(
+            exported,
+            dynamo=True,
+            dynamic_shapes=NAMED if graph.multiple == 1 else None,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            verbose=False,
+        ),
+    )
+    program.model.metadata_props[NAMES_KEY] = json.dumps(list(class_names))
+    content = program.model_proto.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        values = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=True)}
+        return [torch.from_numpy(value) for value in session.run(list(OUTPUTS), values)]
+
+    return _check_and_write(graph, run, path, content, size)
+
+
+def write_program(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
+    """Writes a program of ``torch.export``, which :func:`torch.export.load` reads; otherwise as :func:`write_onnx`."""
+    program = _export(graph, size, "program")
+    file = io.BytesIO()
+    note = json.dumps({NAMES_KEY: list(class_names)})
+    torch.export.save(program, file, extra_files={PROGRAM_NOTE: note})
+    return _check_and_write(graph, program.module(), path, file.getvalue(), size)
+
+
+def _export(graph: Graph, size: tuple[int, int], form: str) -> torch.export.ExportedProgram:
+    """The graph as a program, in which batch, height and width may change from call to call."""
+    least = -(-SMALLEST // graph.multiple)
+    shape = {axis: graph.multiple * torch.export.Dim(name, min=least) for axis, name in ((2, "height"), (3, "width"))}
+    batch = {} if graph.most_images else {0: torch.export.Dim("batch")}
+    shapes = {"images": {**batch, **shape}, "sizes": batch}
+    inputs = make_case(Case(2), graph, size)
+    return _in_words(form, lambda: torch.export.export(graph, inputs, dynamic_shapes=shapes))
+
+
+def _in_words(form: str, make: Callable[[], Any]) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own code
+            return make()
+    # An exporter raises whatever it stumbles over first.
+    except Exception as error:
+        raise ConfigError(
+            f"--format {form}: torch {torch.__version__} cannot export this detector: {str(error)[:400]} "
+            "Export its weights (--format safetensors), or another detector."
+        ) from error
+
+
+def _check_and_write(graph: Graph, run: Run, path: Path, content: bytes, size: tuple[int, int]) -> float:
+    difference = max(compare(graph, run, case, size, str(path)) for case in CASES)
+    write_atomically(path, lambda file: file.write(content))
+    return difference

@@ -1,0 +1,178 @@
+"""Detectors as graphs, programs and ONNX files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from detr_distill.config.build import build_config
+from detr_distill.deployment.checking import CASES, Case, compare, example, make_case
+from detr_distill.deployment.graphs import graph_of
+from detr_distill.deployment.writing import write_onnx, write_program
+from detr_distill.errors import CheckpointError, ConfigError
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from helpers.builders import ROOT, randomise, small_cfg
+from torch import nn
+
+STUDENTS = (
+    "adamixer_student",
+    "anchor_student",
+    "conditional_student",
+    "dab_student",
+    "deformable_plain_student",
+    "deformable_student",
+    "detr_student",
+    "dino_student",
+    "dn_deformable_student",
+    "smca_student",
+)
+SIZE = (64, 96)
+NAMES = [f"class {index}" for index in range(5)]
+
+
+def build(**keys) -> nn.Module:
+    return randomise(build_model(small_cfg(**keys))).eval()
+
+
+@pytest.fixture(scope="module")
+def detector() -> nn.Module:
+    return build(MODEL__DETR__DECODER__NUM_LAYERS=1, MODEL__DETR__ENCODER__NUM_LAYERS=0)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_graph_detects_what_the_detector_does(name):
+    """Images of one size: boxes in pixels, scores and labels of ``detect``, which knows them from lists."""
+    cfg = build_config(str(ROOT / f"configs/digits/{name}.yaml"), ["MODEL.DEVICE", "cpu"])
+    found = randomise(build_model(cfg)).eval()
+    images, sizes = example(2, 60, 84)
+    ordered = images.flip(1)
+    with torch.no_grad():
+        boxes, scores, labels = graph_of(found, "BGR")(images, sizes)
+        expected = found.detect([{"image": image, "height": 60, "width": 84} for image in ordered])
+    for image, entry in enumerate(expected):
+        instances = entry["instances"]
+        kept = ((boxes[image, :, 2:] - boxes[image, :, :2]) > 0).all(-1)
+        torch.testing.assert_close(scores[image][kept], instances.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(boxes[image][kept], instances.pred_boxes.tensor, rtol=0, atol=1e-2)
+        assert torch.equal(labels[image][kept], instances.pred_classes)
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_the_graph_of_a_convolutional_detector_detects_what_it_does(name):
+    """One image; boxes of equal score may come in another order."""
+    found = convolutional(name)
+    found.max_detections_per_image = 10000  # the graph keeps all
+
+    def detect(images, sizes):
+        height, width = images.shape[-2:]
+        instances = found([{"image": images[0].flip(0), "height": height, "width": width}])[0]["instances"]
+        assert len(instances) > 20
+        return instances.pred_boxes.tensor[None], instances.scores[None], instances.pred_classes[None]
+
+    assert compare(graph_of(found, "BGR"), detect, Case(1), SIZE, "it") <= 1e-4
+
+
+def convolutional(name: str) -> nn.Module:
+    """The digits' detector, with random weights of which many detect something."""
+    keys = ["MODEL.DEVICE", "cpu", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.4"]
+    found = build_model(build_config(str(ROOT / f"configs/digits/{name}_student.yaml"), keys)).eval()
+    anchors = {key: value.clone() for key, value in found.anchor_generator.state_dict().items()}
+    randomise(found, spread=0.04).anchor_generator.load_state_dict(anchors)
+    found.head.cls_score.bias.data.zero_()
+    return found
+
+
+def test_a_convolutional_detector_is_a_program_for_one_image(tmp_path):
+    assert write_program(graph_of(convolutional("fcos"), "BGR"), tmp_path / "student.pt2", NAMES, SIZE) <= 1e-4
+
+
+def test_padding_changes_nothing_but_what_convolutions_carry_over(detector):
+    """What lies in the padding is not looked at."""
+    images, sizes = make_case(Case(3, ragged=True), graph_of(detector, "BGR"), SIZE)
+    other = images.clone()
+    other[0, :, sizes[0, 0] :] = 255
+    with torch.no_grad():
+        results = [graph_of(detector, "BGR")(batch, sizes) for batch in (images, other)]
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
+
+
+def test_a_program_takes_any_size_and_number_of_images(tmp_path):
+    file = tmp_path / "student.pt2"
+    found = build(MODEL__DETR__NECK__NAME="MultiLevelNeck", **TWO_STAGE)
+    assert write_program(graph_of(found, "BGR"), file, NAMES, SIZE) <= 1e-4
+    note = {"metadata.json": ""}
+    program = torch.export.load(file, extra_files=note).module()
+    assert json.loads(note["metadata.json"])["names"] == NAMES
+    assert max(compare(graph_of(found, "BGR"), program, case, SIZE, "it") for case in CASES) <= 1e-4
+
+
+def test_an_onnx_file_takes_any_size_and_number_of_images(tmp_path, detector):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "student.onnx"
+    assert write_onnx(graph_of(detector, "BGR"), file, NAMES, SIZE) <= 1e-4
+    session = onnxruntime.InferenceSession(file)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["names"]) == NAMES
+    assert [axis if isinstance(axis, str) else int(axis) for axis in session.get_inputs()[0].shape] == [
+        "batch",
+        3,
+        "height",
+        "width",
+    ]
+    images, sizes = make_case(Case(2, 1.3, 0.8), graph_of(detector, "BGR"), SIZE)
+    boxes, scores, labels = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+    with torch.no_grad():
+        expected = graph_of(detector, "BGR")(images, sizes)
+    assert boxes.shape == expected[0].shape and labels.dtype == "int64"
+    assert abs(scores - expected[1].numpy()).max() < 1e-4
+
+
+class Shifted(nn.Module):
+    """A graph whose boxes are a little off."""
+
+    def __init__(self, graph: nn.Module, amount: float):
+        super().__init__()
+        self.graph, self.amount = graph, amount
+        self.multiple, self.most_images = graph.multiple, graph.most_images
+
+    def forward(self, images, sizes):
+        boxes, scores, labels = self.graph(images, sizes)
+        return boxes + self.amount, scores, labels
+
+
+def test_a_file_that_detects_something_else_is_not_left_there(tmp_path, detector):
+    graph, wrong = graph_of(detector, "BGR"), Shifted(graph_of(detector, "BGR"), 0.5)
+    with pytest.raises(CheckpointError, match="differs from PyTorch's"):
+        compare(graph, wrong, CASES[0], SIZE, "it")
+    assert compare(graph, Shifted(graph, 1e-3), CASES[0], SIZE, "it") > 1e-6
+
+
+def test_detectors_without_a_graph_are_refused():
+    with pytest.raises(ConfigError, match="Linear cannot be exported as a graph"):
+        graph_of(nn.Linear(2, 2), "RGB")
+
+
+def test_an_exporter_that_fails_is_quoted(tmp_path):
+    class Stubborn(nn.Module):
+        multiple, most_images = 1, None
+
+        def forward(self, images, sizes):
+            return images if images.float().mean() > 0 else sizes
+
+    with pytest.raises(ConfigError, match=r"--format program: torch .* cannot export this detector"):
+        write_program(Stubborn(), tmp_path / "x.pt2", NAMES, SIZE)
+    assert not list(Path(tmp_path).iterdir())
+
+
+TWO_STAGE = {
+    "MODEL__DETR__HIDDEN_DIM": 32,
+    "MODEL__DETR__IN_FEATURES": ["stage2", "stage3"],
+    "MODEL__DETR__NUM_LEVELS": 2,
+    "MODEL__DETR__ENCODER__NAME": "DeformableEncoder",
+    "MODEL__DETR__DECODER__NAME": "DeformableBoxDecoder",
+    "MODEL__DETR__DECODER__NUM_LAYERS": 1,
+    "MODEL__DETR__DECODER__BOX_REFINEMENT": True,
+    "MODEL__DETR__QUERIES__NAME": "TwoStageQueries",
+}
