@@ -141,21 +141,21 @@ INTRODUCTION = """
 Is a distilled student better than one that trained longer? Written by `benchmarks/photos.py` from
 `benchmarks/results/photos.csv` (each run) and `photos_gains.csv` (each gain), on test images that chose no setting.
 
-- **Students**: a two-stage Deformable DETR with a small backbone from scratch on images of 144 pixels on the short
-  side, small enough for one CPU core (`configs/photos/`), the learning rate the best of four for the plain student on
-  validation images; on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet
-  weights, trained on 192 pixels, which is also what it saw for the file of predictions; in the step it sees the
-  student's images. On digits the shipped one.
+- **Students**: a DINO with a small backbone from scratch on images of 144 pixels on the short side, small enough for
+  one CPU core (`configs/photos/`), the learning rate the best of those tried for the plain student on validation
+  images; on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet weights,
+  trained on 192 pixels, which is also what it saw for the file of predictions; in the step it sees the student's
+  images. On digits the shipped one.
 - **From the file**: the teacher has predicted once (`tools/predict.py`) and is not run in the step. D3ETR's part that a
   file can give is its adaptive matching and prediction loss, which is the row "from the file"; DETRDistill's is its
   logits.
 - **Gain**: over the best control of the table that takes no longer than the row itself (5 % more at most) and has no
   better teacher: plain, plain for longer, an auxiliary group, a start from the teacher, the teacher's hard boxes as
-  labels. The interval is that of a paired bootstrap over the test images, 95 %, seeds pooled: where it holds 0, nothing
-  is shown.
-- **Time**: plain steps are iterations times the cost of a step beside a plain student's, both measured in turn; seconds
-  are those of the whole training alone on one device, `device` in the CSV: the processor's seconds of one CPU thread,
-  or a GPU's.
+  labels. The interval is that of a paired bootstrap over the test images, 95 %, of the mean over the seeds that both
+  have: where it holds 0, nothing is shown.
+- **Time**: plain steps are iterations times the cost of a step beside a plain student's, both measured in turn, and the
+  teacher's look at the images where its predictions are used. Seconds are those of the whole training alone on one
+  device, `device` in the CSV: the processor's seconds of one CPU thread, or a GPU's.
 - A start from the teacher copies encoder, decoder, queries and heads; the backbones differ.
 """
 

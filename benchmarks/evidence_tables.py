@@ -40,15 +40,15 @@ class Entry:
     """A row of a table with its runs.
 
     Attributes:
-        seconds: a training's, alone on the device. steps: the same in plain steps. resampled: metric -> (1 + N,) mean
-            over seeds on the resampled test sets, the test set itself first.
+        seconds: a training's, alone on the device. steps: the same in plain steps. resampled: by seed, metric ->
+            (1 + N,) on the resampled test sets, the test set itself first.
     """
 
     row: Row
     runs: list[dict]
     seconds: float
     steps: float
-    resampled: dict[str, np.ndarray] = field(default_factory=dict)
+    resampled: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float:
         """Over seeds."""
@@ -82,12 +82,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Gain:
-    """A row's mean beyond its rival's: metric -> (difference, low, high)."""
+    """A row's mean beyond its rival's, over the seeds that both have: metric -> (difference, low, high)."""
 
     table: Table
     entry: Entry
     rival: Entry
     by_metric: dict[str, tuple[float, float, float]]
+    seeds: int
 
 
 def read_tables(places: Places, collected: Iterable[Collection], steps: Steps, seeds: Sequence[int]) -> list[Table]:
@@ -98,7 +99,7 @@ def read_tables(places: Places, collected: Iterable[Collection], steps: Steps, s
             entries = []
             for row in rows_of(share, collection):
                 length = steps.iterations(row, collection)
-                names = [run_name(collection, row, share, seed, length) for seed in seeds]
+                names = [run_name(collection, row, share, seed, length, places.part) for seed in seeds]
                 files = [places.result(name) for name in names if places.result(name).is_file()]
                 if files:
                     seconds = steps.time(row, length, collection)
@@ -120,28 +121,31 @@ def find_gains(tables: Iterable[Table], part: str) -> list[Gain]:
             if rival is None:
                 continue
             for each in (entry, rival):
-                if not each.resampled:
-                    each.resampled = resampled_means(each.runs, dataset)
+                each.resampled = each.resampled or resample_runs(each.runs, dataset)
+            seeds = sorted(entry.resampled.keys() & rival.resampled.keys())
+            if not seeds:
+                continue
             found = {}
             for metric in METRICS:
-                difference = entry.resampled[metric] - rival.resampled[metric]
+                of_seeds = [entry.resampled[seed][metric] - rival.resampled[seed][metric] for seed in seeds]
+                difference = np.mean(of_seeds, axis=0)
                 found[metric] = (float(difference[0]), *interval(difference[1:]))
-            gains.append(Gain(table, entry, rival, found))
+            gains.append(Gain(table, entry, rival, found, len(seeds)))
     return gains
 
 
-def resampled_means(runs: Sequence[dict], dataset: dict) -> dict[str, np.ndarray]:
-    """Metric -> (1 + N,) mean over the runs."""
+def resample_runs(runs: Sequence[dict], dataset: dict) -> dict[int, dict[str, np.ndarray]]:
+    """By seed, metric -> (1 + N,)."""
     weights = resample(len(dataset["images"]), RESAMPLES)
-    by_run = []
+    found = {}
     for run in runs:
         arrays = np.load(Path(run["file"]).with_suffix(".npz"))
         names = ("image_id", "category_id", "bbox", "score")
         columns = [arrays[name].tolist() for name in names]
         results = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-        by_run.append(average_precision(match_images(dataset, results), weights))
-    mean = np.mean(by_run, axis=0)
-    return {metric: mean[:, chosen].mean(1) for metric, chosen in THRESHOLDS.items()}
+        values = average_precision(match_images(dataset, results), weights)
+        found[run["seed"]] = {metric: values[:, chosen].mean(1) for metric, chosen in THRESHOLDS.items()}
+    return found
 
 
 def write_csv(file: Path, tables: Iterable[Table], places: Places) -> None:
@@ -169,5 +173,4 @@ def write_gains(file: Path, gains: Iterable[Gain]) -> None:
         for gain in gains:
             values = [round(value, 2) for metric in METRICS for value in gain.by_metric[metric]]
             name = gain.table.collection.name
-            seeds = min(len(gain.entry.runs), len(gain.rival.runs))
-            writer.writerow([name, gain.table.share, gain.entry.row.name, gain.rival.row.name, seeds, *values])
+            writer.writerow([name, gain.table.share, gain.entry.row.name, gain.rival.row.name, gain.seeds, *values])

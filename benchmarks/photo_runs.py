@@ -29,9 +29,9 @@ METRICS = ("AP", "AP50", "AP75")
 PLAIN_CONFIG = "student"
 
 
-def run_name(collection: Collection, row: Row, share: float, seed: int, iterations: int) -> str:
-    """Of a run's files."""
-    return f"{collection.name}_{share:g}_{row.slug}_{iterations}_{seed}"
+def run_name(collection: Collection, row: Row, share: float, seed: int, iterations: int, part: str) -> str:
+    """Of a run's files; ``part`` is the one that it is tested on."""
+    return f"{collection.name}_{share:g}_{row.slug}_{iterations}_{seed}" + ("" if part == "test" else f"_{part}")
 
 
 def start_worker(log_folder: Path) -> None:

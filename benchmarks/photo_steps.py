@@ -6,11 +6,17 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from detr_distill.data import register_configured
+from detr_distill.engine import build_config
+from detr_distill.engine.model import build_named_model
+from detr_distill.engine.trainer import DistillTrainer
+
 import torch
-from common import time_in_turn
+from common import ROOT, time_in_turn
+from detectron2.data import DatasetCatalog
 from detectron2.utils.events import EventStorage
 from photo_places import Places
 from photo_rows import ALL_LABELS, FEW_LABELS, Collection, Row
@@ -19,6 +25,7 @@ from study import training_iteration
 from workers import Job
 
 TEACHER, PLAIN = "teacher", "student"
+LOOK = "look"  # of the teacher at an image, for the file of predictions
 FAMILY = {"cards": "bccd"}  # sets whose detectors and image sizes are the same
 
 
@@ -66,6 +73,7 @@ class Steps:
             }
             data = collection.keys(1000, self.places.part)
             iterations[TEACHER] = training_iteration(collection.teacher_config, folder, [*data, *device])
+            iterations[LOOK] = look_at_images(collection.teacher_config, folder, [*data, *device])
             clock = time.process_time if self.places.device == "cpu" else time.perf_counter
             seconds = time_in_turn(iterations, self.rounds, self.places.device, clock)
         return {name: statistics.median(found) for name, found in seconds.items()}
@@ -76,8 +84,10 @@ class Steps:
 
     def ratio(self, config: str, collection: Collection) -> float:
         """A step of a configuration in steps of the plain student."""
-        found = self.seconds[FAMILY.get(collection.name, collection.name)]
-        return found[config] / found[PLAIN]
+        return self._of(collection)[config] / self._of(collection)[PLAIN]
+
+    def _of(self, collection: Collection) -> dict[str, float]:
+        return self.seconds[FAMILY.get(collection.name, collection.name)]
 
     def iterations(self, row: Row, collection: Collection) -> int:
         """How long a row trains."""
@@ -86,17 +96,31 @@ class Steps:
             return own
         if row.lasts == "total":
             file = next(other for other in ALL_LABELS if other.teacher == "file")
-            return round(own * self.ratio(file.config, collection) + teachers * self.ratio(TEACHER, collection))
+            return round(self.steps(file, own, collection) + teachers * self.ratio(TEACHER, collection))
         other = next(found for rows in (ALL_LABELS, FEW_LABELS) for found in rows if found.name == row.lasts)
         left = self.steps(other, own, collection) - (own if row.goes_on else 0)
         return max(1, round(left / self.ratio(row.config, collection)))
 
     def steps(self, row: Row, iterations: int, collection: Collection) -> float:
-        """The time of a training in steps of the plain student."""
+        """The time of a training in steps of the plain student, the teacher's look at the images included."""
         before = collection.iterations[0] if row.goes_on else 0
-        return before + iterations * self.ratio(row.config, collection)
+        images = len(DatasetCatalog.get(collection.train)) if row.teacher in ("file", "boxes") else 0
+        return before + images * self.ratio(LOOK, collection) + iterations * self.ratio(row.config, collection)
 
     def time(self, row: Row, iterations: int, collection: Collection) -> float:
         """Seconds of a training, were it alone on the device."""
-        found = self.seconds[FAMILY.get(collection.name, collection.name)]
-        return self.steps(row, iterations, collection) * found[PLAIN]
+        return self.steps(row, iterations, collection) * self._of(collection)[PLAIN]
+
+
+def look_at_images(config: str, folder: str, keys: Sequence[str]) -> Callable[[], None]:
+    """At a call the detector reads and sees the next test image."""
+    cfg = build_config(str(ROOT / config), [*keys, "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", folder])
+    register_configured(cfg)
+    detector = build_named_model(cfg).eval()
+    loader = iter(DistillTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]))
+
+    @torch.no_grad()
+    def look() -> None:
+        detector(next(loader))
+
+    return look

@@ -2,7 +2,7 @@
 
     python benchmarks/photos.py --data ../shared/data --imagenet efficientnet-lite2-9656183e.pth
 
-Small two-stage Deformable DETRs on blood cells (BCCD) and playing cards, the small Conditional DETR on digits: every
+Small DINOs on blood cells (BCCD) and playing cards, the small Conditional DETR on digits: every
 row of docs/evidence.md with all labels, and with a share of them beside unlabelled images. What is in --results is not
 repeated, so a stopped study goes on. --minutes starts no run that would not end in time; with 0 it writes tables,
 pictures and pages from what is there. --quick is a small form for a first look.
@@ -49,9 +49,11 @@ def student_job(
     """A row's run, and the teacher that it needs."""
     iterations = steps.iterations(row, collection)
     teachers = [teacher_job(collection, share if row.few else 1.0, places)] if row.teacher or row.start else []
-    name = run_name(collection, row, share, seed, iterations)
+    name = run_name(collection, row, share, seed, iterations, places.part)
     cost = iterations * steps.ratio(row.config, collection)
-    before = [run_name(collection, Row(PLAIN), share, seed, collection.iterations[0])] if row.goes_on else []
+    before = (
+        [run_name(collection, Row(PLAIN), share, seed, collection.iterations[0], places.part)] if row.goes_on else []
+    )
     after = (*before, *(job.name for job in teachers))
     return Job(name, train_student, (name, collection, row, share, seed, iterations, places), cost, after), teachers
 
@@ -70,10 +72,12 @@ def wanted(collected: list[Collection], arguments: argparse.Namespace, steps: St
     First the rows that answer the question, of all labels and of a tenth, a set after the other; then the other rows;
     then the other shares. Of each the first three seeds before the others, a teacher before the first that needs it.
     """
-    tables = [(c, share, rows_of(share, c)) for c in collected for share in (1.0, FEW) if (c.name, share) != NOT_ASKED]
+    shares = [share for share in (1.0, FEW) if share in arguments.shares]
+    tables = [(c, share, rows_of(share, c)) for c in collected for share in shares if (c.name, share) != NOT_ASKED]
     asked = [(c, share, [row for row in rows if row in FIRST]) for c, share, rows in tables]
     controls = [(c, share, [row for row in rows if row not in FIRST]) for c, share, rows in tables]
-    others = [(c, x, rows_of(x, c)) for x in SHARES if x != FEW for c in collected if c.name != NOT_ASKED[0]]
+    fewer = [share for share in SHARES if share != FEW and share in arguments.shares]
+    others = [(c, share, rows_of(share, c)) for share in fewer for c in collected if c.name != NOT_ASKED[0]]
     chunks = (arguments.seeds[:3], arguments.seeds[3:])
     jobs: dict[str, Job] = {}
     for part, chunk in itertools.product((asked, controls, others)[: arguments.parts], chunks):
@@ -127,6 +131,7 @@ def study(argv: list[str] | None = None) -> None:
     entries = prepare(arguments.data, arguments.work / "sets", photo_sets)
     lengths = (arguments.iterations, arguments.teacher_iterations)
     collected = [c for c in collections(entries, {"": lengths}) if c.name in arguments.sets]
+    register_datasets([entry for collection in collected for entry in collection.entries])
     steps = Steps(arguments.work / f"steps_{arguments.device}.json", places)
     if arguments.minutes != 0:
         run_jobs(steps.needs(collected, teacher_job), arguments, deadline)
@@ -138,7 +143,6 @@ def study(argv: list[str] | None = None) -> None:
 
 def report(arguments: argparse.Namespace, places: Places, collected: list[Collection], steps: Steps) -> None:
     """Tables, pictures and pages of what is in the results folder."""
-    register_datasets([entry for collection in collected for entry in collection.entries])
     folder = arguments.json.parent
     tables = read_tables(places, collected, steps, arguments.seeds)
     gains = find_gains(tables, places.part)
@@ -160,11 +164,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--sets", nargs="+", default=[*PHOTO_SETS, *OTHERS], choices=[*PHOTO_SETS, *OTHERS])
     found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     found.add_argument("--iterations", type=int, default=400, help="of a plain student")
-    found.add_argument("--teacher-iterations", type=int, default=1000)
+    found.add_argument("--teacher-iterations", type=int, default=800)
+    found.add_argument("--shares", type=float, nargs="+", default=[1.0, *SHARES], help="of the labels")
     found.add_argument(
         "--parts", type=int, choices=(1, 2, 3), default=3, help="1: the first rows; 2: all controls; 3: all shares"
     )
-    found.add_argument("--rates", type=float, nargs="*", default=[0.0005, 0.001, 0.002, 0.004], help="tried on val")
+    found.add_argument("--rates", type=float, nargs="*", default=[0.001, 0.002, 0.004], help="tried on val")
     found.add_argument("--split", choices=("val", "test"), default="test", help="settings are chosen on val")
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     found.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
