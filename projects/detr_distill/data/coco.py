@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 
 from ..errors import DataError, first
 from .annotations.box_convention import check_areas
-from .annotations.file import AnnotationFile, id_order, read_annotation_file, read_class_names
+from .annotations.file import AnnotationFile, id_order, read_annotation_file, read_class_names, read_images
 from .annotations.masks import usable_segmentation
 from .annotations.text import collector_off
 from .bad_boxes import ObjectBoxes, check_object_boxes, check_policy
@@ -59,6 +59,29 @@ def load_coco(
     return records
 
 
+def load_unlabelled(annotation_file: str | os.PathLike, image_folder: str | os.PathLike) -> list[dict]:
+    """Loads the images of a COCO-format file alone, whatever else is in it.
+
+    Returns:
+        As :func:`load_coco`, without ``annotations``; empty where the file names no image.
+
+    Raises:
+        DataError: a file is missing, or the section "images" is not COCO's format.
+    """
+    found, annotated = read_images(annotation_file)
+    images = sorted(found, key=lambda image: id_order(image["id"]))
+    folder = str(image_folder)
+    if annotated:
+        logging.getLogger(__name__).info("Annotation file %s: its annotations are not looked at.", annotation_file)
+    _check_images(os.fspath(annotation_file), folder, [image["file_name"] for image in images])
+    return [_record(image, folder) for image in images]
+
+
+def _record(image: dict, folder: str) -> dict[str, Any]:
+    file_name = os.path.join(folder, image["file_name"])
+    return {"file_name": file_name, "height": image["height"], "width": image["width"], "image_id": image["id"]}
+
+
 def _class_indices(file: AnnotationFile, name: str | None) -> dict[int, int] | None:
     """Category id -> 0, 1, ... in the order of the ids, which the metadata of the set learns."""
     if name is None:
@@ -87,9 +110,7 @@ def _records(file: AnnotationFile, folder: str, index_of_id: dict[int, int] | No
     objects = [objects[number] for number in order.tolist()]
     records: list[dict] = []
     for image, start, end in zip(images, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        file_name = os.path.join(folder, image["file_name"])
-        size = {"height": image["height"], "width": image["width"]}
-        records.append({"file_name": file_name, **size, "image_id": image["id"]})
+        records.append(_record(image, folder))
         if file.annotated:
             records[-1]["annotations"] = objects[start:end]
     owner = np.stack([rows, np.arange(len(rows)) - starts[rows]], axis=1)

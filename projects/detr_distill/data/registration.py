@@ -11,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..config.keys import Key, declare
 from ..config.ranges import Words
 from ..errors import DataError
+from .annotations.file import has_categories, read_categories
 from .bad_boxes import check_policy
-from .coco import load_coco, read_class_names
+from .coco import load_coco, load_unlabelled, read_class_names
 from .formats import as_coco_file, image_records
 from .formats.voc import VocRules
 
@@ -120,6 +121,12 @@ def _check_name(name: str, files: tuple[str, str]) -> None:
         DatasetCatalog.remove(name)  # the policy for bad boxes may have changed
 
 
+def unlabelled_records(name: str) -> list[dict]:
+    """The records of a registered set; of an annotation file its section "images" alone is read."""
+    files = _registered.get(name)
+    return load_unlabelled(*files) if files and files[0] else DatasetCatalog.get(name)
+
+
 def checks_its_boxes(name: str) -> bool:
     """True for a dataset whose loading applies the policy for bad boxes already."""
     return name in _registered or name.startswith("digits_")
@@ -147,6 +154,25 @@ def class_names(dataset_name: str) -> tuple[str, ...] | None:
             return None
     names = metadata.get("thing_classes")
     return None if names is None else tuple(names)
+
+
+def category_names(dataset_name: str) -> dict[int, str] | None:
+    """Category id -> class name of a registered dataset, in the order of the classes; None where nothing tells.
+
+    Raises:
+        DataError: see :func:`class_names`.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    file = metadata.get("json_file")
+    if metadata.get("thing_classes") is None and file and os.path.isfile(file) and not has_categories(file):
+        return None
+    names = class_names(dataset_name)
+    if names is None:
+        return None
+    index_of_id = metadata.get("thing_dataset_id_to_contiguous_id")
+    if index_of_id is not None:
+        return {category: names[index] for category, index in sorted(index_of_id.items(), key=lambda item: item[1])}
+    return read_categories(file) if file and os.path.isfile(file) else dict(enumerate(names))
 
 
 def dataset_files(name: str) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import first
+from .areas import read_areas
 from .fields import (
     Field,
     Findings,
     are_boxes,
-    are_numbers,
     are_sides,
     are_texts,
     entry_name,
@@ -23,7 +23,6 @@ from .fields import (
     to_box,
     to_flag,
     to_id,
-    to_number,
     to_side,
     to_text,
     to_whole,
@@ -31,8 +30,6 @@ from .fields import (
 from .text import SECTIONS, collector_off, read_contents, read_section
 
 _WHOLE, _TEXT = frozenset({int}), frozenset({str})
-# An area is no larger than the box; times and square pixels that rounding may add.
-_ROUNDED, _ROUNDED_TINY = 2.0, 16.0
 _ID = "a whole number or a text"
 _NUMBER = "a whole number"
 _NAME = "a text"
@@ -128,7 +125,7 @@ def read_annotation_file(path: str | os.PathLike) -> AnnotationFile:
         _check_ignored(annotations, findings)
         findings.stop_at_faults()
         boxes = np.array([item["bbox"] for item in annotations], dtype=np.float64).reshape(-1, 4)
-        areas = _read_areas(annotations, boxes, findings)
+        areas = read_areas(annotations, boxes, findings)
     return AnnotationFile(path, images, annotations, categories, annotated, boxes, areas, findings.warnings())
 
 
@@ -138,6 +135,11 @@ def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         DataError: the file is missing or not COCO's format.
     """
+    return tuple(read_categories(annotation_file).values())
+
+
+def read_categories(annotation_file: str | os.PathLike) -> dict[int, str]:
+    """Category id -> class name, in the order of the ids; see :func:`read_class_names`."""
     path = os.fspath(annotation_file)
     with collector_off():
         findings = Findings(path)
@@ -147,7 +149,37 @@ def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
         findings.stop_at_faults()
         _check_unique([], [], categories, findings)
         findings.stop_at_faults()
-    return tuple(item["name"] for item in sorted(categories, key=lambda item: item["id"]))
+    return {item["id"]: item["name"] for item in sorted(categories, key=lambda item: item["id"])}
+
+
+def has_categories(annotation_file: str | os.PathLike) -> bool:
+    """False for a file of images alone."""
+    return bool(read_section(os.fspath(annotation_file), "categories").get("categories"))
+
+
+def read_images(annotation_file: str | os.PathLike) -> tuple[list[dict], bool]:
+    """The section "images" of a COCO-format file, checked; the others may be missing or faulty.
+
+    Returns:
+        The images, and whether the file has annotations too.
+
+    Raises:
+        DataError: the file is missing, or the section is not COCO's format.
+    """
+    path = os.fspath(annotation_file)
+    with collector_off():
+        findings = Findings(path)
+        contents = read_contents(path)
+        annotated = bool(contents.get("annotations"))
+        if contents.get("images") == []:
+            return [], annotated
+        images = _section(contents, "images", findings)
+        findings.stop_at_faults()
+        _read_fields(_IMAGES, images, findings)
+        findings.stop_at_faults()
+        _check_unique(images, [], [], findings)
+        findings.stop_at_faults()
+    return images, annotated
 
 
 def _section(contents: dict[str, Any], section: str, findings: Findings) -> list[dict]:
@@ -207,32 +239,3 @@ def _check_ignored(annotations: list[dict], findings: Findings) -> None:
     for item, ignored in zip(marked, _IGNORE.read(marked, findings), strict=True):
         if ignored and not item["iscrowd"]:
             findings.fault(kind, f"annotation {item['id']}")
-
-
-def _read_areas(annotations: list[dict], boxes: np.ndarray, findings: Findings) -> np.ndarray:
-    """(N,) areas in square pixels, NaN where the file has none that can be right, which leaves the entry."""
-    column: list[Any] = [item.get("area") for item in annotations]
-    if set(map(type, column)) <= {int, float} and are_numbers(column):
-        areas = np.array(column, dtype=np.float64)
-    else:
-        areas = np.array([_area(value) for value in column], dtype=np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        largest = boxes[:, 2:].clip(min=0).prod(axis=1) * _ROUNDED + _ROUNDED_TINY
-        unknown = ~((areas > 0) & (areas <= largest))
-    areas[unknown] = np.nan
-    for number in np.flatnonzero(unknown | np.array([type(value) is str for value in column], dtype=bool)):
-        item = annotations[number]
-        value = item.pop("area", None)
-        if not unknown[number]:
-            item["area"] = float(areas[number])
-        elif value is not None:
-            kind = "annotations whose area is no positive number or more than their box, to be measured by evaluation"
-            findings.note(kind, f"annotation {item['id']}", value)
-    return areas
-
-
-def _area(value: Any) -> float:
-    try:
-        return to_number(value)
-    except (ValueError, OverflowError):
-        return np.nan

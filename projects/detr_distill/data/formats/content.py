@@ -61,14 +61,14 @@ class Content:
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
 
-def list_images(folder: Path, source: str) -> list[str]:
-    """Names of the images below a folder, its subfolders included, sorted; relative to it.
+def list_images(folder: Path, source: str, key: str = "DATASETS.REGISTER") -> list[str]:
+    """Names of the images below a folder, its subfolders included, sorted; relative to it. ``key`` names it.
 
     Raises:
         DataError: no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{source}: there is no image folder {folder}. Correct the path in DATASETS.REGISTER.")
+        raise DataError(f"{source}: there is no image folder {folder}. Correct the path in {key}.")
     found = [
         os.path.relpath(os.path.join(parent, name), folder)
         for parent, _, names in os.walk(folder)
@@ -80,15 +80,18 @@ def list_images(folder: Path, source: str) -> list[str]:
     return sorted(found)
 
 
-def image_records(*paths: str) -> list[dict]:
+def image_records(*paths: str, key: str = "DATASETS.REGISTER") -> list[dict]:
     """Images, those below folders included, in detectron2's dataset format, without annotations; ids count from 1.
+
+    Args:
+        paths: of files and folders. key: that names them, for messages.
 
     Raises:
         DataError: nothing is at a path, no image in a folder, or something that is no image.
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        files += [path] if path.is_file() else [path / name for name in list_images(path, "DATASETS.REGISTER")]
+        files += [path] if path.is_file() else [path / name for name in list_images(path, key, key)]
     records = []
     for number, file in enumerate(files, 1):
         width, height = upright_size(file)
