@@ -11,6 +11,8 @@ from typing import Any
 import safetensors
 import torch
 
+from ..config.files import complete_path
+
 CLASS_NAMES = "class_names"  # key beside the weights of a .pth file, and in the header of a .safetensors file
 
 
@@ -19,7 +21,7 @@ def stored_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
 
     No tensor is read; what is wrong with a file is said where its weights are loaded.
     """
-    path = Path(path)
+    path = Path(complete_path(os.path.expanduser(path)))
     if not path.is_file():
         return None
     try:

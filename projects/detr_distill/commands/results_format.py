@@ -59,7 +59,7 @@ def find_categories(cfg: CfgNode, sets: Sequence[str], class_names: Sequence[str
     if not lists:
         ids = tuple(range(1, len(class_names) + 1))
         return Categories(
-            ids, tuple(range(len(ids))), "No set tells category ids: the detector's classes count from 1."
+            ids, tuple(range(len(ids))), "No set tells the categories: the detector's classes count from 1."
         )
     source, categories = next(iter(lists.items()))
     for name, other in lists.items():

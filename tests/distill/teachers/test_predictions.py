@@ -342,6 +342,40 @@ def test_predictions_are_of_one_setting(teacher, tmp_path, capsys):
         assert "differ in INPUT.FORMAT (BGR there, RGB now), INPUT.MIN_SIZE_TEST (48 there, 32 now)" in message
 
 
+def results_of(teacher, tmp_path, names, *words, keys=()):
+    """COCO's results of the same weights, whose classes have these names; and what was printed."""
+    content = torch.load(teacher / "teacher.pth", weights_only=True)
+    torch.save({**content, "class_names": names}, tmp_path / "named.pth")
+    call = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(tmp_path / "named.pth"), "--score", "0"]
+    predict([*call, *words, "--output", str(tmp_path / "results.json"), *keys])
+    return json.loads((tmp_path / "results.json").read_text())
+
+
+def test_results_have_the_categories_of_their_names(teacher, tmp_path, capsys):
+    """The set's classes are a to e, of the ids 10 to 14; the detector lists them in reverse, and without b."""
+    expected = json.loads((teacher / "results.json").read_text())
+    found = results_of(teacher, tmp_path, NAMES[::-1])
+    assert [item["category_id"] for item in found] == [24 - item["category_id"] for item in expected]
+    assert [item["scores"] for item in found] == [item["scores"][::-1] for item in expected]
+    found = results_of(teacher, tmp_path, ["e", "d", "c", "z", "a"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no category for z: left out. The detector has no class for b: their scores are 0." in printed
+    assert {item["category_id"] for item in found} <= {10, 12, 13, 14} and not any(item["scores"][1] for item in found)
+    with pytest.raises(SystemExit):
+        results_of(teacher, tmp_path, ["v", "w", "x", "y", "z"])
+    assert "share no name" in capsys.readouterr().err
+
+
+def test_results_of_loose_images_have_the_training_set_s_categories(dataset, teacher, tmp_path, capsys):
+    found = results_of(teacher, tmp_path, NAMES, "--images", str(Path(dataset[2], "1.png")))
+    assert {item["category_id"] for item in found} <= set(range(10, 15))
+    found = results_of(
+        teacher, tmp_path, NAMES, "--images", str(Path(dataset[2], "1.png")), keys=("DATASETS.TRAIN", "()")
+    )
+    assert {item["category_id"] for item in found} <= set(range(1, 6))
+    assert "No set tells the categories: the detector's classes count from 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -13,6 +13,7 @@ from ...data.class_lists import check_class_lists
 from ...data.records import check_registered
 from ...detr.capacity import object_limits
 from ...distill.build import choose_plugins
+from ...distill.teacher_start import check_start_files
 from ...errors import ConfigError, DataError
 from ...registry import TEACHER_REGISTRY, look_up
 from ..evaluation import check_evaluator
@@ -37,6 +38,8 @@ def check_start(cfg: CfgNode, *, training: bool) -> list[str]:
     if cfg.MODEL.META_ARCHITECTURE == "DistillDetector":
         teacher = choose_plugins(cfg).teacher
         look_up(TEACHER_REGISTRY, teacher, "MODEL.DISTILL.TEACHER.NAME").check_files(cfg)
+    if training:
+        check_start_files(cfg)
     trained = [check_set(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN] if training else []
     tested = [check_set(cfg, name, "DATASETS.TEST") for name in cfg.DATASETS.TEST]
     prepare_datasets(cfg)
