@@ -156,6 +156,12 @@ def class_names(dataset_name: str) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def tested_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
+    """Class names of the first of ``DATASETS.TEST`` whose names can be known, else of the training set's."""
+    found = (class_names(name) for name in cfg.DATASETS.TEST)
+    return next((names for names in found if names is not None), None) or training_class_names(cfg)
+
+
 def category_names(dataset_name: str) -> dict[int, str] | None:
     """Category id -> class name of a registered dataset, in the order of the classes; None where nothing tells.
 

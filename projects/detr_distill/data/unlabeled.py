@@ -9,11 +9,12 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from ..config.defaults import CLASS_NODES
 from ..config.keys import Key, declare
 from ..config.ranges import NOT_NEGATIVE, PROPER_SHARE
 from ..errors import ConfigError, DataError, first
-from .image_files import content_hash, file_bytes
-from .records import load_images
+from .image_files import check_image_files, content_hash, file_bytes
+from .records import load_images, load_records
 
 KEY = "DATASETS.UNLABELED"
 REST = "rest"
@@ -118,6 +119,26 @@ def load_unlabeled(cfg: CfgNode, labelled: Sequence[dict], rest: Sequence[dict])
     _check_apart(records, labelled, "trained on with its labels")
     _check_apart(records, tested, "of a test set")
     return records
+
+
+def check_unlabeled_sets(cfg: CfgNode) -> None:
+    """Looks at all that the stream of images without labels will need, before a run starts.
+
+    Raises:
+        ConfigError: the detector learns from labels alone, or no set is named. DataError: see :func:`load_unlabeled`;
+            an image file that is missing, damaged, or of another size than its set says.
+    """
+    count = cfg.DATALOADER.UNLABELED_PER_BATCH
+    if not count:
+        return
+    if cfg.MODEL.META_ARCHITECTURE in CLASS_NODES:
+        raise ConfigError(
+            f"DATALOADER.UNLABELED_PER_BATCH is {count}, and MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is "
+            "trained on labels alone. Set the first to 0, or distil: MODEL.META_ARCHITECTURE DistillDetector."
+        )
+    for name, records in unlabeled_sets(cfg).items():
+        check_image_files(records, f"{KEY} {name}")
+    load_unlabeled(cfg, *divide_labels(cfg, load_records(cfg)))
 
 
 def registered(name: str) -> list[dict]:
