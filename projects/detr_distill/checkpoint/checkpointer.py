@@ -122,9 +122,9 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.logger.warning("MODEL.WEIGHTS %s: %s. Its rows of classes start as those of others.", path, words)
         if fit.is_poor:
             remedy = advise(fit, "Name the weights of this architecture, or leave MODEL.WEIGHTS empty.")
-            self.logger.warning("MODEL.WEIGHTS %s hardly fits: %s %s", path, _summary(fit), remedy)
+            self.logger.warning("MODEL.WEIGHTS %s hardly fits: %s %s", path, fit.summary(), remedy)
         else:
-            self.logger.info("Loaded %s: %s", path, _summary(fit))
+            self.logger.info("Loaded %s: %s", path, fit.summary())
         return self._restore_parts(checkpoint, checkpointables)
 
     def load_complete(self, path: str) -> None:
@@ -154,7 +154,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if words:
             self.logger.warning("%s: %s. Classes are counted by their index.", path, words)
         self.model.load_state_dict(fit.matched, strict=False)
-        self.logger.info("Loaded %s: %s", path, _summary(fit))
+        self.logger.info("Loaded %s: %s", path, fit.summary())
 
     def _differing_names(self, path: str) -> tuple[str, bool]:
         """See :func:`differing_names`; of lists of another length no rows of classes fit."""
@@ -243,16 +243,3 @@ class SafeCheckpointer(DetectionCheckpointer):
                 if read_checkpoint(path).keys() >= self.checkpointables.keys():
                     return path
         return None
-
-
-def _summary(fit: Fit) -> str:
-    total = len(fit.matched) + len(fit.missing) + len(fit.misshaped)
-    parts = [f"{len(fit.matched)} of {total} tensors"]
-    if fit.missing:
-        parts.append(f"{len(fit.missing)} keep their initialisation (first: {fit.missing[0]})")
-    if fit.misshaped:
-        name, (found, wanted) = next(iter(fit.misshaped.items()))
-        parts.append(f"{len(fit.misshaped)} skipped for their shape (first: {name}, {found} instead of {wanted})")
-    if fit.unexpected:
-        parts.append(f"{len(fit.unexpected)} unused in the file (first: {fit.unexpected[0]})")
-    return "; ".join(parts) + "."

@@ -15,7 +15,7 @@ from .annotations.box_convention import check_areas
 from .annotations.file import AnnotationFile, id_order, read_annotation_file, read_class_names, read_images
 from .annotations.masks import usable_segmentation
 from .annotations.text import collector_off
-from .bad_boxes import ObjectBoxes, check_object_boxes, check_policy
+from .bad_boxes import PLACE, ObjectBoxes, check_object_boxes, check_policy
 
 __all__ = ["load_coco", "read_class_names"]
 
@@ -25,6 +25,7 @@ def load_coco(
     image_folder: str | os.PathLike,
     name: str | None = None,
     bad_boxes: str | None = "error",
+    source: str = "",
 ) -> list[dict]:
     """Loads a COCO-format dataset after checking the annotation file and that every image file is there.
 
@@ -35,6 +36,7 @@ def load_coco(
             to 0, 1, ...; None leaves the category ids as they are in the file.
         bad_boxes: see ``bad_boxes.check_boxes``; None leaves boxes as they are, unless the whole file is in another
             convention.
+        source: what the user named in place of the annotation file, for messages about boxes.
 
     Returns:
         Dicts in detectron2's dataset format, in the order of the image ids; every annotation keeps its ``id``, and its
@@ -45,7 +47,7 @@ def load_coco(
     """
     if bad_boxes is not None:
         check_policy(bad_boxes)
-    source = f"Annotation file {annotation_file}"
+    source = source or f"Annotation file {annotation_file}"
     with collector_off():
         file = read_annotation_file(annotation_file)
         for warning in file.warnings:
@@ -128,6 +130,9 @@ def _objects(items: list[dict], index_of_id: dict[int, int] | None) -> list[dict
         {"iscrowd": i["iscrowd"], "bbox": i["bbox"], "category_id": k, "id": i["id"], "bbox_mode": mode}
         for i, k in zip(items, classes, strict=True)
     ]
+    for item, result in zip(items, objects, strict=True):
+        if PLACE in item:
+            result[PLACE] = item[PLACE]
     for key, form in (("segmentation", usable_segmentation), ("keypoints", _centred)):
         for item, result in zip(items, objects, strict=True):
             if item.get(key):

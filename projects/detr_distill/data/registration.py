@@ -72,7 +72,8 @@ def register_datasets(
     for entry in entries:
         annotations, folder = entry_files(entry)
         if annotations:
-            _register(entry[0], as_coco_file(annotations, folder, rules), bad_boxes)
+            files = as_coco_file(annotations, folder, rules)
+            _register(entry[0], files, bad_boxes, "" if files[0] == annotations else f"Annotations {annotations}")
         else:
             _register_images(entry[0], folder)
 
@@ -102,10 +103,10 @@ def entry_files(entry: Sequence[str]) -> tuple[str, str]:
     return os.path.expanduser(entry[1]), os.path.expanduser(entry[2])
 
 
-def _register(name: str, files: tuple[str, str], bad_boxes: str) -> None:
+def _register(name: str, files: tuple[str, str], bad_boxes: str, source: str) -> None:
     _check_name(name, files)
     _registered[name] = files
-    DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes))
+    DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes, source))
     MetadataCatalog.get(name).set(json_file=files[0], image_root=files[1], evaluator_type="coco")
 
 
