@@ -72,7 +72,7 @@ def _class_names(settings: dict[str, Any], source: str) -> tuple[str, ...]:
         )
     count = settings.get("nc", len(names))
     if count != len(names):
-        raise DataError(f"{source}: 'nc' is {count}, but 'names' has {len(names)} classes. Correct one of them.")
+        raise DataError(f"{source}: 'nc' is {count!r}, but 'names' has {len(names)} classes. Correct one of them.")
     return tuple(str(name) for name in names)
 
 
