@@ -107,7 +107,10 @@ def _register(name: str, files: tuple[str, str], bad_boxes: str, source: str) ->
     _check_name(name, files)
     _registered[name] = files
     DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes, source))
-    MetadataCatalog.get(name).set(json_file=files[0], image_root=files[1], evaluator_type="coco")
+    metadata = MetadataCatalog.get(name)
+    metadata.set(json_file=files[0], image_root=files[1], evaluator_type="coco")
+    if source:  # what the user named: the file is one of the cache
+        metadata.set(source=source)
 
 
 def _check_name(name: str, files: tuple[str, str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from detr_distill.config.build import build_config
 from detr_distill.data import DataError, class_names, register_datasets
+from detr_distill.data.class_lists import compare_class_lists
 from detr_distill.data.formats import Format, as_coco_file, recognise
 from detr_distill.data.formats.voc import VocRules, read_voc
 from detr_distill.data.records import load_records
@@ -192,6 +193,12 @@ def test_a_box_outside_its_image_and_a_class_or_image_twice_are_named_by_the_use
     words = r"Annotations .*Annotations: 1 of 2 boxes .*a\.xml, line 4 of .*a\.jpg"
     with pytest.raises(DataError, match=re.compile(words, re.DOTALL)) as caught:
         DatasetCatalog.get(f"outside_{folder.name}")
+    assert "cache" not in str(caught.value)
+    write(folder, "b", entry("dog"))
+    as_coco_file.cache_clear()
+    register_datasets([[f"others_{folder.name}", *place]])
+    with pytest.raises(DataError, match=r"(?s)different class lists.*Annotations \S+Annotations\)") as caught:
+        compare_class_lists([("", f"outside_{folder.name}"), ("", f"others_{folder.name}")])
     assert "cache" not in str(caught.value)
     with pytest.raises(DataError, match=r"DATASETS\.CLASS_NAMES names the class 'cat' more than once"):
         read(folder, VocRules(names=("cat", "cat")))
