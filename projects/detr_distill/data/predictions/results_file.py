@@ -151,8 +151,8 @@ def _are_numbers(values: Any, count: int) -> bool:
 
 
 def _is_id(value: Any) -> bool:
-    """Neither a truth value nor 1.0 is an id, although both equal one; a list cannot be looked up."""
-    return type(value) in (int, str)
+    """A truth value is no id, although it equals one; a list cannot be looked up."""
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def _logit(score: float) -> float:
