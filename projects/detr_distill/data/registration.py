@@ -167,11 +167,7 @@ def tested_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
 
 
 def category_names(dataset_name: str) -> dict[int, str] | None:
-    """Category id -> class name of a registered dataset, in the order of the classes; None where nothing tells.
-
-    Raises:
-        DataError: see :func:`class_names`.
-    """
+    """Category id -> class name of a registered dataset, in the order of the classes; None where nothing tells."""
     metadata = MetadataCatalog.get(dataset_name)
     file = metadata.get("json_file")
     if metadata.get("thing_classes") is None and file and os.path.isfile(file) and not has_categories(file):
