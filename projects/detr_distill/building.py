@@ -30,7 +30,7 @@ def build_detector(
     words = [text for key, value in (overrides or {}).items() for text in (key, str(value))]
     # Says that weights follow, so that a backbone does not load its own first.
     settings = ["MODEL.DEVICE", device, *(["MODEL.WEIGHTS", weights] if weights else []), *words]
-    cfg = read_configuration(find_file(config_file, "config_file"), settings)
+    cfg = read_configuration(find_file(config_file, "config_file"), settings, weights=weights)
     model = build_model(cfg)
     if weights:
         load_strict(model, find_file(weights, "weights"), "weights")

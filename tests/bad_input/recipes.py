@@ -92,6 +92,7 @@ ROWS = [
         starting(TEACHER__NAME="PredictionsFile", TEACHER__WEIGHTS="predictions"),
         r"TEACHER\.WEIGHTS predictions holds predictions.*checkpoint in MODEL\.DISTILL\.START_WEIGHTS",
     ),
+    Row("start from nothing", starting(), r"START_FROM_TEACHER is \['decoder'\].*START_WEIGHTS are empty"),
     Row("start from no file", starting(START_WEIGHTS="absent.pth"), r"START_WEIGHTS names absent\.pth, which does not"),
     Row("share of one", taught(BALANCE__TARGET_SHARE=1.0), r"BALANCE\.TARGET_SHARE is 1\.0.*less than 1"),
     Row("negative share", taught(BALANCE__TARGET_SHARE=-0.1), r"BALANCE\.TARGET_SHARE is -0\.1.*0 or more"),

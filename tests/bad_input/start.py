@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detr_distill.config.build import build_config
+from detr_distill.data import register_datasets
 from detr_distill.distill.classes import match_classes
 from detr_distill.engine.starting.check import check_start
 
+import cv2
+import numpy as np
 from helpers.builders import ROOT
 from helpers.data.plain_sets import write_set
 
@@ -76,6 +79,40 @@ def remove_folder(folder: Path) -> None:
     folder.rename(folder.with_name("elsewhere"))
 
 
+def unlabelled(
+    folder: Path,
+    *overrides: str,
+    damage: Callable[[Path], object] | None = None,
+    change: Change | None = None,
+    config: str = DISTILLED,
+) -> object:
+    """Checks a run with images of a set without labels, whose content or pictures are changed."""
+    entry = write_set(folder / "more", f"more_{folder.name}", change=change)
+    for number, picture in enumerate(sorted(Path(entry[2]).iterdir())):
+        cv2.imwrite(str(picture), np.full((24, 32, 3), 10 + number, np.uint8))
+    if damage is not None:
+        damage(Path(entry[2]))
+    register_datasets([entry])
+    words = ("DATASETS.UNLABELED", f"('{entry[0]}',)", "DATALOADER.UNLABELED_PER_BATCH", "1", *overrides)
+    return start(folder, None, *words, config=config)
+
+
+def no_images(content: dict) -> None:
+    content["images"].clear()
+
+
+def trained_on(folder: Path) -> None:
+    """The picture of the other sets."""
+    cv2.imwrite(str(folder / "1.png"), np.full((24, 32, 3), 90, np.uint8))
+
+
+def from_predictions(folder: Path, entries: object) -> object:
+    """Checks a run whose teacher is a file of results."""
+    (folder / "results.json").write_text(json.dumps(entries))
+    words = (f"{TEACHER}.NAME", "PredictionsFile", f"{TEACHER}.WEIGHTS", str(folder / "results.json"))
+    return start(folder, None, *words, config=DISTILLED)
+
+
 RED = ["red", "green", "blue"]
 TEACHER = "MODEL.DISTILL.TEACHER"
 
@@ -128,6 +165,31 @@ ROWS = [
         lambda f: start(f, None, f"{TEACHER}.NAME", "Nil", config=DISTILLED),
         "names 'Nil', which is not",
     ),
+    Row("unlabelled_plain", lambda f: unlabelled(f, config=STUDENT), "DetrDetector is trained on labels alone"),
+    Row("unlabelled_unknown", lambda f: unlabelled(f, "DATASETS.UNLABELED", "('nil',)"), "UNLABELED has 'nil', which"),
+    Row("unlabelled_cut", lambda f: unlabelled(f, damage=cut_short), r"UNLABELED more.*\n.*1\.png .*is damaged"),
+    Row("unlabelled_gone", lambda f: unlabelled(f, damage=lambda p: (p / "1.png").unlink()), "lacks 1 of the 4 images"),
+    Row("unlabelled_size", lambda f: unlabelled(f, change=resize), r"UNLABELED more.*\n.*2\.png is 32 x 24"),
+    Row("unlabelled_none", lambda f: unlabelled(f, change=no_images), r"UNLABELED: dataset more_\S+ has no image"),
+    Row("unlabelled_images", lambda f: unlabelled(f, change=lambda c: c.pop("images")), "section 'images' is missing"),
+    Row("unlabelled_trained", lambda f: unlabelled(f, damage=trained_on), r"1 images whose content is trained on with"),
+    Row(
+        "strong_elsewhere",
+        lambda f: start(f, None, "INPUT.STRONG.IMAGES", "all", "INPUT.MAPPER", "detectron2", config=DISTILLED),
+        r"INPUT\.STRONG\.IMAGES is 'all', and INPUT\.MAPPER 'detectron2' has no strong",
+    ),
+    Row(
+        "start_file",
+        lambda f: start(f, None, "MODEL.DISTILL.START_FROM_TEACHER", "['decoder']"),
+        "START_WEIGHTS are empty",
+    ),
+    Row(
+        "results_entry",
+        lambda f: from_predictions(f, [{"image_id": [1]}]),
+        r"results\.json, entry 0 lacks 'category_id'",
+    ),
+    Row("results_object", lambda f: from_predictions(f, [1]), r"results\.json, entry 0 is 1; a result is an object"),
+    Row("results_empty", lambda f: from_predictions(f, []), r"results\.json holds no detection"),
     Row("names_twice", lambda _: match_classes(RED, ["red"] * 3, 3, 3), "red more than once"),
     Row("names_of_nothing", lambda _: match_classes(RED, ["red", "LABEL_1", "blue"], 3, 3), "have LABEL_1, which name"),
     Row("names_unknown", lambda _: match_classes(RED, None, 3, 3), "names of the teacher's 3 classes are unknown"),

@@ -1,9 +1,12 @@
 """Class names beside a detector's weights."""
 
+import re
+
 from detr_distill.checkpoint import SafeCheckpointer, save_weights
 from detr_distill.checkpoint.class_names import names_in, stored_class_names
 from detr_distill.checkpoint.files import read_checkpoint
 from detr_distill.commands import export_student
+from detr_distill.errors import CheckpointError
 
 import pytest
 import safetensors.torch
@@ -31,6 +34,33 @@ def test_a_run_s_checkpoints_have_them_and_so_has_the_student_that_is_taken_out(
         output = tmp_path / f"student{suffix}"
         export_student.main(["--weights", str(tmp_path / "model_final.pth"), "--output", str(output)])
         assert stored_class_names(output) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("own", "words", "refused"),
+    [
+        (NAMES, "", False),
+        (("cat", "do\u0308g"), "", False),
+        (None, "", False),
+        (("cat", "dög", "owl"), "", False),
+        (("cat", "owl"), r"from class 1 on it names \['dög'\], and the data \['owl'\]", False),
+        (NAMES[::-1], r"from class 0 on it names \['cat', 'dög'\], and the data \['dög', 'cat'\]", True),
+    ],
+)
+def test_they_are_compared_with_the_data_s(tmp_path, own, words, refused, caplog):
+    """A warm start learns on; an evaluation would count each class as another."""
+    path, model = tmp_path / "a.pth", nn.Linear(2, 2)
+    save_weights(model.state_dict(), path, NAMES)
+    SafeCheckpointer(model, class_names=own).load(str(path))
+    assert bool(words) == ("rows of classes start as those of others" in caplog.text)
+    assert re.search(words, caplog.text)
+    caplog.clear()
+    if refused:
+        with pytest.raises(CheckpointError, match=f"trained on other classes than those of the data: {words}"):
+            SafeCheckpointer(model, class_names=own).load_complete(str(path))
+        return
+    SafeCheckpointer(model, class_names=own).load_complete(str(path))
+    assert bool(words) == ("Classes are counted by their index" in caplog.text)
 
 
 @pytest.mark.parametrize("content", [None, {}, {"class_names": []}, {"class_names": "cat"}, {"class_names": [1]}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from detr_distill.config.build import build_config
 from detr_distill.config.without_effect import keys_without_effect
@@ -31,12 +32,20 @@ DETR = str(DIGITS / "conditional_student.yaml")
         (["SOLVER.AMP.DTYPE", "bfloat16"], "SOLVER.AMP.DTYPE has no effect here: SOLVER.AMP.ENABLED is False"),
         (["VIS_PERIOD", "20"], "tools/visualize.py draws what a DetrDetector sees"),
         (["INPUT.MASK_FORMAT", "bitmask"], "INPUT.MASK_FORMAT has no effect here: MODEL.MASK_ON is False"),
+        (["DATASETS.UNLABELED", "('rest',)"], "DATASETS.UNLABELED has no effect here: DATALOADER.UNLABELED_PER_BATCH"),
+        (
+            ["INPUT.STRONG.IMAGES", "unlabeled"],
+            "INPUT.STRONG.IMAGES has no effect here: .* that no image is unlabelled",
+        ),
+        (["INPUT.STRONG.BLUR", "0.1"], "INPUT.STRONG.BLUR has no effect here: INPUT.STRONG.IMAGES is none"),
+        (["DATASETS.LABELED_SEED", "3"], "DATASETS.LABELED_SEED has no effect here: DATASETS.LABELED_SHARE is 1"),
+        (["MODEL.DISTILL.START_WEIGHTS", "a.pth"], "START_WEIGHTS has no effect here: .*START_FROM_TEACHER names no"),
         (["SOLVER.CLIP_GRADIENTS.ENABLED", "False"], "SOLVER.CLIP_GRADIENTS.CLIP_TYPE has no effect here: "),
     ],
 )
 def test_a_key_without_effect_is_named(keys, line):
     (found,) = keys_without_effect(build_config(DETR, keys))
-    assert line in found
+    assert re.search(line, found)
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=short_name)

@@ -62,3 +62,10 @@ def test_a_checkpoint_tells_it_where_the_set_is_elsewhere(tmp_path):
 def test_nothing_is_built_of_no_class():
     with pytest.raises(ConfigError, match=r"MODEL\.DETR\.NUM_CLASSES is 0.*read_configuration"):
         build_parts(build_config("", UNKNOWN))
+
+
+def test_the_file_that_is_evaluated_tells_it(tmp_path):
+    """Named by the configuration, which is not read before."""
+    save_weights({"weight": torch.ones(1)}, tmp_path / "student.pth", ("cat", "dog", "owl"))
+    words = [*UNKNOWN, "DATASETS.TRAIN", "('on_another_machine',)", "MODEL.WEIGHTS", str(tmp_path / "student.pth")]
+    assert read_configuration("", words, weights=lambda cfg: cfg.MODEL.WEIGHTS).MODEL.DETR.NUM_CLASSES == 3

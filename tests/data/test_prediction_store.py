@@ -1,19 +1,21 @@
 import dataclasses
+import json
 
+from detr_distill.data.predictions.description import DESCRIPTION, Description, StoredImage
 from detr_distill.data.predictions.store import (
     NOTHING,
-    Description,
     PredictionStore,
-    StoredImage,
+    begin_store,
     missing_parts,
     part_file,
     write_part,
 )
-from detr_distill.errors import DataError
+from detr_distill.errors import DataError, OutputError
 
 import pytest
 import safetensors.torch
 import torch
+from helpers.data.stores import forget_content
 
 LAYERS, QUERIES, CLASSES = 2, 4, 5
 DESCRIBED = Description(
@@ -27,6 +29,8 @@ DESCRIBED = Description(
     part_images=2,
     data=("set",),
     teacher="2",
+    dataset="7",
+    settings={"INPUT.FORMAT": "BGR", "INPUT.MIN_SIZE_TEST": 96},
 )
 
 
@@ -45,6 +49,7 @@ def images(first, count):
 
 
 def fill(folder, described=DESCRIBED, stop_after=None):
+    described = begin_store(folder, described)
     for number in missing_parts(folder, described):
         if number == stop_after:
             return
@@ -56,8 +61,8 @@ def fill(folder, described=DESCRIBED, stop_after=None):
 def test_images_are_read_in_any_order_as_they_were_written(tmp_path):
     fill(tmp_path)
     store = PredictionStore(tmp_path)
-    assert list(store.images) == [0, 10, 20, 30, "four"] and 10 in store and 11 not in store
-    assert store.images["four"] == ("four", "4.jpg", 30, 24)
+    assert [image.id for image in store.images] == [0, 10, 20, 30, "four"] and 10 in store and 11 not in store
+    assert store.images[4] == ("four", "4.jpg", 30, 24, 0, "")
     found = store.read([30, 0])
     expected = values(2, 2)["logits"][1], values(0, 2)["logits"][0]
     assert torch.equal(found.logits, torch.stack(expected, dim=1))
@@ -75,10 +80,67 @@ def test_a_stopped_writing_goes_on_and_an_unfinished_one_is_refused(tmp_path):
     assert len(PredictionStore(tmp_path).images) == 5
 
 
-def test_another_store_is_not_written_over(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dtype": "float16", "teacher": "3"}, "other predictions, which differ in dtype, teacher"),
+        ({"dataset": "8"}, "differ in dataset"),
+        ({"settings": {"INPUT.MIN_SIZE_TEST": 48}}, r"differ in INPUT\.MIN_SIZE_TEST \(96 there, 48 now\)"),
+    ],
+)
+def test_another_store_is_not_written_over(tmp_path, changes, words):
     fill(tmp_path)
-    with pytest.raises(DataError, match="other predictions, which differ in dtype, teacher"):
-        fill(tmp_path, dataclasses.replace(DESCRIBED, dtype="float16", teacher="3"))
+    with pytest.raises(DataError, match=words):
+        fill(tmp_path, dataclasses.replace(DESCRIBED, **changes))
+
+
+def test_the_same_images_under_another_name_go_on_and_so_does_a_version_with_another_key(tmp_path):
+    fill(tmp_path, stop_after=1)
+    fill(tmp_path, dataclasses.replace(DESCRIBED, data=("renamed",), settings={**DESCRIBED.settings, "MODEL.NEW": 1}))
+    assert PredictionStore(tmp_path).description == DESCRIBED
+
+
+def test_parts_of_another_store_are_not_taken(tmp_path):
+    """Neither where the description is lost, nor where it is of others."""
+    fill(tmp_path)
+    (tmp_path / DESCRIPTION).unlink()
+    other = dataclasses.replace(DESCRIBED, settings={"INPUT.MIN_SIZE_TEST": 48})
+    with pytest.raises(DataError, match=r"part-00000\.safetensors is of other predictions"):
+        fill(tmp_path, other)
+    assert not (tmp_path / DESCRIPTION).exists()
+    (tmp_path / DESCRIPTION).write_text(json.dumps(dataclasses.asdict(other)))
+    with pytest.raises(DataError, match=r"part-00000\.safetensors is of other predictions"):
+        PredictionStore(tmp_path)
+
+
+def test_a_store_of_an_earlier_version_is_read_and_not_gone_on_with(tmp_path):
+    fill(tmp_path)
+    forget_content(tmp_path)
+    store = PredictionStore(tmp_path)
+    assert store.images[1] == (10, "1.jpg", 30, 21, 0, "") and store.read([10]).counts == [2]
+    with pytest.raises(DataError, match=r"predictions of an earlier version.*still teaches"):
+        fill(tmp_path)
+
+
+def test_images_of_several_sets_may_share_ids(tmp_path):
+    described = dataclasses.replace(DESCRIBED, images=4)
+    begin_store(tmp_path, described)
+    for number, folder in enumerate("ab"):
+        stored = [StoredImage(n, f"{folder}{n}.jpg", 30, 20) for n in range(2)]
+        write_part(tmp_path, number, described, stored, values(number, 2))
+    store = PredictionStore(tmp_path)
+    assert store.rows == {0: [0, 2], 1: [1, 3]}
+    assert torch.equal(store.read_rows([2]).logits[:, 0], values(1, 2)["logits"][0])
+    with pytest.raises(DataError, match="has 2 images of the id 1"):
+        store.read([1])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file cannot be written"):
+        begin_store(tmp_path / "file", DESCRIBED)
+    with pytest.raises(OutputError, match="cannot be written"):
+        begin_store(tmp_path / "file" / "below", DESCRIBED)
 
 
 def test_the_best_classes_are_kept_and_the_others_are_improbable(tmp_path):
@@ -98,7 +160,9 @@ def test_the_best_classes_are_kept_and_the_others_are_improbable(tmp_path):
         (lambda folder: (folder / "predictions.json").write_text("{}"), "is damaged"),
         (lambda folder: part_file(folder, 1).write_bytes(b"x"), r"part-00001\.safetensors is damaged"),
         (
-            lambda folder: safetensors.torch.save_file({"counts": torch.ones(2)}, part_file(folder, 1)),
+            lambda folder: safetensors.torch.save_file(
+                {"counts": torch.ones(2)}, part_file(folder, 1), {"store": DESCRIBED.digest}
+            ),
             r"part-00001\.safetensors does not name its images.*another version",
         ),
     ],

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from pathlib import Path
+
 from detr_distill.data import build_train_loader, register_datasets
 from detr_distill.data.strong import StrongAugmentation
 from detr_distill.data.unlabeled import divide_labels
@@ -137,3 +141,33 @@ def test_a_folder_of_images_is_a_set_without_labels(sets, tmp_path):
     register_datasets([[name, "", entry[2]]])
     (batch,) = take(build_train_loader(loader_cfg(sets[0], [name], 4)), 1)
     assert sorted(ids(batch[2:])) == [1, 2, 3, 4] and not any("instances" in item for item in batch[2:])
+
+
+def only_images(content):
+    del content["categories"], content["annotations"]
+
+
+def no_categories(content):
+    content["categories"], content["annotations"] = [], []
+
+
+def bad_labels(content):
+    content["annotations"][0]["category_id"], content["annotations"][1]["bbox"] = 99, [0, 0, -5, 3]
+
+
+@pytest.mark.parametrize("change", [only_images, no_categories, bad_labels])
+def test_only_the_images_of_a_file_are_looked_at(sets, tmp_path, change, caplog):
+    entry = write_set(tmp_path, "pictures", 300, 4)
+    content = json.loads(Path(entry[1]).read_text())
+    change(content)
+    Path(entry[1]).write_text(json.dumps(content))
+    with caplog.at_level(logging.INFO):
+        (batch,) = take(build_train_loader(loader_cfg(sets[0], [entry[0]], 4)), 1)
+    assert sorted(ids(batch[2:])) == [300, 301, 302, 303] and not any("instances" in item for item in batch[2:])
+    assert ("its annotations are not looked at" in caplog.text) == (change is bad_labels)
+
+
+def test_a_mapper_without_strong_augmentation_is_refused(sets):
+    cfg = loader_cfg(sets[0], [sets[1]], 2, INPUT__STRONG__IMAGES="unlabeled", INPUT__MAPPER="detectron2")
+    with pytest.raises(ConfigError, match=r"INPUT\.MAPPER 'detectron2' has no strong augmentation"):
+        build_train_loader(cfg)

@@ -15,6 +15,12 @@ from helpers.builders import randomise, small_cfg
 from helpers.convolutional import dense_cfg, rcnn_cfg
 
 SAME = same_classes(5)
+ADAMIXER = {
+    "MODEL__DETR__NECK__NAME": "AdaMixerNeck",
+    "MODEL__DETR__HIDDEN_DIM": 32,
+    "MODEL__DETR__QUERIES__NAME": "AdaMixerQueries",
+    "MODEL__DETR__DECODER__NAME": "AdaMixerDecoder",
+}
 
 
 def student_and_weights(student_cfg, teacher_cfg):
@@ -55,27 +61,49 @@ def test_an_expression_chooses_parameters():
     [
         (small_cfg, ("class_head",)),
         (lambda **keys: small_cfg(MODEL__DETR__LOSS__CLASSIFICATION="softmax", **keys), ("class_head",)),
+        (lambda **keys: small_cfg(**ADAMIXER, **keys), ("class_head.3",)),
         (lambda **keys: with_classes(dense_cfg("RetinaNet"), keys), ("cls_score",)),
-        (lambda **keys: with_classes(rcnn_cfg(), keys), ("cls_score",)),
+        (lambda **keys: with_classes(dense_cfg("FCOS"), keys), ("cls_score", "cls_logits")),
+        (lambda **keys: with_classes(rcnn_cfg(masks=True), keys), ("cls_score", "bbox_pred", "predictor")),
+        (lambda **keys: with_classes(rcnn_cfg("CascadeROIHeads"), keys), ("cls_score",)),
     ],
-    ids=["focal", "softmax", "retinanet", "rcnn"],
+    ids=["focal", "softmax", "adamixer", "retinanet", "fcos", "rcnn", "cascade"],
 )
 def test_class_rows_are_found_by_name(make, layers):
-    """Student classes 0 and 3 are the teacher's 2 and 1; a row of "no object" stays the last."""
+    """Student classes 0 and 3 are the teacher's 2 and 1; a row of "no object" stays the last.
+
+    Those are the layers whose shape the number of classes decides, and no others.
+    """
     classes = ClassMap((0, 3), (2, 1), identical=False, num_student=5)
     student, weights = student_and_weights(make(), make(MODEL__DETR__NUM_CLASSES=3))
     before = {name: value.clone() for name, value in student.state_dict().items()}
     taken = copy_parts(student, weights, ["heads"], classes, 3)
-    assert taken.classes and not taken.absent
+    assert taken.classes and not taken.absent and not taken.misshaped
+    state = student.state_dict()
+    assert taken.classes == [name for name in state if state[name].shape != weights[name].shape]
     for name in taken.classes:
         assert any(layer in name for layer in layers)
-        mine, its, old = student.state_dict()[name], weights[name], before[name]
+        mine, its, old = state[name], weights[name], before[name]
+        if "box_predictor.bbox_pred" in name:  # four rows of each class, one behind the other
+            mine, its, old = (rows.view(-1, 4, *rows.shape[1:]) for rows in (mine, its, old))
         anchors, rest = divmod(len(mine), 5)
         for anchor in range(anchors):
             for row in range(5):
                 source = {0: its[anchor * 3 + 2], 3: its[anchor * 3 + 1]}.get(row, old[anchor * 5 + row])
                 assert torch.equal(mine[anchor * 5 + row], source), (name, anchor, row)
         assert not rest or torch.equal(mine[-1], its[-1])
+
+
+def test_rows_of_another_number_do_not_fit():
+    """The teacher's boxes are of all classes, the student's of each."""
+    cfgs = [with_classes(rcnn_cfg(), {}), with_classes(rcnn_cfg(), {"MODEL__DETR__NUM_CLASSES": 3})]
+    cfgs[1].MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    student, weights = student_and_weights(*cfgs)
+    taken = copy_parts(student, weights, ["bbox_pred"], ClassMap((0, 3), (2, 1), identical=False, num_student=5), 3)
+    assert taken.misshaped == [
+        "roi_heads.box_predictor.bbox_pred.weight (4, 16) instead of (20, 16)",
+        "roi_heads.box_predictor.bbox_pred.bias (4,) instead of (20,)",
+    ]
 
 
 def with_classes(cfg, keys):
@@ -100,6 +128,7 @@ def test_a_plain_student_may_start_so_too(teacher_keys, caplog):
     same = {name: torch.equal(value, weights[name]) for name, value in student.state_dict().items()}
     assert all(same[name] for name in same if name.startswith("decoder."))
     assert not same["queries.position.weight"] and "tensors of" in caplog.text
+    assert "decoder.heads: 8" in caplog.text and "decoder.layers: " in caplog.text
     before = {name: value.clone() for name, value in student.state_dict().items()}
     start_from_teacher(small_cfg(**teacher_keys), student)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
@@ -140,3 +169,28 @@ def test_beside_a_file_of_predictions_the_start_has_weights_of_its_own(teacher_k
     weights = torch.load(checkpoint, weights_only=True)["model"]
     state = student.state_dict()
     assert all(torch.equal(state[name], weights[name]) for name in state if name.startswith("decoder.layers"))
+
+
+def test_the_start_s_own_weights_name_their_classes(teacher_keys, named_sets, tmp_path):
+    """Stored in reverse: a row goes where its name is, whoever names the file; the number may be theirs too."""
+    content = torch.load(teacher_keys["MODEL__DISTILL__TEACHER__WEIGHTS"], weights_only=True)
+    names = ["d", "x", "b", "g", "none"]
+    torch.save({**content, "class_names": names}, tmp_path / "named.pth")
+    keys = {
+        **teacher_keys,
+        "MODEL__DISTILL__TEACHER__OPTS": ["MODEL.DETR.NUM_CLASSES", "0"],
+        "MODEL__DISTILL__START_FROM_TEACHER": ["heads"],
+        "MODEL__DETR__NUM_CLASSES": 4,
+        "DATASETS__TRAIN": (named_sets[1],),
+    }
+    found = []
+    for place in ({"START_WEIGHTS": "", "TEACHER__WEIGHTS": "named.pth"}, {"START_WEIGHTS": "named.pth"}):
+        given = {f"MODEL__DISTILL__{key}": str(tmp_path / name) if name else "" for key, name in place.items()}
+        named = small_cfg(**{**keys, "MODEL__DISTILL__TEACHER__WEIGHTS": "predictions.json", **given})
+        if place["START_WEIGHTS"]:
+            named.MODEL.DISTILL.TEACHER.NAME = "PredictionsFile"
+        student = build_model(named)
+        start_from_teacher(named, student)
+        found.append(student.state_dict()["decoder.heads.class_head.weight"])
+    weights = content["model"]["decoder.heads.class_head.weight"]
+    assert torch.equal(found[0], weights[[3, 2, 1, 0]]) and torch.equal(found[1], found[0])

@@ -172,6 +172,9 @@ def test_regions_are_sampled_by_labels(tmp_path):
     model.capture = frozenset({"predictions"})
     with pytest.raises(ConfigError, match="OverlapMatcher finds none"):
         model(batch()[1], iteration=0)
+    keys = {"MODEL__DISTILL__MATCHERS": ["OverlapMatcher"], "MODEL__DISTILL__LOSSES": ["PredictionLoss"]}
+    with pytest.raises(ConfigError, match=r"a GeneralizedRCNN samples its regions .* OverlapMatcher finds none"):
+        convolutional(cfg, tmp_path, DATALOADER__UNLABELED_PER_BATCH=2, **keys)
 
 
 def test_a_plain_detector_asks_for_labels():

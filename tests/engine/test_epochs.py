@@ -36,10 +36,20 @@ def test_everything_is_counted_in_iterations(dataset):
 
 @pytest.mark.parametrize(
     ("keys", "iterations"),
-    [({"SOLVER__ACCUMULATE": 2}, 10), ({"DATASETS__LABELED_SHARE": 0.2}, 4), ({"SOLVER__EPOCHS": 0.01}, 1)],
+    [
+        ({"SOLVER__ACCUMULATE": 2}, 10),
+        ({"DATASETS__LABELED_SHARE": 0.2}, 4),
+        ({"SOLVER__EPOCHS": 0.01}, 1),
+        ({"DATALOADER__SAMPLER_TRAIN": "RandomSubsetTrainingSampler", "DATALOADER__RANDOM_SUBSET_RATIO": 0.4}, 8),
+    ],
 )
 def test_what_an_epoch_is(dataset, keys, iterations):
     assert iterations == in_iterations(config(dataset, **keys)).SOLVER.MAX_ITER
+
+
+def test_a_run_does_not_end_within_its_warm_up(dataset):
+    with pytest.raises(ConfigError, match=r"WARMUP_EPOCHS is 9\.0 and SOLVER\.EPOCHS 8\.0: the run would end within"):
+        in_iterations(config(dataset, SOLVER__WARMUP_EPOCHS=9.0))
 
 
 def test_iterations_count_where_no_epochs_are_given(dataset):

@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..errors import CheckpointError, first
-from .class_names import entry
+from .class_names import differing_names, entry, stored_class_names
 from .contents import say_average
 from .export import AVERAGED, STUDENT, TEACHER, detector_in, fit_to_model, is_distilling, is_training_only
 from .files import read_checkpoint
@@ -44,7 +44,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     model and tolerates gaps, ``load_complete`` evaluates one and tolerates none, ``resume_or_load`` continues a run.
 
     Args:
-        model, save_dir: what is saved, and where. class_names: kept in every file. parts: are saved beside the model.
+        model, save_dir: what is saved, and where. class_names: kept in every file, and compared with those of what
+            is loaded. parts: are saved beside the model.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", class_names: Sequence[str] | None = None, **parts: Any):
@@ -116,11 +117,14 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"{first(wanted)}. {advise(fit, 'Is MODEL.WEIGHTS meant for another architecture?')}"
             )
         self.model.load_state_dict(fit.matched, strict=False)
+        words, _ = self._differing_names(path)
+        if words:
+            self.logger.warning("MODEL.WEIGHTS %s: %s. Its rows of classes start as those of others.", path, words)
         if fit.is_poor:
             remedy = advise(fit, "Name the weights of this architecture, or leave MODEL.WEIGHTS empty.")
-            self.logger.warning("MODEL.WEIGHTS %s hardly fits: %s %s", path, _summary(fit), remedy)
+            self.logger.warning("MODEL.WEIGHTS %s hardly fits: %s %s", path, fit.summary(), remedy)
         else:
-            self.logger.info("Loaded %s: %s", path, _summary(fit))
+            self.logger.info("Loaded %s: %s", path, fit.summary())
         return self._restore_parts(checkpoint, checkpointables)
 
     def load_complete(self, path: str) -> None:
@@ -141,8 +145,22 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"{path} does not fit this model:\n{fit.problems()}\n"
                 f"{advise(fit, 'Use the configuration that it was trained with.')}"
             )
+        words, moved = self._differing_names(path)
+        if moved:
+            raise CheckpointError(
+                f"{path} was trained on other classes than those of the data: {words}. Each would be counted as "
+                "another. Evaluate it on a set that lists its classes in this order."
+            )
+        if words:
+            self.logger.warning("%s: %s. Classes are counted by their index.", path, words)
         self.model.load_state_dict(fit.matched, strict=False)
-        self.logger.info("Loaded %s: %s", path, _summary(fit))
+        self.logger.info("Loaded %s: %s", path, fit.summary())
+
+    def _differing_names(self, path: str) -> tuple[str, bool]:
+        """See :func:`differing_names`; of lists of another length no rows of classes fit."""
+        stored = stored_class_names(local_file(path))
+        same_length = stored is not None and self.class_names is not None and len(stored) == len(self.class_names)
+        return differing_names(stored, self.class_names) if same_length else ("", False)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continues from the last checkpoint of the folder; where there is none, or none is wanted, ``load(path)``."""
@@ -225,16 +243,3 @@ class SafeCheckpointer(DetectionCheckpointer):
                 if read_checkpoint(path).keys() >= self.checkpointables.keys():
                     return path
         return None
-
-
-def _summary(fit: Fit) -> str:
-    total = len(fit.matched) + len(fit.missing) + len(fit.misshaped)
-    parts = [f"{len(fit.matched)} of {total} tensors"]
-    if fit.missing:
-        parts.append(f"{len(fit.missing)} keep their initialisation (first: {fit.missing[0]})")
-    if fit.misshaped:
-        name, (found, wanted) = next(iter(fit.misshaped.items()))
-        parts.append(f"{len(fit.misshaped)} skipped for their shape (first: {name}, {found} instead of {wanted})")
-    if fit.unexpected:
-        parts.append(f"{len(fit.unexpected)} unused in the file (first: {fit.unexpected[0]})")
-    return "; ".join(parts) + "."

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
+
+from ..config.files import complete_path
 
 CLASS_NAMES = "class_names"  # key beside the weights of a .pth file, and in the header of a .safetensors file
 
@@ -19,7 +22,7 @@ def stored_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
 
     No tensor is read; what is wrong with a file is said where its weights are loaded.
     """
-    path = Path(path)
+    path = Path(complete_path(os.path.expanduser(path)))
     if not path.is_file():
         return None
     try:
@@ -28,6 +31,24 @@ def stored_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
         return names_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except Exception:  # a damaged file raises whatever its reader stumbles over first
         return None
+
+
+def differing_names(stored: Sequence[str] | None, own: Sequence[str] | None) -> tuple[str, bool]:
+    """In what a checkpoint's classes differ from those of the data that it is used for.
+
+    Returns:
+        Words, empty where they agree or one list is unknown; and whether a name that both have has another index, so
+        that rows are of other classes for certain.
+    """
+    if stored is None or own is None:
+        return "", False
+    theirs, mine = ([unicodedata.normalize("NFC", name) for name in names] for names in (stored, own))
+    if theirs == mine:
+        return "", False
+    at = next((n for n, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b), min(len(theirs), len(mine)))
+    moved = any(name in mine and mine.index(name) != index for index, name in enumerate(theirs))
+    shown = slice(at, at + 5)
+    return f"from class {at} on it names {list(stored)[shown]}, and the data {list(own)[shown]}", moved
 
 
 def names_in(content: Any) -> tuple[str, ...] | None:

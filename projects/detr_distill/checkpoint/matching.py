@@ -69,6 +69,19 @@ class Fit:
         )
         return "\n".join(f"  {len(names)} {kind}: {first(names)}" for kind, names in kinds if names)
 
+    def summary(self) -> str:
+        """What was taken and what not, in one line."""
+        total = len(self.matched) + len(self.missing) + len(self.misshaped)
+        parts = [f"{len(self.matched)} of {total} tensors"]
+        if self.missing:
+            parts.append(f"{len(self.missing)} keep their initialisation (first: {self.missing[0]})")
+        if self.misshaped:
+            name, (found, wanted) = next(iter(self.misshaped.items()))
+            parts.append(f"{len(self.misshaped)} skipped for their shape (first: {name}, {found} instead of {wanted})")
+        if self.unexpected:
+            parts.append(f"{len(self.unexpected)} unused in the file (first: {self.unexpected[0]})")
+        return "; ".join(parts) + "."
+
 
 def advise(fit: Fit, otherwise: str) -> str:
     """What to do about weights that do not fit: import them, where another project wrote them."""

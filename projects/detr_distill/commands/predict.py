@@ -13,29 +13,30 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog
 from rich.progress import track
 from torch import Tensor
 
 from ..checkpoint.files import write_atomically
-from ..data import DetrDatasetMapper, TestLoader, read_configuration
+from ..checkpoint.writing import check_place
+from ..data import DetrDatasetMapper, TestLoader, read_configuration, register_configured
 from ..data.formats import image_records
-from ..data.predictions.store import NOTHING, Description, PredictionStore, StoredImage, missing_parts, write_part
-from ..data.records import load_records
-from ..detr.boxes import to_corners
+from ..data.predictions.description import DESCRIPTION, Description, hash_images, read_images
+from ..data.predictions.store import NOTHING, PredictionStore, begin_store, missing_parts, write_part
+from ..data.records import check_registered, load_images
 from ..engine.device import choose_device
 from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
 from ..errors import ConfigError
-from ..structures import DecoderOutput
 from .predictor import Predictor, load_predictor
+from .results_format import check_ids, coco_results, find_categories
 
 PART_IMAGES = 1000
 
@@ -103,21 +104,32 @@ def run(arguments: argparse.Namespace) -> str:
             f"--batch is {arguments.batch} and --best-classes {arguments.best_classes}; the first is 1 or more, the "
             "second 0 or more."
         )
-    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True)
+    if not 0 <= arguments.score <= 1:
+        raise ConfigError(f"--score is {arguments.score}; a score is a probability from 0 to 1.")
+    output = Path(arguments.output)
+    check_output(output)
+    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True, weights=arguments.weights)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
     prepare_datasets(cfg)
     if arguments.images and arguments.dataset:
         raise ConfigError("--images and --dataset are both given. Name a data set, or images.")
     names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
-    load = image_records(*names) if arguments.images else load_sets(cfg, names)
+    load = image_records(*names, key="--images") if arguments.images else load_sets(cfg, names)
     form = Form(arguments.batch, arguments.best_classes, arguments.dtype, arguments.score)
-    return write_predictions(cfg, arguments.weights, names, load, Path(arguments.output), form, track)
+    return write_predictions(cfg, arguments.weights, names, load, output, form, track)
+
+
+def check_output(output: Path) -> None:
+    """Raises OutputError where ``--output`` cannot be written, before anything else is done."""
+    check_place("--output", output if output.suffix == ".json" else output / DESCRIPTION)
 
 
 def load_sets(cfg: CfgNode, names: Sequence[str]) -> list[dict]:
-    """The records of registered sets."""
-    return [record for name in names for record in load_records(cfg, test_name=name)]
+    """The images of registered sets, whose labels are not looked at."""
+    register_configured(cfg)
+    check_registered(names, "--dataset")
+    return [record for name in names for record in load_images(name, "--dataset")]
 
 
 def write_predictions(
@@ -145,24 +157,30 @@ def write_predictions(
     form = form or Form()
     predictor = load_predictor(cfg, weights)
     folder = output.with_name(f"{output.name}.parts") if output.suffix == ".json" else output
-    described = _describe(cfg, names, records, predictor, form)
+    categories = None
+    if folder != output:
+        check_ids(records)
+        categories = find_categories(cfg, [name for name in names if name in DatasetCatalog], predictor.class_names)
+    images = read_images(records)
+    described = begin_store(folder, _describe(cfg, names, records, predictor, form, hash_images(images)))
     for number in missing_parts(folder, described):
         part = records[number * PART_IMAGES : (number + 1) * PART_IMAGES]
         loader = TestLoader(part, DetrDatasetMapper(cfg, is_train=False), form.batch, cfg.DATALOADER.NUM_WORKERS)
         title = f"part {number + 1} of {described.parts}"
         batches = [_predict(predictor, batch, described) for batch in follow(loader, title)]
         values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        write_part(folder, number, described, [StoredImage.of(record) for record in part], values)
-    if folder == output:
+        stored = images[number * PART_IMAGES : (number + 1) * PART_IMAGES]
+        write_part(folder, number, described, stored, values)
+    if categories is None:
         return f"{output}: {described.images} images, {described.layers} layers, {described.queries} queries"
-    results = list(_results(PredictionStore(folder), records, names, form.score))
+    results = list(coco_results(PredictionStore(folder), records, categories, form.score))
     write_atomically(output, lambda file: file.write(json.dumps(results).encode()))
     shutil.rmtree(folder)
-    return f"{output}: {len(results)} detections in {described.images} images"
+    return f"{output}: {len(results)} detections in {described.images} images. {categories.said}".rstrip()
 
 
 def _describe(
-    cfg: CfgNode, names: Sequence[str], records: Sequence[dict], predictor: Predictor, form: Form
+    cfg: CfgNode, names: Sequence[str], records: Sequence[dict], predictor: Predictor, form: Form, dataset: str
 ) -> Description:
     """What the parts will have in common; one image is looked at to know the shapes."""
     known = predictor.know([DetrDatasetMapper(cfg, is_train=False)(records[0])])
@@ -182,6 +200,8 @@ def _describe(
         part_images=PART_IMAGES,
         data=tuple(names),
         teacher=predictor.weights_hash,
+        dataset=dataset,
+        settings=predictor.settings,
     )
 
 
@@ -198,27 +218,6 @@ def _predict(predictor: Predictor, batch: list[dict], described: Description) ->
         "logits": F.pad(logits.cpu(), (0, 0, 0, missing), value=NOTHING).transpose(0, 1),
         "boxes": F.pad(output.boxes.float().cpu(), (0, 0, 0, missing), value=0.5).transpose(0, 1),
     }
-
-
-def _results(store: PredictionStore, records: Sequence[dict], names: Sequence[str], least: float) -> Iterator[dict]:
-    """The last layer's queries from a score on, as COCO's results with the scores of all classes."""
-    ids = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") or {}
-    category_of = {index: category for category, index in ids.items()}
-    for record in records:
-        found = store.read([record["image_id"]])
-        output = DecoderOutput(found.logits, found.boxes, found.logits, store.description.activation)
-        scores = output.probabilities()[-1, 0, : found.counts[0]]
-        corners = to_corners(found.boxes[-1, 0]) * torch.tensor([record["width"], record["height"]]).repeat(2)
-        best, classes = scores.max(-1)
-        for row in torch.nonzero(best >= least).flatten().tolist():
-            x1, y1, x2, y2 = corners[row].tolist()
-            yield {
-                "image_id": record["image_id"],
-                "category_id": category_of.get(int(classes[row]), int(classes[row])),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": best[row].item(),
-                "scores": scores[row].tolist(),
-            }
 
 
 if __name__ == "__main__":

@@ -6,16 +6,20 @@ Letters: L decoder layers, B images, Q queries, K class scores.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
 
 from ..checkpoint.class_names import stored_class_names
+from ..checkpoint.locate import local_file
 from ..checkpoint.strict import load_strict
+from ..config.keys import flatten
 from ..data import training_class_names
 from ..data.check_cache import hash_file
 from ..detr.preprocess import read_ground_truth
@@ -29,6 +33,13 @@ from ..errors import ConfigError
 from ..structures import PREDICTIONS
 
 WEIGHTS = "--weights"
+# What a detector of this package makes of an image beside its weights, and what of that changes nothing.
+SEEN = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+READ = (*SEEN, "TEST.DETECTIONS_PER_IMAGE", "MODEL.")
+UNREAD = (
+    *("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.DISTILL.", "MODEL.DETR.TRAINING_GROUPS", "MODEL.DETR.LOSS."),
+    *("MODEL.DETR.MATCHER.", "MODEL.DETR.DEFORMABLE_KERNEL", "MODEL.TIMM.PRETRAINED"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +48,14 @@ class Predictor:
 
     Attributes:
         know: detectron2 dicts to what the detector knows of them, its output at least.
-        class_names: of its logits, in order. weights_hash: SHA-256 of its weights.
+        class_names: of its logits, in order. weights_hash: SHA-256 of its weights. settings: key -> value of what
+            decides, beside the weights, what it says of an image.
     """
 
     know: Callable[[list[dict]], Knowledge]
     class_names: tuple[str, ...]
     weights_hash: str
+    settings: Mapping[str, Any]
 
 
 def load_predictor(cfg: CfgNode, weights: str) -> Predictor:
@@ -78,7 +91,7 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
         truth = read_ground_truth(batch, device, needs_labels=False)
         return student.know(StudentStep(batch, ground_truth=truth), classes, frozenset({PREDICTIONS}))
 
-    return Predictor(know, names, hash_file(weights))
+    return Predictor(know, names, hash_file(local_file(weights, WEIGHTS)), _settings(cfg, READ))
 
 
 def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
@@ -95,7 +108,15 @@ def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
     def know(batch: list[dict]) -> Knowledge:
         return teacher(StudentStep(batch), frozenset())
 
-    return Predictor(know, tuple(labels[index] for index in sorted(labels)), _hash_weights(detector))
+    names = tuple(labels[index] for index in sorted(labels))
+    return Predictor(know, names, _hash_weights(detector), _settings(cfg, SEEN))
+
+
+def _settings(cfg: CfgNode, read: tuple[str, ...]) -> dict[str, Any]:
+    """The keys that start so, with their values as JSON gives them back."""
+    values = {key: value for key, value in flatten(cfg).items() if key.startswith(read) and not key.startswith(UNREAD)}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
 
 
 def _hash_weights(detector: nn.Module) -> str:

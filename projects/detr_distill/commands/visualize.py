@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.writing import check_place
-from ..data import read_configuration
+from ..data import read_configuration, tested_class_names
 from ..data.records import load_records
 from ..distill import DistillDetector
 from ..distill.matchers.adaptive import AdaptiveMatcher
@@ -56,12 +56,12 @@ def run(arguments: argparse.Namespace) -> list[Path]:
         DetrDistillError: a configuration, checkpoint or image that cannot be used.
     """
     check_place("--output", Path(arguments.output, "predictions.png"))
-    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True)
+    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True, weights=arguments.weights)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
     prepare_datasets(cfg)
     model = DistillTrainer.build_model(cfg).eval()
-    SafeCheckpointer(model).load_complete(arguments.weights)
+    SafeCheckpointer(model, class_names=tested_class_names(cfg)).load_complete(arguments.weights)
     views = views_of(cfg, model)
     teacher = next((view for view in views if view.name == "teacher"), None)
     matcher = None

@@ -65,6 +65,16 @@ def _switched_off(cfg: CfgNode) -> Iterator[tuple[str, str]]:
         yield "DATALOADER.REPEAT_THRESHOLD", "DATALOADER.SAMPLER_TRAIN is not RepeatFactorTrainingSampler"
     if cfg.DATALOADER.SAMPLER_TRAIN != "RandomSubsetTrainingSampler":
         yield "DATALOADER.RANDOM_SUBSET_RATIO", "DATALOADER.SAMPLER_TRAIN is not RandomSubsetTrainingSampler"
+    if not cfg.DATALOADER.UNLABELED_PER_BATCH:
+        yield "DATASETS.UNLABELED MODEL.DISTILL.UNLABELED_WEIGHT", "DATALOADER.UNLABELED_PER_BATCH is 0"
+        if cfg.INPUT.STRONG.IMAGES == "unlabeled":
+            yield "INPUT.STRONG.*", "DATALOADER.UNLABELED_PER_BATCH is 0, so that no image is unlabelled"
+    if cfg.INPUT.STRONG.IMAGES == "none":
+        yield "INPUT.STRONG.*", "INPUT.STRONG.IMAGES is none"
+    if cfg.DATASETS.LABELED_SHARE == 1:
+        yield "DATASETS.LABELED_SEED", "DATASETS.LABELED_SHARE is 1, so that all labels are used"
+    if not cfg.MODEL.DISTILL.START_FROM_TEACHER:
+        yield "MODEL.DISTILL.START_WEIGHTS", "MODEL.DISTILL.START_FROM_TEACHER names no part"
     if detector == "DetrDetector":
         yield "VIS_PERIOD", "tools/visualize.py draws what a DetrDetector sees"
     if not cfg.MODEL.MASK_ON:

@@ -16,6 +16,7 @@ from .registration import (
     dataset_files,
     register_configured,
     register_datasets,
+    tested_class_names,
     training_class_names,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "register_datasets",
     "register_digits",
     "split_samples",
+    "tested_class_names",
     "training_class_names",
 ]
 

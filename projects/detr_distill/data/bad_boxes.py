@@ -26,6 +26,7 @@ from .annotations.fields import NAMED, entry_name
 
 POLICIES = ("error", "fix")
 
+PLACE = "converted_from"  # in an object of a set of another format: file and line
 _KEY = "DATASETS.BAD_BOXES"
 _LEAST_SIDE = 1e-3  # pixels; a thinner box would be lost when its image is made smaller
 _CONVENTIONS = {BoxMode.XYWH_ABS: XYWH, BoxMode.XYXY_ABS: CORNERS}
@@ -132,7 +133,7 @@ def _complaint(records: list[dict], boxes: ObjectBoxes, bad: np.ndarray, source:
     for number in bad[:NAMED]:
         row, column = boxes.owner[number]
         record, item = records[row], records[row]["annotations"][column]
-        name = entry_name("annotations", item, int(column))
+        name = item.get(PLACE, entry_name("annotations", item, int(column)))
         form = "x, y, width, height" if item["bbox_mode"] == BoxMode.XYWH_ABS else "x1, y1, x2, y2"
         size = f"{record['width']} x {record['height']}"
         lines.append(f"  {name} of {record['file_name']} ({size} pixels): {list(item['bbox'])} ({form})")

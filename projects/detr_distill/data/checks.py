@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from .check_cache import entry_file, read_entry, write_entry
 from .digits import prepare
 from .formats.content import list_images
 from .image_files import check_image_files
 from .records import load_set
-from .registration import class_names, dataset_files
+from .registration import class_names, dataset_files, unlabelled_records
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def image_files(name: str) -> list[str]:
     files = dataset_files(name)
     if files and not files[0]:
         return [os.path.join(files[1], image) for image in list_images(Path(files[1]), f"Data set {name}")]
-    return [record["file_name"] for record in DatasetCatalog.get(name)]
+    return [record["file_name"] for record in unlabelled_records(name)]
 
 
 def describe_files(paths: Iterable[str]) -> str:

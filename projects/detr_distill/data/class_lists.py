@@ -55,7 +55,8 @@ def compare_class_lists(sets: Iterable[tuple[str, str]]) -> None:
 
 def _source(name: str) -> str:
     """A set with its annotation file, where it has one."""
-    file = MetadataCatalog.get(name).get("json_file") if name in MetadataCatalog.list() else None
+    metadata = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog.list() else {}
+    file = metadata.get("source") or metadata.get("json_file")
     return f"{name} ({file})" if file else name
 
 

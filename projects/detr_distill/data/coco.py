@@ -12,10 +12,10 @@ from detectron2.structures import BoxMode
 
 from ..errors import DataError, first
 from .annotations.box_convention import check_areas
-from .annotations.file import AnnotationFile, id_order, read_annotation_file, read_class_names
+from .annotations.file import AnnotationFile, id_order, read_annotation_file, read_class_names, read_images
 from .annotations.masks import usable_segmentation
 from .annotations.text import collector_off
-from .bad_boxes import ObjectBoxes, check_object_boxes, check_policy
+from .bad_boxes import PLACE, ObjectBoxes, check_object_boxes, check_policy
 
 __all__ = ["load_coco", "read_class_names"]
 
@@ -25,6 +25,7 @@ def load_coco(
     image_folder: str | os.PathLike,
     name: str | None = None,
     bad_boxes: str | None = "error",
+    source: str = "",
 ) -> list[dict]:
     """Loads a COCO-format dataset after checking the annotation file and that every image file is there.
 
@@ -35,6 +36,7 @@ def load_coco(
             to 0, 1, ...; None leaves the category ids as they are in the file.
         bad_boxes: see ``bad_boxes.check_boxes``; None leaves boxes as they are, unless the whole file is in another
             convention.
+        source: what the user named in place of the annotation file, for messages about boxes.
 
     Returns:
         Dicts in detectron2's dataset format, in the order of the image ids; every annotation keeps its ``id``, and its
@@ -45,7 +47,7 @@ def load_coco(
     """
     if bad_boxes is not None:
         check_policy(bad_boxes)
-    source = f"Annotation file {annotation_file}"
+    source = source or f"Annotation file {annotation_file}"
     with collector_off():
         file = read_annotation_file(annotation_file)
         for warning in file.warnings:
@@ -57,6 +59,29 @@ def load_coco(
                 check_object_boxes(records, boxes, bad_boxes, source)
             check_areas(file, source)
     return records
+
+
+def load_unlabelled(annotation_file: str | os.PathLike, image_folder: str | os.PathLike) -> list[dict]:
+    """Loads the images of a COCO-format file alone, whatever else is in it.
+
+    Returns:
+        As :func:`load_coco`, without ``annotations``; empty where the file names no image.
+
+    Raises:
+        DataError: a file is missing, or the section "images" is not COCO's format.
+    """
+    found, annotated = read_images(annotation_file)
+    images = sorted(found, key=lambda image: id_order(image["id"]))
+    folder = str(image_folder)
+    if annotated:
+        logging.getLogger(__name__).info("Annotation file %s: its annotations are not looked at.", annotation_file)
+    _check_images(os.fspath(annotation_file), folder, [image["file_name"] for image in images])
+    return [_record(image, folder) for image in images]
+
+
+def _record(image: dict, folder: str) -> dict[str, Any]:
+    file_name = os.path.join(folder, image["file_name"])
+    return {"file_name": file_name, "height": image["height"], "width": image["width"], "image_id": image["id"]}
 
 
 def _class_indices(file: AnnotationFile, name: str | None) -> dict[int, int] | None:
@@ -87,9 +112,7 @@ def _records(file: AnnotationFile, folder: str, index_of_id: dict[int, int] | No
     objects = [objects[number] for number in order.tolist()]
     records: list[dict] = []
     for image, start, end in zip(images, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        file_name = os.path.join(folder, image["file_name"])
-        size = {"height": image["height"], "width": image["width"]}
-        records.append({"file_name": file_name, **size, "image_id": image["id"]})
+        records.append(_record(image, folder))
         if file.annotated:
             records[-1]["annotations"] = objects[start:end]
     owner = np.stack([rows, np.arange(len(rows)) - starts[rows]], axis=1)
@@ -107,6 +130,9 @@ def _objects(items: list[dict], index_of_id: dict[int, int] | None) -> list[dict
         {"iscrowd": i["iscrowd"], "bbox": i["bbox"], "category_id": k, "id": i["id"], "bbox_mode": mode}
         for i, k in zip(items, classes, strict=True)
     ]
+    for item, result in zip(items, objects, strict=True):
+        if PLACE in item:
+            result[PLACE] = item[PLACE]
     for key, form in (("segmentation", usable_segmentation), ("keypoints", _centred)):
         for item, result in zip(items, objects, strict=True):
             if item.get(key):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import struct
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import ExifTags, Image
 
 from ..errors import DataError, first
+from .check_cache import hash_file
 from .image import TAIL, has_ending, read_image
 
 logger = logging.getLogger(__name__)
@@ -150,6 +152,26 @@ def plain_size(head: bytes) -> tuple[int, int] | None:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, where the header holds one."""
     return image.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in image.info else 1
+
+
+def content_hash(path: str) -> str:
+    """SHA-256 of an image file. Raises DataError where it cannot be read."""
+    with _reading(path):
+        return hash_file(path)
+
+
+def file_bytes(path: str) -> int:
+    """Length of an image file. Raises DataError where it is not there."""
+    with _reading(path):
+        return os.path.getsize(path)
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"Image file {path} cannot be read: {error.strerror}. Restore it, or take it out.") from error
 
 
 def upright_size(path: str | os.PathLike) -> tuple[int, int]:

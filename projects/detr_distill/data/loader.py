@@ -27,6 +27,7 @@ from ..randomness import LOADING, LOADING_UNLABELED
 from .mapper import DetrDatasetMapper, PillowDatasetMapper
 from .records import load_records
 from .stream import Position, SeededDataset, batches_of
+from .strong import check_strong
 from .transport import pack, unpack
 from .unlabeled import MixedLoader, divide_labels, load_unlabeled
 
@@ -210,6 +211,8 @@ def _batch_size(key: str, images: int, world_size: int) -> int:
 def _mapper(cfg: CfgNode, is_train: bool) -> Mapper:
     if cfg.INPUT.MAPPER not in _MAPPERS:
         raise DataError(f"INPUT.MAPPER is {cfg.INPUT.MAPPER!r}; choose one of: {', '.join(_MAPPERS)}.")
+    if is_train:
+        check_strong(cfg)
     return _MAPPERS[cfg.INPUT.MAPPER](cfg, is_train)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
@@ -15,7 +16,9 @@ from .annotations.masks import check_masks
 from .annotations.text import collector_off
 from .bad_boxes import check_boxes
 from .class_lists import compare_class_lists
-from .registration import checks_its_boxes, register_configured
+from .registration import checks_its_boxes, register_configured, unlabelled_records
+
+logger = logging.getLogger(__name__)
 
 
 def load_records(cfg: CfgNode, test_name: str | None = None) -> list[dict]:
@@ -63,6 +66,18 @@ def load_set(cfg: CfgNode, name: str, key: str) -> list[dict]:
     if key == "DATASETS.TRAIN":
         _check_training(cfg, (name,), records)
     return records
+
+
+def load_images(name: str, key: str) -> list[dict]:
+    """Dataset dicts of a registered set whose labels are not looked at; see :func:`load_set`."""
+    with _reading((name,), key), collector_off():
+        records = unlabelled_records(name)
+    if not records:
+        raise DataError(f"{key}: dataset {name} has no image. Take it out, or name a set that has some.")
+    annotated = sum(bool(record.get("annotations")) for record in records)
+    if annotated:
+        logger.info("%s: the labels of %d images of %s are not looked at.", key, annotated, name)
+    return [{field: value for field, value in record.items() if field != "annotations"} for record in records]
 
 
 @contextlib.contextmanager

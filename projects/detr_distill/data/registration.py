@@ -11,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..config.keys import Key, declare
 from ..config.ranges import Text, Words
 from ..errors import DataError
+from .annotations.file import has_categories, read_categories
 from .bad_boxes import check_policy
-from .coco import load_coco, read_class_names
+from .coco import load_coco, load_unlabelled, read_class_names
 from .formats import as_coco_file, image_records
 from .formats.voc import VocRules
 
@@ -71,7 +72,8 @@ def register_datasets(
     for entry in entries:
         annotations, folder = entry_files(entry)
         if annotations:
-            _register(entry[0], as_coco_file(annotations, folder, rules), bad_boxes)
+            files = as_coco_file(annotations, folder, rules)
+            _register(entry[0], files, bad_boxes, "" if files[0] == annotations else f"Annotations {annotations}")
         else:
             _register_images(entry[0], folder)
 
@@ -101,11 +103,14 @@ def entry_files(entry: Sequence[str]) -> tuple[str, str]:
     return os.path.expanduser(entry[1]), os.path.expanduser(entry[2])
 
 
-def _register(name: str, files: tuple[str, str], bad_boxes: str) -> None:
+def _register(name: str, files: tuple[str, str], bad_boxes: str, source: str) -> None:
     _check_name(name, files)
     _registered[name] = files
-    DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes))
-    MetadataCatalog.get(name).set(json_file=files[0], image_root=files[1], evaluator_type="coco")
+    DatasetCatalog.register(name, lambda: load_coco(*files, name, bad_boxes, source))
+    metadata = MetadataCatalog.get(name)
+    metadata.set(json_file=files[0], image_root=files[1], evaluator_type="coco")
+    if source:  # what the user named: the file is one of the cache
+        metadata.set(source=source)
 
 
 def _check_name(name: str, files: tuple[str, str]) -> None:
@@ -118,6 +123,12 @@ def _check_name(name: str, files: tuple[str, str]) -> None:
                 f"{_KEY}: the name {name!r} is used for {_registered[name]} and for {files}. Give each its own name."
             )
         DatasetCatalog.remove(name)  # the policy for bad boxes may have changed
+
+
+def unlabelled_records(name: str) -> list[dict]:
+    """The records of a registered set; of an annotation file its section "images" alone is read."""
+    files = _registered.get(name)
+    return load_unlabelled(*files) if files and files[0] else DatasetCatalog.get(name)
 
 
 def checks_its_boxes(name: str) -> bool:
@@ -147,6 +158,27 @@ def class_names(dataset_name: str) -> tuple[str, ...] | None:
             return None
     names = metadata.get("thing_classes")
     return None if names is None else tuple(names)
+
+
+def tested_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
+    """Class names of the first of ``DATASETS.TEST`` whose names can be known, else of the training set's."""
+    found = (class_names(name) for name in cfg.DATASETS.TEST)
+    return next((names for names in found if names is not None), None) or training_class_names(cfg)
+
+
+def category_names(dataset_name: str) -> dict[int, str] | None:
+    """Category id -> class name of a registered dataset, in the order of the classes; None where nothing tells."""
+    metadata = MetadataCatalog.get(dataset_name)
+    file = metadata.get("json_file")
+    if metadata.get("thing_classes") is None and file and os.path.isfile(file) and not has_categories(file):
+        return None
+    names = class_names(dataset_name)
+    if names is None:
+        return None
+    index_of_id = metadata.get("thing_dataset_id_to_contiguous_id")
+    if index_of_id is not None:
+        return {category: names[index] for category, index in sorted(index_of_id.items(), key=lambda item: item[1])}
+    return read_categories(file) if file and os.path.isfile(file) else dict(enumerate(names))
 
 
 def dataset_files(name: str) -> tuple[str, ...]:

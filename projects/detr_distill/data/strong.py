@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 
 from ..config.keys import Key, declare
 from ..config.ranges import SHARE, Range, Words
+from ..errors import ConfigError
 
 _GREY = 128  # of erased patches
 _JITTERED, _PATCHES, _PATCH_AREA, _SIGMA = 0.8, 3, (0.005, 0.05), (0.1, 2.0)
@@ -30,6 +31,15 @@ declare(
         "INPUT.STRONG.ERASE": Key(0.5, "probability of each of three erased patches, 0.5 to 5 % of the image", SHARE),
     },
 )
+
+
+def check_strong(cfg: CfgNode) -> None:
+    """Raises ConfigError where strong augmentation is asked of a mapper that has none."""
+    if cfg.INPUT.STRONG.IMAGES != "none" and cfg.INPUT.MAPPER != "detr":
+        raise ConfigError(
+            f"INPUT.STRONG.IMAGES is '{cfg.INPUT.STRONG.IMAGES}', and INPUT.MAPPER '{cfg.INPUT.MAPPER}' has no strong "
+            "augmentation: the student would see plain images. Set INPUT.MAPPER detr, or INPUT.STRONG.IMAGES none."
+        )
 
 
 class StrongAugmentation:

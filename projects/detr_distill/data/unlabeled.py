@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -11,13 +9,14 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from ..config.defaults import CLASS_NODES
 from ..config.keys import Key, declare
 from ..config.ranges import IMAGES, NOT_NEGATIVE, PROPER_SHARE, Range
 from ..errors import ConfigError, DataError, first
-from .check_cache import hash_file
+from .image_files import check_image_files, content_hash, file_bytes
+from .records import load_images, load_records
 
-logger = logging.getLogger(__name__)
-
+KEY = "DATASETS.UNLABELED"
 REST = "rest"
 _NAMED = 3
 
@@ -117,9 +116,6 @@ def load_unlabeled(cfg: CfgNode, labelled: Sequence[dict], rest: Sequence[dict])
                 f"DATASETS.UNLABELED: {name!r} has no image."
                 + (" DATASETS.LABELED_SHARE leaves none: set it below 1." if name == REST else " Name another set.")
             )
-        annotated = sum(bool(record.get("annotations")) for record in found)
-        if annotated and name != REST:
-            logger.info("DATASETS.UNLABELED: the labels of %d images of %s are not looked at.", annotated, name)
         records += [{key: value for key, value in record.items() if key != "annotations"} for record in found]
     tested = [record for name in cfg.DATASETS.TEST if name in DatasetCatalog for record in DatasetCatalog.get(name)]
     _check_apart(records, labelled, "trained on with its labels")
@@ -127,18 +123,44 @@ def load_unlabeled(cfg: CfgNode, labelled: Sequence[dict], rest: Sequence[dict])
     return records
 
 
+def check_unlabeled_sets(cfg: CfgNode) -> None:
+    """Looks at all that the stream of images without labels will need, before a run starts.
+
+    Raises:
+        ConfigError: the detector learns from labels alone, or no set is named. DataError: see :func:`load_unlabeled`;
+            an image file that is missing, damaged, or of another size than its set says.
+    """
+    count = cfg.DATALOADER.UNLABELED_PER_BATCH
+    if not count:
+        return
+    if cfg.MODEL.META_ARCHITECTURE in CLASS_NODES:
+        raise ConfigError(
+            f"DATALOADER.UNLABELED_PER_BATCH is {count}, and MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is "
+            "trained on labels alone. Set the first to 0, or distil: MODEL.META_ARCHITECTURE DistillDetector."
+        )
+    for name, records in unlabeled_sets(cfg).items():
+        check_image_files(records, f"{KEY} {name}")
+    load_unlabeled(cfg, *divide_labels(cfg, load_records(cfg)))
+
+
 def registered(name: str) -> list[dict]:
     """The records of a set of ``DATASETS.UNLABELED``.
 
     Raises:
-        DataError: it is not registered.
+        DataError: it is not registered, or has no image.
     """
     if name not in DatasetCatalog:
         raise DataError(
-            f"DATASETS.UNLABELED has {name!r}, which is not registered. Add [name, annotation file or nothing, image "
-            "folder] to DATASETS.REGISTER."
+            f"{KEY} has {name!r}, which is not registered. Add [name, annotation file or nothing, image folder] to "
+            "DATASETS.REGISTER."
         )
-    return DatasetCatalog.get(name)
+    return load_images(name, KEY)
+
+
+def unlabeled_sets(cfg: CfgNode) -> dict[str, list[dict]]:
+    """The records of each set of ``DATASETS.UNLABELED`` that a run uses, but for what ``LABELED_SHARE`` leaves."""
+    names = [name for name in cfg.DATASETS.UNLABELED if name != REST] if cfg.DATALOADER.UNLABELED_PER_BATCH else []
+    return {name: registered(name) for name in names}
 
 
 def _check_apart(records: Sequence[dict], others: Sequence[dict], what: str) -> None:
@@ -148,16 +170,16 @@ def _check_apart(records: Sequence[dict], others: Sequence[dict], what: str) -> 
     """
     by_size: dict[int, list[str]] = {}
     for record in others:
-        by_size.setdefault(_size(record["file_name"]), []).append(record["file_name"])
+        by_size.setdefault(file_bytes(record["file_name"]), []).append(record["file_name"])
     known: dict[int, dict[str, str]] = {}
     same = []
     for record in records:
-        size = _size(record["file_name"])
+        size = file_bytes(record["file_name"])
         if size not in by_size:
             continue
         if size not in known:
-            known[size] = {hash_file(file): file for file in by_size[size]}
-        twin = known[size].get(hash_file(record["file_name"]))
+            known[size] = {content_hash(file): file for file in by_size[size]}
+        twin = known[size].get(content_hash(record["file_name"]))
         if twin is not None:
             same.append(f"{record['file_name']} is {twin}")
     if same:
@@ -165,10 +187,3 @@ def _check_apart(records: Sequence[dict], others: Sequence[dict], what: str) -> 
             f"DATASETS.UNLABELED has {len(same)} images whose content is {what}: {first(same, _NAMED)}. "
             "Take them out of one of the sets."
         )
-
-
-def _size(file: str) -> int:
-    try:
-        return os.path.getsize(file)
-    except OSError as error:
-        raise DataError(f"Image file {file} cannot be read: {error.strerror}. Restore it, or take it out.") from error

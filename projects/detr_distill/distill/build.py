@@ -65,11 +65,12 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
         used = choose_plugins(cfg)
         teacher = look_up(TEACHER_REGISTRY, used.teacher, f"{NODE}.TEACHER.NAME")(cfg, student)
         losses = {name: loss(cfg, student, teacher) for name, loss in used.losses.items()}
-        check_unlabeled(cfg, teacher, losses.values())
+        matchers = {name: matcher(cfg, student, teacher) for name, matcher in used.matchers.items()}
+        check_unlabeled(cfg, student, teacher, matchers.values(), losses.values())
         return {
             "student": detector,
             "teacher": teacher,
-            "matchers": {name: matcher(cfg, student, teacher) for name, matcher in used.matchers.items()},
+            "matchers": matchers,
             "losses": losses,
             "schedule": Schedule.from_config(cfg),
             "balance": ShareBalance.from_config(cfg) if used.losses else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..checkpoint.class_names import stored_class_names
 from ..checkpoint.export import detector_in, student_weights
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.locate import local_file
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 KEY = "MODEL.DISTILL.START_FROM_TEACHER"
 WEIGHTS_KEY = "MODEL.DISTILL.START_WEIGHTS"
+TEACHER_KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"
 # Names of parts, and where their weights are: of a DETR, and of detectron2's detectors.
 PARTS = {
     "backbone": r"^backbone\.",
@@ -35,8 +38,13 @@ PARTS = {
     "queries": r"^queries\.(?!heads\.)",
     "heads": r"^(decoder|queries)\.heads\.|^head\.|^roi_heads\.|^proposal_generator\.",
 }
-# Layers with a row for each class, or for each class of each anchor, and the class "no object" last where there is one.
-CLASS_ROWS = re.compile(r"(^|\.)(class_head|label_embedding|cls_score|cls_logits)\.(weight|bias)$")
+# Layers with a row for each class, or for each class of each anchor, and the class "no object" last where there is one;
+# AdaMixer's class head is a tower whose layer 3 gives the classes.
+CLASS_ROWS = re.compile(
+    r"(^|\.)(class_head(\.3)?|label_embedding|cls_score|cls_logits|mask_head\.predictor)\.(weight|bias)$"
+)
+# Layers of R-CNNs with four rows for each class; four alone where all classes share them.
+BOX_ROWS = re.compile(r"(^|\.)box_predictor(\.\d+)?\.bbox_pred\.(weight|bias)$")
 
 declare(
     __name__,
@@ -51,7 +59,7 @@ declare(
         WEIGHTS_KEY: Key(
             "",
             "checkpoint of `START_FROM_TEACHER` where it is not `TEACHER.WEIGHTS`, as with `PredictionsFile`, whose "
-            "file holds no parameters",
+            "file holds no parameters; its classes are those that are stored in it",
         ),
     },
 )
@@ -82,10 +90,12 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
     parts = tuple(cfg.MODEL.DISTILL.START_FROM_TEACHER)
     if not parts:
         return
-    teacher_cfg, file = load_teacher_config(cfg), _find_start(cfg)
-    key = WEIGHTS_KEY if cfg.MODEL.DISTILL.START_WEIGHTS else "MODEL.DISTILL.TEACHER.WEIGHTS"
-    weights = student_weights(detector_in(read_checkpoint(local_file(str(file), key))))
-    names, source = teacher_class_names(cfg, teacher_cfg)
+    file, own = _find_start(cfg), bool(cfg.MODEL.DISTILL.START_WEIGHTS)
+    teacher_cfg = load_teacher_config(cfg, file)
+    weights = student_weights(detector_in(read_checkpoint(local_file(file, WEIGHTS_KEY if own else TEACHER_KEY))))
+    # TEACHER.CLASS_NAMES may be those of a file of predictions.
+    stored = stored_class_names(file) if own else None
+    names, source = teacher_class_names(cfg, teacher_cfg) if stored is None else (stored, f"{WEIGHTS_KEY} {file}")
     classes = match_classes(
         training_class_names(cfg), names, num_classes_key(cfg)[1], num_classes_key(teacher_cfg)[1], source
     )
@@ -97,12 +107,24 @@ def start_from_teacher(cfg: CfgNode, detector: nn.Module) -> None:
             "leave it empty."
         )
     logger.info(
-        "%s: %d tensors of %s taken, of %d more the rows of %d shared classes", KEY, len(taken.whole), file,
-        len(taken.classes), len(classes.student),
+        "%s: %d tensors of %s taken (%s), of %d more the rows of %d shared classes (%s)", KEY, len(taken.whole), file,
+        _by_module(taken.whole), len(taken.classes), len(classes.student), _by_module(taken.classes),
     )  # fmt: skip
     for found, words in ((taken.misshaped, "of another shape"), (taken.absent, "that the teacher has not")):
         if found:
             logger.info("%s: %d tensors %s are left: %s", KEY, len(found), words, first(found))
+
+
+def check_start_files(cfg: CfgNode) -> None:
+    """Raises ConfigError where what the student is to begin with is missing; builds nothing."""
+    if cfg.MODEL.DISTILL.START_FROM_TEACHER:
+        load_teacher_config(cfg, _find_start(cfg))
+
+
+def _by_module(names: Sequence[str]) -> str:
+    """How many parameters of each module, in words."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return first((f"{name}: {count}" for name, count in counts.items()), shown=20) or "none"
 
 
 def _find_start(cfg: CfgNode) -> str:
@@ -113,6 +135,11 @@ def _find_start(cfg: CfgNode) -> str:
         raise ConfigError(
             f"{KEY} is set, and TEACHER.WEIGHTS {cfg.MODEL.DISTILL.TEACHER.WEIGHTS} holds predictions, no parameters. "
             f"Name the teacher's checkpoint in {WEIGHTS_KEY} and its configuration in TEACHER.CONFIG_FILE."
+        )
+    if not cfg.MODEL.DISTILL.TEACHER.WEIGHTS:
+        raise ConfigError(
+            f"{KEY} is {list(cfg.MODEL.DISTILL.START_FROM_TEACHER)}, and {TEACHER_KEY} and {WEIGHTS_KEY} are empty. "
+            "Name the teacher's checkpoint in one of them, or leave the first empty."
         )
     return find_weights(cfg)
 
@@ -133,14 +160,17 @@ def copy_parts(
         mine, its = state[name], weights.get(name)
         if its is None:
             taken.absent.append(name)
-        elif CLASS_ROWS.search(name) and not classes.identical:
-            copied = _copy_rows(mine, its, classes, num_teacher)
-            (taken.classes if copied else taken.misshaped).append(name)
+        elif not classes.identical and (CLASS_ROWS.search(name) or _has_box_rows(name, mine, its)):
+            copied = _copy_rows(mine, its, classes, num_teacher, boxes=CLASS_ROWS.search(name) is None)
+            if copied:
+                taken.classes.append(name)
+            else:
+                taken.misshaped.append(_shapes(name, mine, its))
         elif mine.shape == its.shape:
             mine.copy_(its)
             taken.whole.append(name)
         else:
-            taken.misshaped.append(f"{name} {tuple(its.shape)} instead of {tuple(mine.shape)}")
+            taken.misshaped.append(_shapes(name, mine, its))
     return taken
 
 
@@ -162,16 +192,31 @@ def _chosen(names: Sequence[str], parts: Sequence[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def _copy_rows(mine: Tensor, its: Tensor, classes: ClassMap, num_teacher: int) -> bool:
-    """Copies the shared classes' rows of a class layer, and that of "no object" where both have it; False: no fit."""
-    anchors, rest = divmod(len(mine), classes.num_student)
-    teacher_anchors, teacher_rest = divmod(len(its), num_teacher)
-    if mine.shape[1:] != its.shape[1:] or (anchors, rest) != (teacher_anchors, teacher_rest) or rest > 1:
+def _shapes(name: str, mine: Tensor, its: Tensor) -> str:
+    return f"{name} {tuple(its.shape)} instead of {tuple(mine.shape)}"
+
+
+def _has_box_rows(name: str, mine: Tensor, its: Tensor) -> bool:
+    """Whether a layer has four rows for each class on one of the two sides at least."""
+    return BOX_ROWS.search(name) is not None and max(len(mine), len(its)) > 4
+
+
+def _copy_rows(mine: Tensor, its: Tensor, classes: ClassMap, num_teacher: int, *, boxes: bool) -> bool:
+    """Copies the shared classes' rows of a class layer, and that of "no object" where both have it; False: no fit.
+
+    Args:
+        boxes: four rows belong to each class; else each anchor has one of each.
+    """
+    if mine.shape[1:] != its.shape[1:]:
         return False
-    if rest and anchors > 1:
+    each, rest = divmod(len(mine), classes.num_student)
+    if (each, rest) != divmod(len(its), num_teacher) or rest > 1 or (rest and each > 1) or (boxes and each != 4):
         return False
-    mine_rows = mine[: anchors * classes.num_student].view(anchors, classes.num_student, *mine.shape[1:])
-    its_rows = its[: anchors * num_teacher].view(anchors, num_teacher, *its.shape[1:])
+    sides = (mine, classes.num_student), (its, num_teacher)
+    if boxes:
+        mine_rows, its_rows = (rows.view(count, 4, *rows.shape[1:]).transpose(0, 1) for rows, count in sides)
+    else:
+        mine_rows, its_rows = (rows[: each * count].view(each, count, *rows.shape[1:]) for rows, count in sides)
     mine_rows[:, list(classes.student)] = its_rows[:, list(classes.teacher)].to(mine.dtype)
     if rest:
         mine[-1] = its[-1]

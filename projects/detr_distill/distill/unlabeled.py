@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ..config.keys import Key, declare
 from ..config.ranges import NOT_NEGATIVE
-from ..errors import ConfigError
+from ..errors import ConfigError, first
+from ..structures import PREDICTIONS
 from .knowledge import Knowledge
 from .losses.base import DistillLoss
 from .match import Match
-from .students.base import StudentOutput, StudentStep
+from .matchers.base import QueryMatcher
+from .students.base import Student, StudentOutput, StudentStep
 from .teachers.base import Teacher
 
 logger = logging.getLogger(__name__)
@@ -76,11 +78,14 @@ def as_teacher_sees(step: StudentStep) -> StudentStep:
     return dataclasses.replace(step, batched_inputs=seen)
 
 
-def check_unlabeled(cfg: CfgNode, teacher: Teacher, losses: Iterable[DistillLoss]) -> None:
+def check_unlabeled(
+    cfg: CfgNode, student: Student, teacher: Teacher, matchers: Iterable[QueryMatcher], losses: Iterable[DistillLoss]
+) -> None:
     """Says which losses images without labels have.
 
     Raises:
-        ConfigError: none has, or the teacher is made from labels.
+        ConfigError: none has, the teacher is made from labels, or a matcher asks a student for predictions that it
+            makes by the labels.
     """
     if not cfg.DATALOADER.UNLABELED_PER_BATCH:
         return
@@ -89,6 +94,12 @@ def check_unlabeled(cfg: CfgNode, teacher: Teacher, losses: Iterable[DistillLoss
         raise ConfigError(
             f"{count}, and MODEL.DISTILL.TEACHER.NAME {type(teacher).__name__} is made from labels. Set it to 0, or "
             "name a teacher that looks at images."
+        )
+    asking = [type(matcher).__name__ for matcher in matchers if PREDICTIONS in matcher.requires]
+    if asking and student.samples_by_labels:
+        raise ConfigError(
+            f"{count}: a {student.name} samples its regions by the labels, so that {first(asking)} finds none on "
+            "images without. Set it to 0, or leave the matcher out."
         )
     names = {needs: [type(loss).__name__ for loss in losses if loss.needs_labels is needs] for needs in (False, True)}
     if not names[False]:

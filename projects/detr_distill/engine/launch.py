@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from ..checkpoint import SafeCheckpointer, last_checkpoint
 from ..config.plugins import import_plugins
-from ..data import read_configuration, register_configured
+from ..data import read_configuration, register_configured, tested_class_names
 from .device import choose_device
 from .faults.interruption import INTERRUPTED, end_started_processes
 from .folder.contents import keep_contents
@@ -91,7 +91,8 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         DataError: see ``check_start``.
     """
     set_up_logs()
-    cfg = read_configuration(arguments.config_file, arguments.opts or [], plugins=True)
+    evaluated = (lambda cfg: _evaluated_weights(cfg, arguments.resume)) if arguments.eval_only else ""
+    cfg = read_configuration(arguments.config_file, arguments.opts or [], plugins=True, weights=evaluated)
     choose_device(cfg, arguments)
     cfg.OUTPUT_DIR = output_folder(cfg.OUTPUT_DIR)
     cfg.freeze()
@@ -126,13 +127,17 @@ def evaluate_only(cfg: CfgNode, *, resume: bool = False) -> dict:
         CheckpointError: no weights, or they do not fit the model.
     """
     model = DistillTrainer.build_model(cfg)
-    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, tested_class_names(cfg))
     use_last = resume and checkpointer.has_checkpoint()
     checkpointer.load_complete(checkpointer.get_checkpoint_file() if use_last else cfg.MODEL.WEIGHTS)
     results = DistillTrainer.test(cfg, model)
     # A training run's own results.json stays as it is.
     write_results(cfg, results, file=EVALUATION_FILE)
     return results
+
+
+def _evaluated_weights(cfg: CfgNode, resume: bool) -> str:
+    return (resume and last_checkpoint(cfg.OUTPUT_DIR)) or cfg.MODEL.WEIGHTS
 
 
 def advice(cfg: CfgNode, arguments: argparse.Namespace) -> str:

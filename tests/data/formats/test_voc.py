@@ -1,15 +1,17 @@
 import json
 import logging
+import re
 from pathlib import Path
 
 from detr_distill.config.build import build_config
-from detr_distill.data import DataError, class_names
+from detr_distill.data import DataError, class_names, register_datasets
+from detr_distill.data.class_lists import compare_class_lists
 from detr_distill.data.formats import Format, as_coco_file, recognise
 from detr_distill.data.formats.voc import VocRules, read_voc
 from detr_distill.data.records import load_records
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 OBJECT = (
@@ -60,7 +62,7 @@ def test_corners_that_count_from_zero_are_edges_already(folder):
 
 @pytest.mark.parametrize(("rule", "expected"), [("ignore", [0, 1]), ("keep", [0, 0]), ("drop", [0])])
 def test_difficult_objects(folder, rule, expected):
-    write(folder, "a", entry(), entry(difficult=1))
+    write(folder, "a", entry(), entry(difficult=1 if rule == "keep" else "True"))
     assert [item["iscrowd"] for item in read(folder, VocRules(difficult=rule))["annotations"]] == expected
 
 
@@ -113,6 +115,10 @@ def test_a_turned_photo_has_its_upright_size(folder):
         (f"<annotation>{entry(box=('x', 1, 2, 3))}</annotation>", r"line 1: <bndbox> .*expected four numbers"),
         (f"<annotation>{entry(box=('nan', 1, 2, 3))}</annotation>", r"line 1: <bndbox> .*ends before it begins"),
         (f"<annotation>{entry(box=(9, 1, 2, 3))}</annotation>", r"line 1: <bndbox> .*ends before it begins"),
+        ("<html><body/></html>", r"a\.xml is no annotation of Pascal VOC: it is a <html>"),
+        ('<a:annotation xmlns:a="x"><a:object/></a:annotation>', r"a\.xml is no annotation of Pascal VOC"),
+        (f"<annotation>{entry(difficult='maybe')}</annotation>", r"line 1: <difficult> is 'maybe'; expected 0 or 1"),
+        ("<annotation><!--\n<object>\n-->\n<object></object></annotation>", r"line 4: the object has no <name>"),
         ("<annotation><object><name>cat</name></object></annotation>", r"line 1: <bndbox> .*expected four numbers"),
     ],
 )
@@ -178,3 +184,25 @@ def test_a_registered_set_is_trained_and_measured_as_cocos(folder):
     ]  # fmt: skip
     assert class_names(name) == ("dog", "cat")
     assert Path(MetadataCatalog.get(name).json_file).is_file()
+
+
+def test_a_box_outside_its_image_and_a_class_or_image_twice_are_named_by_the_user_s_own_files(folder):
+    write(folder, "a", entry(), entry(box=(1, 2, 90, 20)))
+    place = [str(folder / "Annotations"), str(folder / "JPEGImages")]
+    register_datasets([[f"outside_{folder.name}", *place]])
+    words = r"Annotations .*Annotations: 1 of 2 boxes .*a\.xml, line 4 of .*a\.jpg"
+    with pytest.raises(DataError, match=re.compile(words, re.DOTALL)) as caught:
+        DatasetCatalog.get(f"outside_{folder.name}")
+    assert "cache" not in str(caught.value)
+    write(folder, "b", entry("dog"))
+    as_coco_file.cache_clear()
+    register_datasets([[f"others_{folder.name}", *place]])
+    with pytest.raises(DataError, match=r"(?s)different class lists.*Annotations \S+Annotations\)") as caught:
+        compare_class_lists([("", f"outside_{folder.name}"), ("", f"others_{folder.name}")])
+    assert "cache" not in str(caught.value)
+    with pytest.raises(DataError, match=r"DATASETS\.CLASS_NAMES names the class 'cat' more than once"):
+        read(folder, VocRules(names=("cat", "cat")))
+    names = folder / "ImageSets" / "Main" / "train.txt"
+    names.write_text("a\na\n")
+    with pytest.raises(DataError, match=r"train\.txt names the image a\.jpg more than once"):
+        read_voc(str(names), place[1], VocRules())

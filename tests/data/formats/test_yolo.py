@@ -77,6 +77,12 @@ def test_faulty_lines_are_named(folder, text, words):
         ({"train": "images/train"}, r"data\.yaml has no 'names'"),
         ({"names": "cat", "train": "images/train"}, "expected a list of class names"),
         ({"names": {1: "cat"}, "train": "images/train"}, r"the numbers of 'names' are \[1\]"),
+        ({"names": {0: "cat", "x": "dog"}, "train": "images/train"}, r"the numbers of 'names' are \[0, 'x'\]"),
+        ({"names": ["cat", "cat"], "train": "images/train"}, r"data\.yaml names the class 'cat' more than once"),
+        ({"names": ["cat", None], "train": "images/train"}, "'names' has None, which YAML does not read as a name"),
+        ({"names": [["cat"]], "train": "images/train"}, r"'names' has \['cat'\], which"),
+        ({"names": [True, False], "train": "images/train"}, "'names' has True, False, which"),
+        ({"names": ["cat"], "path": 5, "train": "images/train"}, "'path' is 5; expected a folder"),
         ({"names": ["cat"], "nc": 2, "train": "images/train"}, "'nc' is 2"),
         ({"names": ["cat"]}, "'train' is None; expected one folder"),
         ({"names": ["cat"], "train": "images/nowhere"}, "there is no image folder"),
@@ -87,6 +93,13 @@ def test_faulty_descriptions_are_named(folder, settings, words):
     describe(folder, **settings)
     with pytest.raises(DataError, match=words):
         read(folder)
+
+
+def test_an_empty_path_is_the_file_s_own_folder(folder):
+    label(folder, "1 0.5 0.5 0.25 0.5")
+    expected = read(folder)
+    describe(folder, names=["cat", "dog"], path=None, train="images/train")
+    assert read(folder)["images"] == expected["images"]
 
 
 def test_the_set_is_kept_as_coco_file(folder):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 from detr_distill.commands.predict import main as predict
@@ -20,6 +22,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import randomise, small_cfg
+from helpers.data.stores import forget_content
 
 NAMES = ["a", "b", "c", "d", "e"]
 COUNT, WIDTH, HEIGHT = 4, 64, 48
@@ -209,7 +212,7 @@ def test_loose_images_and_folders_are_looked_at(dataset, teacher):
     words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
     predict([*words, "--output", str(teacher / "loose"), "--images", *paths])
     loose, own = PredictionStore(teacher / "loose"), PredictionStore(teacher / "store")
-    assert [(image.id, image.file_name) for image in loose.images.values()] == [
+    assert [(image.id, image.file_name) for image in loose.images] == [
         (1, "1.png"), (2, "0.png"), (3, "1.png"), (4, "2.png"), (5, "3.png")
     ]  # fmt: skip
     assert torch.allclose(loose.read([1, 5]).logits, own.read([6, 8]).logits, atol=1e-4)
@@ -239,5 +242,152 @@ def test_images_without_labels_are_looked_for_too(dataset, teacher, tmp_path):
         build_model(distiller_cfg(dataset, teacher / "store", **keys))
     for number in range(2, 5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(DataError, match=r"image id 5 is of .*predictions are found by id"):
+    with pytest.raises(DataError, match=r"nothing of 4 of the 9 images of .*\(ids 1, 2, 3, 4\)"):
         build_model(distiller_cfg(dataset, teacher / "store", **keys))
+
+
+@pytest.fixture(scope="module")
+def folder_of_same_ids(dataset, teacher, tmp_path_factory):
+    """A folder numbered from 1 beside a set of the same ids, names and sizes; one store of both, one of results."""
+    folder = tmp_path_factory.mktemp("twins")
+    content = json.loads(Path(dataset[1]).read_text())
+    for item in (*content["images"], *content["annotations"]):
+        item["image_id" if "image_id" in item else "id"] -= 4
+    (folder / "set.json").write_text(json.dumps(content))
+    generator = np.random.default_rng(5)
+    (folder / "pictures").mkdir()
+    for number in range(COUNT):
+        picture = generator.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "pictures" / f"{number}.png"), picture)
+    labelled = [f"from_one_{folder.name}", str(folder / "set.json"), dataset[2]]
+    pictures = [f"twins_{folder.name}", "", str(folder / "pictures")]
+    register_datasets([labelled, pictures])
+    words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    words += ["--dataset", labelled[0], pictures[0], "--output"]
+    register = ["DATASETS.REGISTER", json.dumps([dataset, labelled, pictures])]
+    predict([*words, str(folder / "store"), *register])
+    return labelled, pictures, folder, [*words, str(folder / "both.json"), *register]
+
+
+def test_images_of_equal_ids_are_told_apart(teacher, folder_of_same_ids):
+    """Those of a folder and of a set, both from 1, with equal names and sizes: their content tells."""
+    labelled, pictures, folder, _ = folder_of_same_ids
+    keys = {"DATASETS__UNLABELED": (pictures[0],), "DATALOADER__UNLABELED_PER_BATCH": 1}
+    cfg = distiller_cfg(labelled, folder / "store", **keys)
+    stored = build_model(cfg).teacher
+    store = PredictionStore(folder / "store")
+    records = [*load_records(cfg)[:1], {"file_name": f"{pictures[2]}/0.png", "image_id": 1}]
+    assert records[0]["image_id"] == 1 and Path(records[0]["file_name"]).name == "0.png"
+    batch = [DetrDatasetMapper(cfg)(record) for record in records]
+    truth = read_ground_truth(batch, "cpu", needs_labels=False)
+    found = stored(StudentStep(batch, ground_truth=truth, iteration=0), frozenset()).output
+    assert torch.equal(found.logits[:, 0], store.read_rows([0]).logits[:, 0])
+    assert torch.equal(found.logits[:, 1], store.read_rows([COUNT]).logits[:, 0])
+    assert not torch.equal(found.logits[:, 0], found.logits[:, 1])
+    batch[1]["file_name"] = "elsewhere.png"
+    with pytest.raises(DataError, match=r"elsewhere\.png of the id 1 is in the batch and no image of from_one"):
+        stored(StudentStep(batch, ground_truth=truth, iteration=0), frozenset())
+
+
+def test_a_results_file_of_equal_ids_is_refused(teacher, folder_of_same_ids, capsys):
+    labelled, pictures, _, words = folder_of_same_ids
+    with pytest.raises(SystemExit):
+        predict(words)
+    assert "knows images by id alone, and 1 is the id of" in " ".join(capsys.readouterr().err.split())
+    keys = {"DATASETS__UNLABELED": (pictures[0],), "DATALOADER__UNLABELED_PER_BATCH": 1}
+    with pytest.raises(DataError, match=r"image id 1 is of .*a \.json file knows images by id alone"):
+        build_model(distiller_cfg(labelled, teacher / "results.json", **keys))
+
+
+def test_replaced_pictures_are_noticed(dataset, teacher, tmp_path):
+    """Under the same name, of the same size; the file's length tells, or its content."""
+    pictures = tmp_path / "pictures"
+    shutil.copytree(dataset[2], pictures)
+    other = [f"replaced_{tmp_path.name}", dataset[1], str(pictures)]
+    register_datasets([other])
+    build_model(distiller_cfg(other, teacher / "store"))
+    content = bytearray((pictures / "1.png").read_bytes())
+    content[-20] ^= 1
+    (pictures / "1.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"made of other pictures: 1 image files hold something else.*1\.png"):
+        build_model(distiller_cfg(other, teacher / "store"))
+    (pictures / "2.png").write_bytes(b"longer" * 9999)
+    with pytest.raises(DataError, match=r"1 image files hold something else.*2\.png"):
+        build_model(distiller_cfg(other, teacher / "store"))
+
+
+def test_a_store_of_an_earlier_version_teaches_and_says_what_it_does_not_know(dataset, teacher, tmp_path, caplog):
+    shutil.copytree(teacher / "store", tmp_path / "store")
+    forget_content(tmp_path / "store")
+    with caplog.at_level(logging.WARNING):
+        found = build_model(distiller_cfg(dataset, tmp_path / "store")).teacher
+    assert "written by an earlier version" in caplog.text
+    step = step_of(distiller_cfg(dataset, "unused"))
+    expected = build_model(distiller_cfg(dataset, teacher / "store")).teacher(step, frozenset()).output
+    assert torch.equal(found(step, frozenset()).output.logits, expected.logits)
+
+
+def test_predictions_are_of_one_setting(teacher, tmp_path, capsys):
+    """Neither is a finished folder returned for another input, nor a part of it added."""
+    words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    words += ["--output", str(tmp_path / "store")]
+    shutil.copytree(teacher / "store", tmp_path / "store")
+    predict([*words, "--batch", "3"])
+    for remove in (False, True):
+        if remove:
+            next((tmp_path / "store").glob("part-*")).unlink()
+        with pytest.raises(SystemExit):
+            predict([*words, "INPUT.MIN_SIZE_TEST", "32", "INPUT.FORMAT", "RGB"])
+        message = " ".join(capsys.readouterr().err.split())
+        assert "differ in INPUT.FORMAT (BGR there, RGB now), INPUT.MIN_SIZE_TEST (48 there, 32 now)" in message
+
+
+def results_of(teacher, tmp_path, names, *words, keys=()):
+    """COCO's results of the same weights, whose classes have these names; and what was printed."""
+    content = torch.load(teacher / "teacher.pth", weights_only=True)
+    torch.save({**content, "class_names": names}, tmp_path / "named.pth")
+    call = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(tmp_path / "named.pth"), "--score", "0"]
+    predict([*call, *words, "--output", str(tmp_path / "results.json"), *keys])
+    return json.loads((tmp_path / "results.json").read_text())
+
+
+def test_results_have_the_categories_of_their_names(teacher, tmp_path, capsys):
+    """The set's classes are a to e, of the ids 10 to 14; the detector lists them in reverse, and without b."""
+    expected = json.loads((teacher / "results.json").read_text())
+    found = results_of(teacher, tmp_path, NAMES[::-1])
+    assert [item["category_id"] for item in found] == [24 - item["category_id"] for item in expected]
+    assert [item["scores"] for item in found] == [item["scores"][::-1] for item in expected]
+    found = results_of(teacher, tmp_path, ["e", "d", "c", "z", "a"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no category for z: left out. The detector has no class for b: their scores are 0." in printed
+    assert {item["category_id"] for item in found} <= {10, 12, 13, 14} and not any(item["scores"][1] for item in found)
+    with pytest.raises(SystemExit):
+        results_of(teacher, tmp_path, ["v", "w", "x", "y", "z"])
+    assert "share no name" in capsys.readouterr().err
+
+
+def test_results_of_loose_images_have_the_training_set_s_categories(dataset, teacher, tmp_path, capsys):
+    found = results_of(teacher, tmp_path, NAMES, "--images", str(Path(dataset[2], "1.png")))
+    assert {item["category_id"] for item in found} <= set(range(10, 15))
+    found = results_of(
+        teacher, tmp_path, NAMES, "--images", str(Path(dataset[2], "1.png")), keys=("DATASETS.TRAIN", "()")
+    )
+    assert {item["category_id"] for item in found} <= set(range(1, 6))
+    assert "No set tells the categories: the detector's classes count from 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--score", "5"], "--score is 5.0"),
+        (["--output", "/proc/none/store"], "cannot be written: "),
+        (["--output", __file__ + "/store"], "no folder that can be written to"),
+        (["--images", "/none"], "--images: there is no image folder /none"),
+    ],
+)
+def test_calls_that_cannot_work(teacher, tmp_path, capsys, words, expected):
+    call = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    output = [] if "--output" in words else ["--output", str(tmp_path / "store")]
+    with pytest.raises(SystemExit):
+        predict([*call, *output, *words])
+    assert expected in " ".join(capsys.readouterr().err.split())

@@ -139,6 +139,11 @@ def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         DataError: the file is missing or not COCO's format.
     """
+    return tuple(read_categories(annotation_file).values())
+
+
+def read_categories(annotation_file: str | os.PathLike) -> dict[int, str]:
+    """Category id -> class name, in the order of the ids; see :func:`read_class_names`."""
     path = os.fspath(annotation_file)
     with collector_off():
         findings = Findings(path)
@@ -148,7 +153,37 @@ def read_class_names(annotation_file: str | os.PathLike) -> tuple[str, ...]:
         findings.stop_at_faults()
         _check_unique([], [], categories, findings)
         findings.stop_at_faults()
-    return tuple(item["name"] for item in sorted(categories, key=lambda item: item["id"]))
+    return {item["id"]: item["name"] for item in sorted(categories, key=lambda item: item["id"])}
+
+
+def has_categories(annotation_file: str | os.PathLike) -> bool:
+    """False for a file of images alone."""
+    return bool(read_section(os.fspath(annotation_file), "categories").get("categories"))
+
+
+def read_images(annotation_file: str | os.PathLike) -> tuple[list[dict], bool]:
+    """The section "images" of a COCO-format file, checked; the others may be missing or faulty.
+
+    Returns:
+        The images, and whether the file has annotations too.
+
+    Raises:
+        DataError: the file is missing, or the section is not COCO's format.
+    """
+    path = os.fspath(annotation_file)
+    with collector_off():
+        findings = Findings(path)
+        contents = read_contents(path)
+        annotated = bool(contents.get("annotations"))
+        if contents.get("images") == []:
+            return [], annotated
+        images = _section(contents, "images", findings)
+        findings.stop_at_faults()
+        _read_fields(_IMAGES, images, findings)
+        findings.stop_at_faults()
+        _check_unique(images, [], [], findings)
+        findings.stop_at_faults()
+    return images, annotated
 
 
 def _section(contents: dict[str, Any], section: str, findings: Findings) -> list[dict]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...errors import DataError
+from ...errors import DataError, first
+from ..bad_boxes import PLACE
 from ..image_files import upright_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -30,11 +33,26 @@ class Labelled:
 
 @dataclass
 class Content:
-    """Images and objects on their way into COCO's instances; ids are numbers from 1 in the order of adding."""
+    """Images and objects on their way into COCO's instances; ids are numbers from 1 in the order of adding.
 
+    Attributes:
+        source: file of the set, for messages. names: of the classes, in order.
+
+    Raises:
+        DataError: a class or, when it is added, an image stands twice.
+    """
+
+    source: str
     names: tuple[str, ...]
     images: list[dict] = field(default_factory=list)
     annotations: list[dict] = field(default_factory=list)
+    _known: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        spelled = [unicodedata.normalize("NFC", name) for name in self.names]
+        twice = [name for name, count in Counter(spelled).items() if count > 1]
+        if twice:
+            raise DataError(f"{self.source} names the class {first(map(repr, twice))} more than once. Name each once.")
 
     def add(self, file_name: str, size: tuple[int, int], objects: Iterable[Labelled]) -> None:
         """An image and its objects, whose classes are in ``names``.
@@ -42,6 +60,9 @@ class Content:
         Args:
             file_name: of the image, below its folder. size: (width, height) in pixels.
         """
+        if file_name in self._known:
+            raise DataError(f"{self.source} names the image {file_name} more than once. Name each once.")
+        self._known.add(file_name)
         image = {"id": len(self.images) + 1, "file_name": file_name, "width": size[0], "height": size[1]}
         self.images.append(image)
         for item in objects:
@@ -53,6 +74,7 @@ class Content:
                     "bbox": list(item.box),
                     "area": item.box[2] * item.box[3],
                     "iscrowd": int(item.ignored),
+                    PLACE: os.path.basename(item.place),
                 }
             )
 
@@ -61,14 +83,14 @@ class Content:
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
 
-def list_images(folder: Path, source: str) -> list[str]:
-    """Names of the images below a folder, its subfolders included, sorted; relative to it.
+def list_images(folder: Path, source: str, key: str = "DATASETS.REGISTER") -> list[str]:
+    """Names of the images below a folder, its subfolders included, sorted; relative to it. ``key`` names it.
 
     Raises:
         DataError: no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{source}: there is no image folder {folder}. Correct the path in DATASETS.REGISTER.")
+        raise DataError(f"{source}: there is no image folder {folder}. Correct the path in {key}.")
     found = [
         os.path.relpath(os.path.join(parent, name), folder)
         for parent, _, names in os.walk(folder)
@@ -80,15 +102,18 @@ def list_images(folder: Path, source: str) -> list[str]:
     return sorted(found)
 
 
-def image_records(*paths: str) -> list[dict]:
+def image_records(*paths: str, key: str = "DATASETS.REGISTER") -> list[dict]:
     """Images, those below folders included, in detectron2's dataset format, without annotations; ids count from 1.
+
+    Args:
+        paths: of files and folders. key: that names them, for messages.
 
     Raises:
         DataError: nothing is at a path, no image in a folder, or something that is no image.
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        files += [path] if path.is_file() else [path / name for name in list_images(path, "DATASETS.REGISTER")]
+        files += [path] if path.is_file() else [path / name for name in list_images(path, key, key)]
     records = []
     for number, file in enumerate(files, 1):
         width, height = upright_size(file)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from ...errors import DataError
 from ..image_files import upright_size
@@ -21,7 +21,7 @@ from .content import IMAGE_SUFFIXES, Content, Labelled
 logger = logging.getLogger(__name__)
 
 _NAMED = 3
-_OBJECT = re.compile(r"<object\b")
+_FLAGS = {"0": False, "false": False, "1": True, "true": True}
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ def read_voc(annotations: str, image_folder: str, rules: VocRules) -> dict:
         image_folder: where the images are; each has the name of its XML file.
 
     Raises:
-        DataError: with file and line: not XML, an object without class or corners, corners that are no numbers or in
-            the wrong order, a class that ``rules.names`` lacks, a size that is not the image's, no such image.
+        DataError: with file and line: not XML, none of VOC's, an object without class or corners, corners that are no
+            numbers or in the wrong order, a class that ``rules.names`` lacks, a size that is not the image's, no such
+            image.
     """
     files = [_parse(path) for path in _xml_files(Path(annotations), Path(image_folder))]
     objects = [list(_read_objects(file, rules)) for file in files]
     found = {item.name for entry in objects for item in entry}
-    content = Content(rules.names or tuple(sorted(found)))
+    content = Content("DATASETS.CLASS_NAMES" if rules.names else annotations, rules.names or tuple(sorted(found)))
     for item in (item for entry in objects for item in entry):
         if item.name not in content.names:
             raise DataError(
@@ -119,18 +120,43 @@ def _parse(path: Path) -> _File:
         raise DataError(
             f"{path}, line {error.position[0]}: not XML ({error}). Restore it, or export it again."
         ) from error
-    return _File(path, root, [text.count("\n", 0, match.start()) + 1 for match in _OBJECT.finditer(text)])
+    if root.tag != "annotation":
+        raise DataError(
+            f"{path} is no annotation of Pascal VOC: it is a <{root.tag}>. Take it out of the folder, or "
+            "export it again."
+        )
+    return _File(path, root, _lines_of_objects(text))
+
+
+def _lines_of_objects(text: str) -> list[int]:
+    lines: list[int] = []
+    parser = expat.ParserCreate(namespace_separator="}")
+
+    def note(name: str, _: dict[str, str]) -> None:
+        if name == "object":
+            lines.append(parser.CurrentLineNumber)
+
+    parser.StartElementHandler = note
+    parser.Parse(text, True)
+    return lines
 
 
 def _read_objects(file: _File, rules: VocRules) -> Iterator[Labelled]:
-    for line, item in zip(file.lines, file.root.iter("object"), strict=False):
+    for line, item in zip(file.lines, file.root.iter("object"), strict=True):
         place = f"{file.path}, line {line}"
         name = (item.findtext("name") or "").strip()
         if not name:
             raise DataError(f"{place}: the object has no <name>. Give it one, or remove the object.")
-        difficult = (item.findtext("difficult") or "0").strip() == "1"
+        difficult = _is_difficult(item, place)
         if not (difficult and rules.difficult == "drop"):
             yield Labelled(place, name, _box(item, place, rules), difficult and rules.difficult == "ignore")
+
+
+def _is_difficult(item: ElementTree.Element, place: str) -> bool:
+    text = (item.findtext("difficult") or "0").strip().lower()
+    if text not in _FLAGS:
+        raise DataError(f"{place}: <difficult> is {text!r}; expected 0 or 1. Correct the object.")
+    return _FLAGS[text]
 
 
 def _box(item: ElementTree.Element, place: str, rules: VocRules) -> tuple[float, float, float, float]:

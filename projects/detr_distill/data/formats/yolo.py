@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ...errors import DataError
+from ...errors import DataError, first
 from ..image_files import upright_size
 from .content import Content, Labelled, list_images
 
@@ -36,7 +36,7 @@ def read_yolo(description: str, images: str) -> dict:
     settings = _read_settings(Path(description))
     names = _class_names(settings, description)
     folder = _image_folder(settings, Path(description), images)
-    content = Content(names)
+    content = Content(description, names)
     for name in list_images(folder, description):
         size = upright_size(folder / name)
         content.add(os.path.abspath(folder / name), size, _read_labels(_label_file(folder / name), size, names))
@@ -58,16 +58,21 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _class_names(settings: dict[str, Any], source: str) -> tuple[str, ...]:
     names = settings["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise DataError(
                 f"{source}: the numbers of 'names' are {sorted(names, key=str)}; expected 0 to {len(names) - 1}."
             )
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{source}: 'names' is {names!r}; expected a list of class names.")
+    odd = [name for name in names if isinstance(name, bool) or not isinstance(name, str | int | float)]
+    if odd:
+        raise DataError(
+            f"{source}: 'names' has {first(map(repr, odd))}, which YAML does not read as a name. Put it in quotes."
+        )
     count = settings.get("nc", len(names))
     if count != len(names):
-        raise DataError(f"{source}: 'nc' is {count}, but 'names' has {len(names)} classes. Correct one of them.")
+        raise DataError(f"{source}: 'nc' is {count!r}, but 'names' has {len(names)} classes. Correct one of them.")
     return tuple(str(name) for name in names)
 
 
@@ -80,7 +85,10 @@ def _image_folder(settings: dict[str, Any], description: Path, images: str) -> P
             f"{description}: {images!r} is {given!r}; expected one folder of images. Name the folder in "
             "DATASETS.REGISTER instead, one set for each."
         )
-    return description.parent / settings.get("path", "") / given
+    root = settings.get("path") or ""
+    if not isinstance(root, str):
+        raise DataError(f"{description}: 'path' is {root!r}; expected a folder, or nothing. Put it in quotes.")
+    return description.parent / root / given
 
 
 def _label_file(image: Path) -> Path:

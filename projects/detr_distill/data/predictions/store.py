@@ -11,61 +11,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...checkpoint.writing import write_atomically
-from ...errors import DataError
+from ...checkpoint.writing import explain_unwritable, write_atomically
+from ...errors import DataError, OutputError
+from .description import DESCRIPTION, Description, StoredImage, check_goes_on, read_description
 
-DESCRIPTION = "predictions.json"
 NOTHING = -20.0  # logit of a class that was not kept: its probability is 2e-9
+_STORE = "store"  # in a part's header: the digest of the description that it was written under
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the parts of a store have in common.
-
-    Attributes:
-        class_names: of the logits, in order. activation: "sigmoid" or "softmax" (then a last column is "no object").
-        layers: L. queries: Q, of the image with the most. best_classes: k; 0: all are kept. dtype: of the numbers.
-        images: of all parts. part_images: of each part but the last.
-        data: names of the data sets, or folders. teacher: SHA-256 of the detector's weights.
-    """
-
-    class_names: tuple[str, ...]
-    activation: str
-    layers: int
-    queries: int
-    best_classes: int
-    dtype: str
-    images: int
-    part_images: int
-    data: tuple[str, ...]
-    teacher: str
-
-    @property
-    def parts(self) -> int:
-        return -(-self.images // self.part_images)
-
-
-class StoredImage(NamedTuple):
-    """An image as its data set describes it: by this a set is told from another that has the same ids."""
-
-    id: int | str
-    file_name: str
-    width: int
-    height: int
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> StoredImage:
-        """The image of a record in detectron2's dataset format; its file's name without the folder."""
-        name = os.path.basename(record["file_name"])
-        return cls(record["image_id"], name, record["width"], record["height"])
 
 
 @dataclass
@@ -88,8 +46,12 @@ class PredictionStore:
     Args:
         folder: with the description and every part that it names.
 
+    Attributes:
+        images: in the order of writing, which numbers the rows. rows: numbers of the rows of an id; images of several
+            sets may share one.
+
     Raises:
-        DataError: no such folder, damaged, or not finished.
+        DataError: no such folder, damaged, not finished, or with a part of another one.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -101,23 +63,36 @@ class PredictionStore:
                 f"{self.folder} has {self.description.parts - len(absent)} of {self.description.parts} parts: the "
                 "program that made it was stopped. Start it again with the same command; it goes on where it was."
             )
-        self._files = [_open(part_file(self.folder, n)) for n in range(self.description.parts)]
-        self.images: dict[int | str, StoredImage] = {}
-        self._places: dict[int | str, tuple[int, int]] = {}
+        self._files = [_open_part(self.folder, n, self.description) for n in range(self.description.parts)]
+        self.images: list[StoredImage] = []
+        self.rows: dict[int | str, list[int]] = {}
+        self._places: list[tuple[int, int]] = []
         for n, file in enumerate(self._files):
-            for row, image in enumerate(_images_of(part_file(self.folder, n), file)):
-                self.images[image.id], self._places[image.id] = image, (n, row)
+            for place, image in enumerate(_images_of(part_file(self.folder, n), file)):
+                self.rows.setdefault(image.id, []).append(len(self.images))
+                self.images.append(image)
+                self._places.append((n, place))
 
     def __contains__(self, image_id: int | str) -> bool:
-        return image_id in self._places
+        return image_id in self.rows
 
     def read(self, image_ids: Sequence[int | str]) -> StoredPredictions:
         """The predictions of some images, in this order.
 
         Raises:
-            KeyError: an image that is not in the store.
+            KeyError: an image that is not in the store. DataError: an id that several images have.
         """
-        found = [self._read_row(*self._places[image_id]) for image_id in image_ids]
+        shared = [image_id for image_id in image_ids if len(self.rows[image_id]) > 1]
+        if shared:
+            raise DataError(
+                f"{self.folder} has {len(self.rows[shared[0]])} images of the id {shared[0]!r}: it is of sets that "
+                "share ids. Read them by row."
+            )
+        return self.read_rows([self.rows[image_id][0] for image_id in image_ids])
+
+    def read_rows(self, rows: Sequence[int]) -> StoredPredictions:
+        """The predictions of some rows, in this order."""
+        found = [self._read_row(*self._places[row]) for row in rows]
         logits, boxes, counts = zip(*found, strict=True)
         return StoredPredictions(torch.stack(logits, dim=1), torch.stack(boxes, dim=1), list(counts))
 
@@ -132,49 +107,38 @@ class PredictionStore:
         return logits, file.get_slice("boxes")[row : row + 1][0].float(), count
 
 
-def read_description(folder: Path) -> Description:
-    """The description of a store.
-
-    Raises:
-        DataError: there is none, or it is damaged.
-    """
-    path = folder / DESCRIPTION
-    try:
-        content = json.loads(path.read_text())
-        described = Description(**content)
-        return dataclasses.replace(described, class_names=tuple(described.class_names), data=tuple(described.data))
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no {DESCRIPTION}. Name a folder that tools/predict.py wrote.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: {error}. Make the folder again with tools/predict.py.") from error
-
-
 def part_file(folder: Path, number: int) -> Path:
     """File of a part, counted from 0."""
     return folder / f"part-{number:05d}.safetensors"
 
 
-def missing_parts(folder: Path, described: Description) -> Iterator[int]:
-    """Starts or goes on with a store: the parts that are still to be written.
+def begin_store(folder: Path, described: Description) -> Description:
+    """Starts a store, or goes on with one of the same detector, images and settings, whose description it returns.
 
     Raises:
-        DataError: the folder holds another store.
+        DataError: the folder holds another store, or parts of one. OutputError: it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(explain_unwritable(folder, error)) from error
     path = folder / DESCRIPTION
-    if path.exists():
+    begun = path.exists()
+    if begun:
         found = read_description(folder)
-        other = [
-            field.name for field in dataclasses.fields(found) if vars(found)[field.name] != vars(described)[field.name]
-        ]
-        if other:
-            raise DataError(
-                f"{folder} holds other predictions, which differ in {', '.join(other)}. Choose another --output, or "
-                "remove the folder."
-            )
-    else:
+        check_goes_on(folder, found, described)
+        described = found
+    for n in range(described.parts):
+        if part_file(folder, n).is_file():
+            _open_part(folder, n, described)
+    if not begun:
         text = json.dumps(dataclasses.asdict(described), indent=2)
         write_atomically(path, lambda file: file.write(text.encode()))
+    return described
+
+
+def missing_parts(folder: Path, described: Description) -> Iterator[int]:
+    """The parts of a store that are still to be written."""
     return (n for n in range(described.parts) if not part_file(folder, n).is_file())
 
 
@@ -194,7 +158,7 @@ def write_part(
     else:
         tensors["logits"] = values["logits"].to(dtype)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
-    content = safetensors.torch.save(tensors, {"images": json.dumps(images)})
+    content = safetensors.torch.save(tensors, {"images": json.dumps(images), _STORE: described.digest})
     write_atomically(part_file(folder, number), lambda file: file.write(content))
 
 
@@ -208,8 +172,15 @@ def _images_of(path: Path, file: safe_open) -> list[StoredImage]:
         ) from error
 
 
-def _open(path: Path) -> safe_open:
+def _open_part(folder: Path, number: int, described: Description) -> safe_open:
+    path = part_file(folder, number)
     try:
-        return safe_open(str(path), "pt")
+        file = safe_open(str(path), "pt")
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is damaged: {error}. Remove it and start tools/predict.py again.") from error
+    if (file.metadata() or {}).get(_STORE, "") != (described.digest if described.dataset else ""):
+        raise DataError(
+            f"{path} is of other predictions than the {DESCRIPTION} beside it, or than those that would be written "
+            "here. Remove it and start tools/predict.py again, or choose another --output."
+        )
+    return file

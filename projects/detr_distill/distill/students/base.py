@@ -98,9 +98,11 @@ class Student(Side, ABC):
 
     Attributes:
         keeps: what can be kept of the second half beside its usual output, see structures/.
+        samples_by_labels: its predictions in training are of regions that it chooses by the objects.
     """
 
     keeps: ClassVar[frozenset[str]] = frozenset()
+    samples_by_labels: ClassVar[bool] = False
 
     def __init__(self, detector: nn.Module):
         self.detector = detector

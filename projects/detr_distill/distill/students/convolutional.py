@@ -132,6 +132,7 @@ class DenseStudent(ConvolutionalStudent):
 class RegionStudent(ConvolutionalStudent):
     """Faster, Mask and Cascade R-CNN."""
 
+    samples_by_labels = True
     detector: GeneralizedRCNN
 
     @property

@@ -18,8 +18,11 @@ from ..classes import NAMES_KEY
 from ..students.base import Student, known_students, student_of
 
 
-def load_teacher_config(cfg: CfgNode) -> CfgNode:
+def load_teacher_config(cfg: CfgNode, weights: str = "") -> CfgNode:
     """The teacher's own complete configuration, on the student's device and with its kernels.
+
+    Args:
+        weights: its checkpoint where it is not ``TEACHER.WEIGHTS``; may tell the number of its classes.
 
     Raises:
         ConfigError: no file is named, it does not exist, or a key of it or of OPTS is unknown.
@@ -31,7 +34,7 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
         )
     file = find_file(node.CONFIG_FILE, "MODEL.DISTILL.TEACHER.CONFIG_FILE")
     try:
-        teacher_cfg = read_configuration(file, list(node.OPTS), weights=node.WEIGHTS)
+        teacher_cfg = read_configuration(file, list(node.OPTS), weights=weights or node.WEIGHTS)
     except ConfigError as error:
         raise ConfigError(
             f"MODEL.DISTILL.TEACHER.CONFIG_FILE or OPTS: {error} Keys of plug-ins of your own are known once PLUGINS "
@@ -39,7 +42,7 @@ def load_teacher_config(cfg: CfgNode) -> CfgNode:
         ) from error
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     # Says that weights follow, so that a backbone does not load its own first.
-    teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS
+    teacher_cfg.MODEL.WEIGHTS = weights or node.WEIGHTS
     teacher_cfg.MODEL.DETR.DEFORMABLE_KERNEL = cfg.MODEL.DETR.DEFORMABLE_KERNEL
     teacher_cfg.MODEL.DETR.MATCHER.SOLVER = cfg.MODEL.DETR.MATCHER.SOLVER
     return teacher_cfg

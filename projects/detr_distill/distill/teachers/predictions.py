@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 
+from ...config.files import complete_path
 from ...data import training_class_names
 from ...data.predictions.results_file import ResultsFile
 from ...data.predictions.store import PredictionStore, StoredPredictions
@@ -44,7 +45,8 @@ class PredictionsFile(Teacher):
     Attention, queries and maps are not in a file; the assignment to objects is found here. The form is ours [R].
 
     Args:
-        predictions: by image id. classes: how their classes relate to the student's. activation: of their logits.
+        find: the predictions of entries of a batch, of which it reads ``image_id`` and ``file_name``.
+        classes: how their classes relate to the student's. activation: of their logits.
         matcher: gives the cost of the predictions with the objects.
     """
 
@@ -55,7 +57,7 @@ class PredictionsFile(Teacher):
     def __init__(
         self,
         *,
-        predictions: PredictionStore | ResultsFile,
+        find: Callable[[Sequence[dict]], StoredPredictions],
         classes: ClassMap,
         activation: str,
         layers: int,
@@ -63,30 +65,28 @@ class PredictionsFile(Teacher):
         **settings: Any,
     ):
         super().__init__(**settings)
-        self.predictions, self.classes, self.activation = predictions, classes, activation
+        self.find, self.classes, self.activation = find, classes, activation
         self._layers, self.matcher = layers, matcher
 
     @classmethod
     def check_files(cls, cfg: CfgNode) -> None:
-        path = cfg.MODEL.DISTILL.TEACHER.WEIGHTS
-        if not path:
-            raise ConfigError(f"{KEY} is empty; PredictionsFile takes what tools/predict.py wrote. Name it.")
-        if not Path(path).exists():
-            raise ConfigError(f"{KEY} {path}: there is no such file or folder. Write it with tools/predict.py.")
+        _read(cfg)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
-        node = cfg.MODEL.DISTILL.TEACHER
-        cls.check_files(cfg)
-        if cfg.INPUT.MAPPER != "detr":
-            raise ConfigError(
-                f"INPUT.MAPPER is '{cfg.INPUT.MAPPER}', which does not tell how it moves an image: the boxes of "
-                "PredictionsFile could not follow. Set INPUT.MAPPER detr."
-            )
-        images = training_images(cfg)
-        if Path(node.WEIGHTS).suffix == ".json" and not Path(node.WEIGHTS).is_dir():
-            return {**cls.read_keys(cfg), **_from_results(cfg, images, student)}
-        return {**cls.read_keys(cfg), **_from_store(cfg, images, student)}
+        predictions = _read(cfg)
+        given = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
+        names, count = given or list(predictions.class_names), len(predictions.class_names)
+        source = NAMES_KEY if given else cfg.MODEL.DISTILL.TEACHER.WEIGHTS
+        classes = match_classes(training_class_names(cfg), names, student.num_classes, count, source)
+        return {
+            **cls.read_keys(cfg),
+            "find": predictions.find,
+            "classes": classes,
+            "activation": predictions.activation,
+            "layers": predictions.layers,
+            "matcher": HungarianMatcher(cfg),
+        }
 
     @property
     def gives(self) -> frozenset[str]:
@@ -101,15 +101,17 @@ class PredictionsFile(Teacher):
         """Looks the step's images up.
 
         Raises:
-            DataError: an image without ``image_id`` or ``placement``, which ``DetrDatasetMapper`` gives.
+            DataError: an image without ``image_id``, ``file_name`` or ``placement``, which ``DetrDatasetMapper`` gives.
         """
-        absent = [name for name in ("image_id", "placement") if any(name not in x for x in step.batched_inputs)]
+        absent = [
+            name for name in ("image_id", "file_name", "placement") if any(name not in x for x in step.batched_inputs)
+        ]
         if absent:
             raise DataError(
                 f"{KEY}: an image of the batch has no {' and no '.join(absent)}, by which PredictionsFile finds its "
-                "predictions. Give every entry both, as detr_distill.data.DetrDatasetMapper does."
+                "predictions. Give every entry all three, as detr_distill.data.DetrDatasetMapper does."
             )
-        found = self.predictions.read([entry["image_id"] for entry in step.batched_inputs])
+        found = self.find(step.batched_inputs)
         sizes = [tuple(entry["image"].shape[-2:]) for entry in step.batched_inputs]
         found = move(found, [entry["placement"] for entry in step.batched_inputs], sizes)
         truth = step.ground_truth
@@ -157,42 +159,67 @@ def move(
     return StoredPredictions(logits, boxes, kept.sum(1).tolist())
 
 
-def _from_store(cfg: CfgNode, images: TrainingImages, student: Student) -> dict[str, Any]:
-    store = PredictionStore(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
-    images.check_all_in(store.images, f"{KEY} {store.folder}")
+class _Predictions(NamedTuple):
+    """A file of predictions that has all images of a run; ``class_names``: of its logits."""
+
+    find: Callable[[Sequence[dict]], StoredPredictions]
+    class_names: tuple[str, ...]
+    activation: str
+    layers: int
+
+
+def _read(cfg: CfgNode) -> _Predictions:
+    """Reads ``TEACHER.WEIGHTS`` and looks for the run's images in it.
+
+    Raises:
+        ConfigError: it is not named or not there, or boxes could not follow. DataError: it is damaged, of other images,
+            or has some not.
+    """
+    weights = complete_path(cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
+    if not weights:
+        raise ConfigError(f"{KEY} is empty; PredictionsFile takes what tools/predict.py wrote. Name it.")
+    if not Path(weights).exists():
+        raise ConfigError(f"{KEY} {weights}: there is no such file or folder. Write it with tools/predict.py.")
+    if cfg.INPUT.MAPPER != "detr":
+        raise ConfigError(
+            f"INPUT.MAPPER is '{cfg.INPUT.MAPPER}', which does not tell how it moves an image: the boxes of "
+            "PredictionsFile could not follow. Set INPUT.MAPPER detr."
+        )
+    images, path = training_images(cfg), Path(weights)
+    if path.suffix == ".json" and not path.is_dir():
+        return _read_results(cfg, images, path)
+    store = PredictionStore(path)
+    rows = images.rows_in(store, f"{KEY} {store.folder}")
+
+    def find(entries: Sequence[dict]) -> StoredPredictions:
+        keys = [(entry["image_id"], entry["file_name"]) for entry in entries]
+        unknown = [key for key in keys if key not in rows]
+        if unknown:
+            raise DataError(
+                f"{KEY} {store.folder}: {unknown[0][1]} of the id {unknown[0][0]} is in the batch and no image of "
+                f"{images.source}. Name its set in DATASETS.TRAIN or DATASETS.UNLABELED."
+            )
+        return store.read_rows([rows[key] for key in keys])
+
     described = store.description
-    return {
-        "predictions": store,
-        "classes": _match(cfg, described.class_names, student, str(store.folder)),
-        "activation": described.activation,
-        "layers": described.layers,
-        "matcher": HungarianMatcher(cfg),
-    }
+    return _Predictions(find, described.class_names, described.activation, described.layers)
 
 
-def _from_results(cfg: CfgNode, images: TrainingImages, student: Student) -> dict[str, Any]:
-    file = ResultsFile(cfg.MODEL.DISTILL.TEACHER.WEIGHTS, images.categories, images.sizes)
+def _read_results(cfg: CfgNode, images: TrainingImages, path: Path) -> _Predictions:
+    images.check_ids(f"{KEY} {path}")
+    file = ResultsFile(path, images.categories, images.sizes)
     if not file.image_ids:
         raise DataError(f"{KEY} {file.path} holds no detection. Name a file with results of {images.source}.")
-    absent = len(images.images) - len(file.image_ids)
+    absent = len(images.sizes) - len(file.image_ids)
     if absent:
         # An image without detections has no entry in COCO's format, so it cannot be told from one that was left out.
         logger.warning(
             "%s %s has no detection in %d of the %d images of %s, which teach nothing.",
-            *(KEY, file.path, absent, len(images.images), images.source),
+            *(KEY, file.path, absent, len(images.sizes), images.source),
         )
-    return {
-        "predictions": file,
-        # Its categories are the training set's.
-        "classes": _match(cfg, training_class_names(cfg) or (), student, str(file.path)),
-        "activation": file.activation,
-        "layers": file.layers,
-        "matcher": HungarianMatcher(cfg),
-    }
 
+    def find(entries: Sequence[dict]) -> StoredPredictions:
+        return file.read([entry["image_id"] for entry in entries])
 
-def _match(cfg: CfgNode, class_names: Sequence[str], student: Student, source: str) -> ClassMap:
-    """The classes of a file of predictions, or ``TEACHER.CLASS_NAMES`` in their place, and the student's."""
-    given = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
-    names, count = given or list(class_names), len(class_names)
-    return match_classes(training_class_names(cfg), names, student.num_classes, count, NAMES_KEY if given else source)
+    # Its categories are the training set's.
+    return _Predictions(find, training_class_names(cfg) or (), file.activation, file.layers)

@@ -11,8 +11,11 @@ from ...data import check_num_classes, register_configured
 from ...data.checks import CheckedSet, check_set
 from ...data.class_lists import check_class_lists
 from ...data.records import check_registered
+from ...data.strong import check_strong
+from ...data.unlabeled import check_unlabeled_sets
 from ...detr.capacity import object_limits
 from ...distill.build import choose_plugins
+from ...distill.teacher_start import check_start_files
 from ...errors import ConfigError, DataError
 from ...registry import TEACHER_REGISTRY, look_up
 from ..evaluation import check_evaluator
@@ -37,10 +40,14 @@ def check_start(cfg: CfgNode, *, training: bool) -> list[str]:
     if cfg.MODEL.META_ARCHITECTURE == "DistillDetector":
         teacher = choose_plugins(cfg).teacher
         look_up(TEACHER_REGISTRY, teacher, "MODEL.DISTILL.TEACHER.NAME").check_files(cfg)
+    if training:
+        check_start_files(cfg)
     trained = [check_set(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN] if training else []
     tested = [check_set(cfg, name, "DATASETS.TEST") for name in cfg.DATASETS.TEST]
     prepare_datasets(cfg)
     if training:
+        check_strong(cfg)
+        check_unlabeled_sets(cfg)
         check_best_metric(cfg)
     unmeasured = [
         f"DATASETS.TEST {found.name} has no annotated object: predictions for it are written, and there is no AP."

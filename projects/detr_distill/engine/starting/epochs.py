@@ -41,7 +41,8 @@ def in_iterations(cfg: CfgNode) -> CfgNode:
     Applied twice it changes nothing more.
 
     Raises:
-        ConfigError: other keys count in epochs and ``SOLVER.EPOCHS`` is 0. DataError: a training set cannot be read.
+        ConfigError: other keys count in epochs and ``SOLVER.EPOCHS`` is 0, or the warm-up is longer.
+        DataError: a training set cannot be read.
     """
     solver, test = cfg.SOLVER, cfg.TEST
     if not solver.EPOCHS:
@@ -52,6 +53,11 @@ def in_iterations(cfg: CfgNode) -> CfgNode:
                 "give these in iterations (SOLVER.STEPS, SOLVER.WARMUP_ITERS, TEST.EVAL_PERIOD)."
             )
         return cfg
+    if solver.WARMUP_EPOCHS > solver.EPOCHS:
+        raise ConfigError(
+            f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS} and SOLVER.EPOCHS {solver.EPOCHS}: the run would end "
+            "within the warm-up, before it reaches its learning rate. Give fewer epochs of warm-up."
+        )
     epoch = training_images(cfg) / (solver.IMS_PER_BATCH * solver.ACCUMULATE)
     result = cfg.clone()
     result.defrost()
@@ -84,8 +90,11 @@ def schedule_warnings(cfg: CfgNode) -> list[str]:
 
 
 def training_images(cfg: CfgNode) -> int:
-    """Images of an epoch: those of the training sets whose labels are used."""
+    """Images of an epoch: those of the training sets whose labels are used, or the subset that is drawn of them."""
     sets = [check_set(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN]
     empty = sum(found.without for found in sets) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else 0
     images = sum(found.images for found in sets) - empty
-    return images if cfg.DATASETS.LABELED_SHARE == 1 else max(1, round(cfg.DATASETS.LABELED_SHARE * images))
+    if cfg.DATASETS.LABELED_SHARE != 1:
+        images = max(1, round(cfg.DATASETS.LABELED_SHARE * images))
+    subset = cfg.DATALOADER.SAMPLER_TRAIN == "RandomSubsetTrainingSampler"
+    return max(1, int(images * cfg.DATALOADER.RANDOM_SUBSET_RATIO)) if subset else images
