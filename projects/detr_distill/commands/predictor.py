@@ -23,9 +23,10 @@ from ..distill.classes import same_classes
 from ..distill.knowledge import Knowledge
 from ..distill.students.base import StudentStep, check_student, student_of
 from ..distill.teachers.inference_form import prepare_for_inference
-from ..distill.teachers.transformers import ACTIVATIONS, TransformersDetector, find_preprocessing, load_model
+from ..distill.teachers.transformers import TransformersDetector
 from ..engine.model import build_named_model
 from ..errors import ConfigError
+from ..hugging_face.network import ACTIVATIONS, find_preprocessing, load_model
 from ..structures import PREDICTIONS
 
 WEIGHTS = "--weights"
@@ -82,14 +83,17 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
 
 
 def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
-    detector = load_model(folder)
+    detector = load_model(folder, WEIGHTS, f"{WEIGHTS} names a folder of transformers")
+    images = find_preprocessing(folder, WEIGHTS)
     labels = detector.config.id2label
     teacher = TransformersDetector(
         detector=detector,
         classes=None,
         flip_channels=cfg.INPUT.FORMAT == "BGR",
         activation=ACTIVATIONS[detector.config.model_type],
-        **find_preprocessing(folder),
+        mean=list(images.mean),
+        std=list(images.std),
+        size=images.size,
     ).to(cfg.MODEL.DEVICE)
 
     def know(batch: list[dict]) -> Knowledge:

@@ -5,25 +5,20 @@ Letters: B images, L decoder layers, Q queries, K classes.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ...checkpoint.contents import check_finite
-from ...checkpoint.matching import Fit
-from ...checkpoint.transformers_folder import open_folder, read_config, read_preprocessing
+from ...checkpoint.transformers_folder import open_folder
 from ...data import training_class_names
-from ...detr.preprocess import pad_images
-from ...errors import CheckpointError, ConfigError
+from ...errors import ConfigError
+from ...hugging_face.images import prepare_images
+from ...hugging_face.network import ACTIVATIONS, find_preprocessing, load_model
+from ...hugging_face.rt_detr import every_layer, has_distributions
 from ...registry import TEACHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput
-from ...structures.transfer import copy_to
 from ..classes import NAMES_KEY, known_names, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
@@ -31,18 +26,7 @@ from .base import CLASS_NAMES, WEIGHTS
 from .frozen import HiddenDetector
 
 KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"
-
-
-# Model types, and how their logits become probabilities.
-ACTIVATIONS = {
-    "rt_detr": "sigmoid",
-    "rt_detr_v2": "sigmoid",
-    "d_fine": "sigmoid",
-    "deformable_detr": "sigmoid",
-    "conditional_detr": "sigmoid",
-    "dab-detr": "sigmoid",
-    "detr": "softmax",
-}
+ASKER = "MODEL.DISTILL.TEACHER.NAME is TransformersDetector"
 
 
 @TEACHER_REGISTRY.register()
@@ -85,7 +69,8 @@ class TransformersDetector(HiddenDetector):
         if not cfg.MODEL.DISTILL.TEACHER.WEIGHTS:
             raise ConfigError(f"{KEY} is empty; TransformersDetector takes a folder of transformers. Name it.")
         folder = open_folder(cfg.MODEL.DISTILL.TEACHER.WEIGHTS, KEY)
-        detector = load_model(folder)
+        detector = load_model(folder, KEY, ASKER)
+        images = find_preprocessing(folder, KEY)
         labels, given = detector.config.id2label, list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
         names = given or known_names([labels[index] for index in sorted(labels)])
         source = NAMES_KEY if given else f"id2label of {folder / 'config.json'}"
@@ -99,7 +84,9 @@ class TransformersDetector(HiddenDetector):
             "classes": classes,
             "flip_channels": cfg.INPUT.FORMAT == "BGR",
             "activation": ACTIVATIONS[detector.config.model_type],
-            **find_preprocessing(folder),
+            "mean": list(images.mean),
+            "std": list(images.std),
+            "size": images.size,
         }
 
     @property
@@ -109,95 +96,17 @@ class TransformersDetector(HiddenDetector):
     @torch.no_grad()
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
         """Looks at the student's images alone."""
-        with _every_layer(self.detector):
+        with every_layer(self.detector):
             found = self.detector(**self._preprocess(step.batched_inputs))
         logits, boxes = found.logits.unsqueeze(0), found.pred_boxes.unsqueeze(0)
         if found.get("intermediate_logits") is not None:
             # D-FINE puts a prediction of no layer first.
-            layers = slice(int(_is_dfine(self.detector)), None)
+            layers = slice(int(has_distributions(self.detector)), None)
             logits = found.intermediate_logits.transpose(0, 1)[layers]
             boxes = found.intermediate_reference_points.transpose(0, 1)[layers]
         hidden = logits.new_zeros(*logits.shape[:3], 0)
         return Knowledge(output=DecoderOutput(logits.float(), boxes.float(), hidden, self.activation))
 
     def _preprocess(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        device = self.mean.device
-        images = [copy_to(x["image"], device).float() for x in batched_inputs]
-        if self.flip_channels:
-            images = [image.flip(0) for image in images]
-        if self.size is not None:
-            stretched = [F.interpolate(x[None], self.size, mode="bilinear", antialias=True)[0] for x in images]
-            return {"pixel_values": (torch.stack(stretched) - self.mean) / self.std}
-        batch = pad_images(images, self.mean, self.std, 1)
+        batch = prepare_images(batched_inputs, self.mean, self.std, self.size, self.flip_channels)
         return {"pixel_values": batch.tensor} | ({} if batch.mask is None else {"pixel_mask": (~batch.mask).long()})
-
-
-def load_model(folder: Path) -> Any:
-    """The detector of a folder, with every one of its weights; nothing is downloaded.
-
-    Raises:
-        ConfigError: transformers is not installed, or a model of another type.
-        CheckpointError: the weights cannot be read, are not finite, or do not fit the model of config.json.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            "MODEL.DISTILL.TEACHER.NAME is TransformersDetector, which needs transformers: pip install transformers. "
-            "DETR, Conditional, DAB and Deformable DETR can be imported without it: tools/import_checkpoint.py."
-        ) from error
-    found = str(read_config(folder, KEY).get("model_type"))
-    if found not in ACTIVATIONS:
-        raise ConfigError(f"{KEY} {folder} holds a model of type {found!r}. Known: {', '.join(ACTIVATIONS)}.")
-    try:
-        model, report = transformers.AutoModelForObjectDetection.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            # Refused below, where they can be named.
-            ignore_mismatched_sizes=True,
-        )
-    # Damaged or foreign folders raise whatever transformers stumbles over first.
-    except Exception as error:
-        raise CheckpointError(f"{KEY} {folder} cannot be loaded: {str(error)[:300]}") from error
-    misshaped = {name: (tuple(found), tuple(wanted)) for name, found, wanted in sorted(report["mismatched_keys"])}
-    fit = Fit(matched={}, missing=sorted(report["missing_keys"]), unexpected=[], misshaped=misshaped)
-    if not fit.is_complete:
-        raise CheckpointError(
-            f"{KEY} {folder}: the weights do not fit the model that config.json describes:\n{fit.problems()}\n"
-            "Use the config.json that belongs to them; its id2label gives the number of classes."
-        )
-    check_finite(model.state_dict(), f"{KEY} {folder}")
-    return model
-
-
-def find_preprocessing(folder: Path) -> dict[str, Any]:
-    """``mean``, ``std`` and ``size`` of images from a folder's ``preprocessor_config.json``.
-
-    Raises:
-        ConfigError: it is not there; a guess would spoil the teacher silently.
-        CheckpointError: it cannot be read, or tells what cannot be.
-    """
-    images = read_preprocessing(folder, KEY)
-    if images is None:
-        raise ConfigError(f"{KEY} {folder} lacks preprocessor_config.json, which says how its images are normalised.")
-    return {"mean": list(images.mean), "std": list(images.std), "size": images.size}
-
-
-@contextlib.contextmanager
-def _every_layer(detector: Any) -> Iterator[None]:
-    """D-FINE gives its inner layers' predictions in training alone; what its decoder contains stays in eval mode."""
-    if not _is_dfine(detector):
-        yield
-        return
-    decoder = detector.model.decoder
-    decoder.training = True
-    try:
-        yield
-    finally:
-        decoder.training = False
-
-
-def _is_dfine(detector: Any) -> bool:
-    return detector.config.model_type == "d_fine"

@@ -1,0 +1,215 @@
+"""RT-DETR, RT-DETRv2, D-FINE and DEIMv2 of transformers, run in two halves and with query groups of others.
+
+Letters: B images, L decoder layers, Q queries, N queries of all groups, C width, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..detr.groups import group_layout
+from ..structures import DecoderOutput, EdgeDistributions, Memory, QueryGroup
+from ..structures.levels import join_maps
+from .halves import Decoded, MakeGroups, Network
+
+WITH_DISTRIBUTIONS = ("d_fine", "deimv2")
+
+
+class RtDetrNetwork(Network):
+    """One whose encoder gives maps of all levels, and whose decoder starts at the best of their cells.
+
+    They do not look at a padding mask: images have one size. The library's own loss and denoising group are not used;
+    every group beside the network's own queries goes in at the door of its decoder.
+    """
+
+    stretches = True
+    size_multiple = 32
+
+    @property
+    def core(self) -> Any:
+        return self.detector.model
+
+    @property
+    def level_channels(self) -> list[int]:
+        return [self.config.encoder_hidden_dim] * len(self.config.encoder_in_channels)
+
+    @property
+    def width(self) -> int:
+        return self.config.d_model
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.decoder_layers
+
+    def every_layer(self) -> AbstractContextManager[None]:
+        return every_layer(self.detector)
+
+    @property
+    def denoising_embedding(self) -> nn.Embedding | None:
+        return self.core.denoising_class_embed if self.config.num_denoising > 0 else None
+
+    def start(self, pixels: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """See the base class."""
+        if self.config.model_type == "deimv2":
+            return list(self.core.conv_encoder(pixels))
+        visible = pixels.new_ones(len(pixels), *pixels.shape[-2:])
+        features = self.core.backbone(pixels, visible)
+        return [project(x) for project, (x, _) in zip(self.core.encoder_input_proj, features, strict=True)]
+
+    def finish(self, maps: list[Tensor], make_groups: MakeGroups) -> Decoded:
+        """See the base class."""
+        door = _DecoderDoor(make_groups)
+        with _replaced_input(self.core.encoder, maps), self._unchecked(), door.opened(self.core.decoder):
+            found = self.core(pixel_values=None, inputs_embeds=maps[0])
+        sizes = [group.content.shape[1] for group in door.groups]
+        names = [group.name for group in door.groups]
+        outputs, first = self._read(found)
+        encoder = _one_layer(found.enc_topk_logits, found.enc_topk_bboxes)
+        return Decoded(
+            groups=door.groups,
+            outputs=dict(zip(names, _split(outputs, sizes), strict=True)),
+            memory=_as_memory(found.encoder_last_hidden_state),
+            encoder=encoder,
+            first={} if first is None else dict(zip(names, _split(first, sizes), strict=True)),
+        )
+
+    @contextlib.contextmanager
+    def _unchecked(self) -> Iterator[None]:
+        """Without the encoder layers' look for infinite values, which waits for the device in training.
+
+        Where nothing is dropped, that look is all that a layer's mode decides.
+        """
+        config = self.config
+        layers = [x for x in self.core.encoder.modules() if type(x).__name__.endswith("EncoderLayer") and x.training]
+        quiet = layers if config.dropout == config.activation_dropout == 0 else []
+        for layer in quiet:
+            layer.training = False
+        try:
+            yield
+        finally:
+            for layer in quiet:
+                layer.training = True
+
+    def _read(self, found: Any) -> tuple[DecoderOutput, DecoderOutput | None]:
+        """Every layer's predictions for all groups, and those of the head before them."""
+        logits, boxes = found.intermediate_logits.transpose(0, 1), found.intermediate_reference_points.transpose(0, 1)
+        hidden = found.intermediate_hidden_states
+        if not has_distributions(self.detector):
+            return DecoderOutput(logits, boxes, hidden.transpose(0, 1), "sigmoid"), None
+        # Its layers are on the first axis of the hidden states, and in eval mode the last layer alone predicts.
+        edges = EdgeDistributions(
+            found.intermediate_predicted_corners.transpose(0, 1).unflatten(-1, (4, -1)),
+            found.initial_reference_points.transpose(0, 1),
+        )
+        layers, has_first = len(edges.logits), len(logits) > len(edges.logits)
+        output = DecoderOutput(logits[-layers:], boxes[-layers:], hidden[-layers:], "sigmoid", edges=edges)
+        return output, _one_layer(logits[0], boxes[0]) if has_first else None
+
+
+@contextlib.contextmanager
+def every_layer(detector: Any) -> Iterator[None]:
+    """D-FINE gives its inner layers' predictions in training alone; what its decoder contains stays in eval mode."""
+    decoder = detector.model.decoder
+    was_training, decoder.training = decoder.training, has_distributions(detector) or decoder.training
+    try:
+        yield
+    finally:
+        decoder.training = was_training
+
+
+def has_distributions(detector: Any) -> bool:
+    """Whether a model predicts distributions of a box's edges, and has a head before its first layer's."""
+    return detector.config.model_type in WITH_DISTRIBUTIONS
+
+
+class _DecoderDoor:
+    """Puts query groups beside a network's own in front of its decoder, each out of the others' sight.
+
+    Args:
+        make_groups: from the network's own queries to all groups, its own first.
+
+    Attributes:
+        groups: of the pass.
+    """
+
+    def __init__(self, make_groups: MakeGroups):
+        self._make_groups = make_groups
+        self.groups: list[QueryGroup] = []
+
+    @contextlib.contextmanager
+    def opened(self, decoder: nn.Module) -> Iterator[None]:
+        handle = decoder.register_forward_pre_hook(self._add_groups, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _add_groups(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        own = QueryGroup("own", kwargs["inputs_embeds"], kwargs["reference_points"])
+        self.groups = self._make_groups(own)
+        if len(self.groups) == 1:
+            return args, kwargs
+        content = torch.cat([group.content.to(own.content.dtype) for group in self.groups], dim=1)
+        position = torch.cat([group.position.to(own.position.dtype) for group in self.groups], dim=1)
+        mask = _attention_bias(self.groups).to(content.dtype)
+        return args, {**kwargs, "inputs_embeds": content, "reference_points": position, "encoder_attention_mask": mask}
+
+
+def _attention_bias(groups: list[QueryGroup]) -> Tensor:
+    """(1 or B, 1, N, N): 0 where a query may look at another, minus infinity where not."""
+    layout = group_layout(groups)
+    images = max((len(mask) for mask in layout.inner_masks if mask is not None and mask.dim() == 4), default=1)
+    bias = groups[0].content.new_full((images, 1, sum(layout.sizes), sum(layout.sizes)), -torch.inf)
+    for group, (mask, seen) in enumerate(zip(layout.inner_masks, layout.seen, strict=True)):
+        rows = layout.rows(group)
+        for other in (group, *seen):
+            bias[:, :, rows, layout.rows(other)] = 0
+        if mask is not None:
+            bias[:, :, rows, rows].masked_fill_(mask, -torch.inf)
+    return bias
+
+
+@contextlib.contextmanager
+def _replaced_input(encoder: nn.Module, maps: list[Tensor]) -> Iterator[None]:
+    """Within, the encoder reads these maps, whatever it is given; it writes into the list, which is a new one."""
+    handle = encoder.register_forward_pre_hook(lambda _, args: (list(maps), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _as_memory(maps: list[Tensor]) -> Memory:
+    """The encoder's output as tokens; positions are inside of them."""
+    tokens = join_maps(maps)
+    shapes = [(values.shape[-2], values.shape[-1]) for values in maps]
+    return Memory(tokens, tokens.new_zeros(1).expand(1, *tokens.shape[1:]), None, shapes)
+
+
+def _one_layer(logits: Tensor, boxes: Tensor) -> DecoderOutput:
+    """Predictions (B, Q, K) and (B, Q, 4) that belong to no decoder layer, without hidden states."""
+    return DecoderOutput(logits[None], boxes[None], logits.new_zeros(1, *logits.shape[:2], 0), "sigmoid")
+
+
+def _split(output: DecoderOutput, sizes: list[int]) -> list[DecoderOutput]:
+    """The part of each group on the query axis."""
+    ends = itertools.accumulate(sizes)
+    return [_take_queries(output, slice(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _take_queries(output: DecoderOutput, rows: slice) -> DecoderOutput:
+    return dataclasses.replace(
+        output,
+        logits=output.logits[:, :, rows],
+        boxes=output.boxes[:, :, rows],
+        hidden=output.hidden[:, :, rows],
+        edges=None if output.edges is None else output.edges.map(lambda values: values[:, :, rows]),
+    )

@@ -1,0 +1,64 @@
+"""A detector of transformers as a student: what it gives, and that its part of the step is its own."""
+
+from __future__ import annotations
+
+from detr_distill.errors import ConfigError
+
+import pytest
+import torch
+from helpers.builders import make_inputs, randomise
+from helpers.hugging_face import LAYERS, build_distiller, build_student
+
+pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("kind", ["rt_detr_v2", "d_fine"])
+def test_it_learns_every_layer_from_a_teacher(kind, tmp_path):
+    model = randomise(build_distiller(tmp_path, kind), spread=0.1)
+    losses = model(make_inputs(), iteration=0)
+    taught = {name for name in losses if name.startswith("loss_distill_class_adaptive")}
+    assert taught == {"loss_distill_class_adaptive", *(f"loss_distill_class_adaptive_{k}" for k in range(LAYERS - 1))}
+    sum(losses.values()).backward()
+    assert [name for name, p in model.student.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_a_weight_of_zero_trains_the_plain_detector(tmp_path):
+    plain = build_student(tmp_path, "d_fine")
+    model = build_distiller(tmp_path, "d_fine", MODEL__DISTILL__PREDICTION_LOSS__WEIGHT=0.0)
+    model.student.load_state_dict(plain.state_dict())
+    inputs, results = make_inputs(), []
+    for detector in (plain, model):
+        torch.manual_seed(3)
+        results.append(detector(inputs))
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+@pytest.mark.parametrize(
+    ("loss", "names"),
+    [
+        ("FeatureLoss", {"IN_FEATURES": ["memory0"], "TEACHER_FEATURES": ["memory0"]}),
+        ("FeatureLoss", {"IN_FEATURES": ["level2"], "TEACHER_FEATURES": ["level0"]}),
+    ],
+)
+def test_its_maps_are_compared(loss, names, tmp_path):
+    keys = {f"MODEL__DISTILL__FEATURE_LOSS__{key}": value for key, value in names.items()}
+    keys |= {"MODEL__DISTILL__LOSSES": [loss], "MODEL__DISTILL__MATCHERS": []}
+    model = randomise(build_distiller(tmp_path, "rt_detr_v2", **keys), spread=0.1)
+    losses = model(make_inputs(sizes=((64, 64), (64, 64))), iteration=0)
+    found = [value for name, value in losses.items() if name.startswith("loss_distill_feature")]
+    assert found and all(value > 0 for value in found)
+    sum(found).backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.student.model.model.backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"MODEL__DISTILL__LOSSES": ["AttentionLoss"]}, r"AttentionLoss asks for .*attention.*RTDetrV2"),
+        ({"MODEL__DISTILL__MATCHERS": ["OverlapMatcher"]}, "this one is a RTDetrV2ForObjectDetection"),
+    ],
+)
+def test_what_it_cannot_give_is_refused(keys, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        build_distiller(tmp_path, "rt_detr_v2", **keys)
