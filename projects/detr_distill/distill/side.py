@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ..detr.queries.base import Queries
+from ..detr.queries.base import Queries, QueryForm
 from ..errors import ConfigError
 from ..structures import CROSS_ATTENTION, PREDICTIONS, SAMPLED_ATTENTION, SELF_ATTENTION
 
@@ -57,8 +57,8 @@ class Side:
         return self.name
 
     @property
-    def queries(self) -> Queries | None:
-        """Its own; None where it has none."""
+    def queries(self) -> Queries | QueryForm | None:
+        """Its own, or of which form they are; None where it has none."""
         return None
 
     @property
@@ -131,7 +131,7 @@ class ReadThrough(Side):
         return self.reader.part
 
     @property
-    def queries(self) -> Queries | None:
+    def queries(self) -> Queries | QueryForm | None:
         return self.reader.queries
 
     @property

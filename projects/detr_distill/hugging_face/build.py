@@ -17,13 +17,12 @@ from ..detr.supervision.criterion import SetCriterion
 from ..errors import ConfigError
 from .distribution import DistributionLoss
 from .halves import Network
+from .kinds import NETWORKS
 from .network import ACTIVATIONS, build_model, find_preprocessing, import_transformers, load_model, with_classes
-from .rt_detr import RtDetrNetwork, has_distributions
+from .rt_detr import has_distributions
 
 NODE = "MODEL.TRANSFORMERS"
 ASKER = "The detector is a TransformersStudent"
-# Model types that can be trained, and what runs them.
-NETWORKS: dict[str, type[Network]] = dict.fromkeys(["rt_detr", "rt_detr_v2", "d_fine", "deimv2"], RtDetrNetwork)
 
 declare(
     __name__,

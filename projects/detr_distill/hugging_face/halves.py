@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..detr.queries.base import QueryForm
 from ..structures import DecoderOutput, Memory, QueryGroup
 
 # From the network's own queries to all groups that are decoded, its own first.
@@ -27,6 +28,7 @@ class Decoded:
     Attributes:
         groups: the network's own queries first. outputs: of the groups, by name. memory: the encoder's output.
         encoder: the encoder's own detections that the queries start at, one layer; None without any.
+        decode: the decoder on another group alone, with the same maps; None: it takes none.
         first: by group, predictions of a head before the first layer's, one layer; empty without such a head.
     """
 
@@ -34,6 +36,7 @@ class Decoded:
     outputs: dict[str, DecoderOutput]
     memory: Memory
     encoder: DecoderOutput | None = None
+    decode: Callable[[QueryGroup], DecoderOutput] | None = None
     first: dict[str, DecoderOutput] = field(default_factory=dict)
 
 
@@ -73,6 +76,16 @@ class Network(ABC):
     @abstractmethod
     def num_layers(self) -> int:
         """L."""
+
+    @property
+    def query_form(self) -> QueryForm | None:
+        """Of the queries that the decoder takes; None: it takes none but its own."""
+        return None
+
+    @property
+    @abstractmethod
+    def matching_weights(self) -> dict[str, float]:
+        """The library's own settings of :class:`HungarianMatcher`."""
 
     def every_layer(self) -> AbstractContextManager[None]:
         """Within, the model gives every layer's predictions in eval mode too."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..detr.groups import group_layout
+from ..detr.queries.base import PLACE_WIDTHS, QueryForm
 from ..structures import DecoderOutput, EdgeDistributions, Memory, QueryGroup
 from ..structures.levels import join_maps
 from .halves import Decoded, MakeGroups, Network
@@ -49,6 +50,22 @@ class RtDetrNetwork(Network):
     def num_layers(self) -> int:
         return self.config.decoder_layers
 
+    @property
+    def query_form(self) -> QueryForm:
+        content = "learned" if self.config.learn_initial_query else "encoded"
+        return QueryForm((self.width, PLACE_WIDTHS["box_logits"]), "box_logits", content)
+
+    @property
+    def matching_weights(self) -> dict[str, float]:
+        config = self.config
+        return {
+            "cost_class": config.matcher_class_cost,
+            "cost_l1": config.matcher_bbox_cost,
+            "cost_giou": config.matcher_giou_cost,
+            "focal_alpha": config.matcher_alpha,
+            "focal_gamma": config.matcher_gamma,
+        }
+
     def every_layer(self) -> AbstractContextManager[None]:
         return every_layer(self.detector)
 
@@ -78,6 +95,7 @@ class RtDetrNetwork(Network):
             outputs=dict(zip(names, _split(outputs, sizes), strict=True)),
             memory=_as_memory(found.encoder_last_hidden_state),
             encoder=encoder,
+            decode=lambda group: self._read(door.decode_alone(self.core.decoder, group))[0],
             first={} if first is None else dict(zip(names, _split(first, sizes), strict=True)),
         )
 
@@ -143,6 +161,7 @@ class _DecoderDoor:
     def __init__(self, make_groups: MakeGroups):
         self._make_groups = make_groups
         self.groups: list[QueryGroup] = []
+        self._beside: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def opened(self, decoder: nn.Module) -> Iterator[None]:
@@ -152,9 +171,14 @@ class _DecoderDoor:
         finally:
             handle.remove()
 
+    def decode_alone(self, decoder: nn.Module, group: QueryGroup) -> Any:
+        """What the decoder gives for another group, with all else as in the pass."""
+        inputs = {"inputs_embeds": group.content, "reference_points": group.position, "encoder_attention_mask": None}
+        return decoder(**{**self._beside, **inputs})
+
     def _add_groups(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         own = QueryGroup("own", kwargs["inputs_embeds"], kwargs["reference_points"])
-        self.groups = self._make_groups(own)
+        self.groups, self._beside = self._make_groups(own), kwargs
         if len(self.groups) == 1:
             return args, kwargs
         content = torch.cat([group.content.to(own.content.dtype) for group in self.groups], dim=1)

@@ -34,6 +34,21 @@ def test_a_weight_of_zero_trains_the_plain_detector(tmp_path):
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
 
+@pytest.mark.parametrize("kind", ["rt_detr_v2", "d_fine"])
+def test_it_decodes_a_teachers_queries_beside_its_own(kind, tmp_path):
+    """As an auxiliary group with the teacher's assignment, and as random queries that both sides decode."""
+    keys = {"MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher", "FixedMatcher", "GeneralMatcher"]}
+    keys["MODEL__DISTILL__GENERAL_MATCHER__NUM_QUERIES"] = 6
+    model = randomise(build_distiller(tmp_path, kind, **keys), spread=0.1)
+    losses = model(make_inputs(), iteration=0)
+    for matcher in ("adaptive", "fixed", "general"):
+        assert {f"loss_distill_class_{matcher}{suffix}" for suffix in ("", "_0", "_1")} <= losses.keys()
+    assert "loss_giou_fixed_0" in losses and ("loss_fgl_fixed" in losses) == (kind == "d_fine")
+    assert not any(name.endswith("general") and not name.startswith("loss_distill") for name in losses)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.matchers["FixedMatcher"].parameters())
+
+
 @pytest.mark.parametrize(
     ("loss", "names"),
     [

@@ -7,17 +7,23 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...detr.preprocess import read_ground_truth
+from ...detr.queries.base import QueryForm
 from ...detr.supervision.criterion import SetCriterion
+from ...detr.supervision.matcher import HungarianMatcher
 from ...detr.supervision.matchings import Matchings
 from ...hugging_face.detector import Started, TransformersStudent
-from ...structures import PREDICTIONS
+from ...hugging_face.halves import Network
+from ...structures import PREDICTIONS, DecoderOutput, GroundTruth, QueryGroup
 from ..classes import ClassMap
 from ..knowledge import Knowledge
-from ..side import ASSIGNMENT, HIDDEN, MAPS, MEMORY, ONE_TO_ONE
+from ..side import ASSIGNMENT, DECODING, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
 from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
+
+LARGEST = 20.0  # of a box's logits, whose sigmoid is 1 by then
 
 
 @student_for(TransformersStudent)
@@ -28,7 +34,11 @@ class TransformersRunner(Student):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({MAPS, MEMORY, HIDDEN, ASSIGNMENT, ONE_TO_ONE, PREDICTIONS})
+        return network_gives(self.detector.network) | {ONE_TO_ONE}
+
+    @property
+    def queries(self) -> QueryForm | None:
+        return self.detector.network.query_form
 
     @property
     def name(self) -> str:
@@ -52,11 +62,11 @@ class TransformersRunner(Student):
 
     @property
     def feature_channels(self) -> Mapping[str, int]:
-        return {f"level{level}": width for level, width in enumerate(self.detector.network.level_channels)}
+        return level_channels(self.detector.network)
 
     @property
     def memory_channels(self) -> Mapping[str, int]:
-        return {name.replace("level", "memory"): width for name, width in self.feature_channels.items()}
+        return memory_channels(self.detector.network)
 
     def start(self, batched_inputs: list[dict]) -> StudentStep:
         """See the base class; ``context`` is what the detector has by then."""
@@ -97,20 +107,60 @@ class TransformersRunner(Student):
         assert classes is not None
         detector = self.detector
         truth = step.ground_truth or read_ground_truth(step.batched_inputs, detector.device)
-        started = detector.start(step.batched_inputs)
-        with detector.network.every_layer():
-            decoded = detector.finish(started)
+        maps = detector.start(step.batched_inputs).maps
         truth = dataclasses.replace(truth, labels=classes.teacher_labels(truth.labels))
-        output = decoded.outputs["own"]
-        return Knowledge(
-            features=dict(zip(self.feature_channels, started.maps, strict=True)),
-            output=output,
-            label_cost=functools.cache(lambda: detector.criterion.matcher(output, truth)),
-            memory=decoded.memory,
-            ground_truth=truth,
-        )
+        return network_knowledge(detector.network, maps, detector.criterion.matcher, truth)
 
     def detecting_copy(self) -> nn.Module:
         detector = copy.deepcopy(self.detector)
         detector.training_groups = nn.ModuleDict()
         return detector
+
+
+def network_gives(network: Network) -> frozenset[str]:
+    """What a student or a teacher gives that a network runs."""
+    of_queries = {QUERIES, DECODING} if network.query_form is not None else set()
+    return frozenset({MAPS, MEMORY, HIDDEN, ASSIGNMENT, PREDICTIONS, *of_queries})
+
+
+def level_channels(network: Network) -> dict[str, int]:
+    """Channels of what the encoder reads, ``level0``, ``level1``, ..."""
+    return {f"level{level}": width for level, width in enumerate(network.level_channels)}
+
+
+def memory_channels(network: Network) -> dict[str, int]:
+    """Channels of what the encoder makes of it, ``memory0``, ``memory1``, ..."""
+    return {name.replace("level", "memory"): width for name, width in level_channels(network).items()}
+
+
+def network_knowledge(
+    network: Network, maps: list[Tensor], matcher: HungarianMatcher, truth: GroundTruth | None
+) -> Knowledge:
+    """What a network in eval mode knows of a batch as a teacher.
+
+    Args:
+        maps: that its encoder reads. matcher: gives the cost of its own matching. truth: with labels in its own
+            classes, -1 for one that it does not know; None: nobody has labelled the images.
+    """
+    with network.every_layer():
+        decoded = network.finish(maps, lambda own: [own])
+    output, queries = decoded.outputs["own"], None
+    if network.query_form is not None:
+        # The library marks a place without a cell by the largest number there is, which no map of others can take.
+        queries = dataclasses.replace(decoded.groups[0], position=decoded.groups[0].position.clamp(-LARGEST, LARGEST))
+
+    @torch.no_grad()
+    def decode(group: QueryGroup) -> DecoderOutput:
+        assert decoded.decode is not None
+        with network.every_layer():
+            return decoded.decode(group)
+
+    return Knowledge(
+        features=dict(zip(level_channels(network), maps, strict=True)),
+        output=output,
+        queries=queries,
+        label_cost=None if truth is None else functools.cache(lambda: matcher(output, truth)),
+        memory=decoded.memory,
+        ground_truth=truth,
+        decode=None if decoded.decode is None else decode,
+    )

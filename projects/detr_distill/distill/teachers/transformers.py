@@ -5,6 +5,8 @@ Letters: B images, L decoder layers, Q queries, K classes.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,15 +15,18 @@ from torch import Tensor
 
 from ...checkpoint.transformers_folder import open_folder
 from ...data import training_class_names
+from ...detr.queries.base import QueryForm
+from ...detr.supervision.matcher import HungarianMatcher
 from ...errors import ConfigError
 from ...hugging_face.images import prepare_images
+from ...hugging_face.kinds import NETWORKS
 from ...hugging_face.network import ACTIVATIONS, find_preprocessing, load_model
-from ...hugging_face.rt_detr import every_layer, has_distributions
 from ...registry import TEACHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput
 from ..classes import NAMES_KEY, known_names, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
+from ..students.transformers import level_channels, memory_channels, network_gives, network_knowledge
 from .base import CLASS_NAMES, WEIGHTS
 from .frozen import HiddenDetector
 
@@ -31,11 +36,11 @@ ASKER = "MODEL.DISTILL.TEACHER.NAME is TransformersDetector"
 
 @TEACHER_REGISTRY.register()
 class TransformersDetector(HiddenDetector):
-    """RT-DETR, RT-DETRv2, D-FINE or a DETR of transformers, from a folder named by ``TEACHER.WEIGHTS``.
+    """RT-DETR, RT-DETRv2, D-FINE, DEIMv2 or a DETR of transformers, from a folder named by ``TEACHER.WEIGHTS``.
 
-    RT-DETRs and D-FINE give logits and boxes of every decoder layer; the others give those of their last, and are
-    better imported (tools/import_checkpoint.py), which also gives attention maps and queries. Here neither is known:
-    FixedMatcher and AttentionLoss are refused.
+    RT-DETRs, D-FINE and DEIMv2 give predictions and hidden states of every decoder layer, the maps before and behind
+    their encoder, their queries, and a decoder for queries of others; the others give logits and boxes of their last
+    layer, and are better imported (tools/import_checkpoint.py), which also gives attention maps and queries.
 
     Args:
         detector: the model. classes: how its classes relate to the student's. flip_channels: the student reads BGR.
@@ -61,6 +66,9 @@ class TransformersDetector(HiddenDetector):
     ):
         super().__init__(**arguments)
         self.activation, self.size = activation, size
+        runner = NETWORKS.get(self.detector.config.model_type)
+        self.network = None if runner is None else runner(self.detector)
+        self.matcher = HungarianMatcher(**({} if self.network is None else self.network.matching_weights))
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -91,22 +99,40 @@ class TransformersDetector(HiddenDetector):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({PREDICTIONS})
+        return frozenset({PREDICTIONS}) if self.network is None else network_gives(self.network)
+
+    @property
+    def queries(self) -> QueryForm | None:
+        return None if self.network is None else self.network.query_form
+
+    @property
+    def hidden_width(self) -> int:
+        return 0 if self.network is None else self.network.width
+
+    @property
+    def num_layers(self) -> int:
+        return 1 if self.network is None else self.network.num_layers
+
+    @property
+    def feature_channels(self) -> Mapping[str, int]:
+        return {} if self.network is None else level_channels(self.network)
+
+    @property
+    def memory_channels(self) -> Mapping[str, int]:
+        return {} if self.network is None else memory_channels(self.network)
 
     @torch.no_grad()
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
-        """Looks at the student's images alone."""
-        with every_layer(self.detector):
-            found = self.detector(**self._preprocess(step.batched_inputs))
-        logits, boxes = found.logits.unsqueeze(0), found.pred_boxes.unsqueeze(0)
-        if found.get("intermediate_logits") is not None:
-            # D-FINE puts a prediction of no layer first.
-            layers = slice(int(has_distributions(self.detector)), None)
-            logits = found.intermediate_logits.transpose(0, 1)[layers]
-            boxes = found.intermediate_reference_points.transpose(0, 1)[layers]
+        """Looks at the student's images, and one that is run in two halves at the ground truth too."""
+        batch = prepare_images(step.batched_inputs, self.mean, self.std, self.size, self.flip_channels)
+        if self.network is not None:
+            truth = step.ground_truth
+            if truth is not None and self.classes is not None:
+                truth = dataclasses.replace(truth, labels=self.classes.teacher_labels(truth.labels))
+            maps = self.network.start(batch.tensor, batch.mask)
+            return network_knowledge(self.network, maps, self.matcher, truth)
+        masked = {} if batch.mask is None else {"pixel_mask": (~batch.mask).long()}
+        found = self.detector(pixel_values=batch.tensor, **masked)
+        logits, boxes = found.logits.float().unsqueeze(0), found.pred_boxes.float().unsqueeze(0)
         hidden = logits.new_zeros(*logits.shape[:3], 0)
-        return Knowledge(output=DecoderOutput(logits.float(), boxes.float(), hidden, self.activation))
-
-    def _preprocess(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        batch = prepare_images(batched_inputs, self.mean, self.std, self.size, self.flip_channels)
-        return {"pixel_values": batch.tensor} | ({} if batch.mask is None else {"pixel_mask": (~batch.mask).long()})
+        return Knowledge(output=DecoderOutput(logits, boxes, hidden, self.activation))

@@ -1,0 +1,8 @@
+"""Which model types are run in two halves, and by what."""
+
+from __future__ import annotations
+
+from .halves import Network
+from .rt_detr import RtDetrNetwork
+
+NETWORKS: dict[str, type[Network]] = dict.fromkeys(["rt_detr", "rt_detr_v2", "d_fine", "deimv2"], RtDetrNetwork)
