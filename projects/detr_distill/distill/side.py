@@ -14,6 +14,7 @@ __all__ = [
     "ASSIGNMENT",
     "CROSS_ATTENTION",
     "DECODING",
+    "EDGES",
     "HIDDEN",
     "MAPS",
     "MEMORY",
@@ -34,6 +35,7 @@ MEMORY = "an encoder's memory"
 QUERIES = "queries"
 DECODING = "a decoder for queries of others"
 HIDDEN = "hidden states"
+EDGES = "distributions of its boxes' edges"
 ASSIGNMENT = "an assignment of its own queries to objects"
 ONE_TO_ONE = "one prediction an object"
 
@@ -70,6 +72,11 @@ class Side:
     def num_layers(self) -> int:
         """Layers of its decoder, 1 without one."""
         return 1
+
+    @property
+    def edge_bins(self) -> tuple[float, ...]:
+        """Of the distributions of its boxes' edges: max_num_bins, up and reg_scale of D-FINE; empty where it has none."""
+        return ()
 
     @property
     def feature_channels(self) -> Mapping[str, int]:
@@ -141,6 +148,10 @@ class ReadThrough(Side):
     @property
     def num_layers(self) -> int:
         return self.reader.num_layers
+
+    @property
+    def edge_bins(self) -> tuple[float, ...]:
+        return self.reader.edge_bins
 
     @property
     def feature_channels(self) -> Mapping[str, int]:

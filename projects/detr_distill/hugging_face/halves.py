@@ -78,6 +78,11 @@ class Network(ABC):
         """L."""
 
     @property
+    def edge_bins(self) -> tuple[float, ...]:
+        """Of the distributions of its boxes' edges: max_num_bins, up and reg_scale of D-FINE; empty where it has none."""
+        return ()
+
+    @property
     def query_form(self) -> QueryForm | None:
         """Of the queries that the decoder takes; None: it takes none but its own."""
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..checkpoint.contents import check_finite
 from ..checkpoint.files import read_json
@@ -111,9 +112,14 @@ def build_model(file: Path, key: str, asker: str, names: Sequence[str]) -> Any:
     # Settings that do not go together raise whatever the library stumbles over first.
     try:
         config = name_classes(transformers.AutoConfig.for_model(found, **settings), names)
-        return transformers.AutoModelForObjectDetection.from_config(config)
+        model = transformers.AutoModelForObjectDetection.from_config(config)
     except Exception as error:
         raise ConfigError(f"{key} {file}: transformers cannot build it: {str(error)[:300]}") from error
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # The library draws these factors around 0: a signal would vanish from layer to layer.
+            nn.init.ones_(module.weight)
+    return model
 
 
 def with_classes(model: Any, names: Sequence[str], folder: Path, key: str) -> Any:

@@ -51,6 +51,11 @@ class RtDetrNetwork(Network):
         return self.config.decoder_layers
 
     @property
+    def edge_bins(self) -> tuple[float, ...]:
+        config = self.config
+        return (config.max_num_bins, config.up, config.reg_scale) if has_distributions(self.detector) else ()
+
+    @property
     def query_form(self) -> QueryForm:
         content = "learned" if self.config.learn_initial_query else "encoded"
         return QueryForm((self.width, PLACE_WIDTHS["box_logits"]), "box_logits", content)

@@ -20,7 +20,7 @@ from ...hugging_face.halves import Network
 from ...structures import PREDICTIONS, DecoderOutput, GroundTruth, QueryGroup
 from ..classes import ClassMap
 from ..knowledge import Knowledge
-from ..side import ASSIGNMENT, DECODING, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
+from ..side import ASSIGNMENT, DECODING, EDGES, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
 from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
 
 LARGEST = 20.0  # of a box's logits, whose sigmoid is 1 by then
@@ -59,6 +59,10 @@ class TransformersRunner(Student):
     @property
     def num_classes(self) -> int:
         return self.detector.criterion.num_classes
+
+    @property
+    def edge_bins(self) -> tuple[float, ...]:
+        return self.detector.network.edge_bins
 
     @property
     def feature_channels(self) -> Mapping[str, int]:
@@ -120,7 +124,8 @@ class TransformersRunner(Student):
 def network_gives(network: Network) -> frozenset[str]:
     """What a student or a teacher gives that a network runs."""
     of_queries = {QUERIES, DECODING} if network.query_form is not None else set()
-    return frozenset({MAPS, MEMORY, HIDDEN, ASSIGNMENT, PREDICTIONS, *of_queries})
+    of_edges = {EDGES} if network.edge_bins else set()
+    return frozenset({MAPS, MEMORY, HIDDEN, ASSIGNMENT, PREDICTIONS, *of_queries, *of_edges})
 
 
 def level_channels(network: Network) -> dict[str, int]:

@@ -114,6 +114,10 @@ class TransformersDetector(HiddenDetector):
         return 1 if self.network is None else self.network.num_layers
 
     @property
+    def edge_bins(self) -> tuple[float, ...]:
+        return () if self.network is None else self.network.edge_bins
+
+    @property
     def feature_channels(self) -> Mapping[str, int]:
         return {} if self.network is None else level_channels(self.network)
 
