@@ -26,7 +26,7 @@ from ..distill.teachers.inference_form import prepare_for_inference
 from ..distill.teachers.transformers import TransformersDetector
 from ..engine.model import build_named_model
 from ..errors import ConfigError
-from ..hugging_face.network import ACTIVATIONS, find_preprocessing, load_model
+from ..hugging_face.network import find_preprocessing, load_model
 from ..structures import PREDICTIONS
 
 WEIGHTS = "--weights"
@@ -90,7 +90,6 @@ def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
         detector=detector,
         classes=None,
         flip_channels=cfg.INPUT.FORMAT == "BGR",
-        activation=ACTIVATIONS[detector.config.model_type],
         mean=list(images.mean),
         std=list(images.std),
         size=images.size,

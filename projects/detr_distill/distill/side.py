@@ -75,7 +75,7 @@ class Side:
 
     @property
     def edge_bins(self) -> tuple[float, ...]:
-        """Of the distributions of its boxes' edges: max_num_bins, up and reg_scale of D-FINE; empty where it has none."""
+        """Of its boxes' edges, where it has distributions of them: max_num_bins, up and reg_scale of D-FINE."""
         return ()
 
     @property

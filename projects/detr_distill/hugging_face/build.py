@@ -54,8 +54,6 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
     """
     model, images = _build_model(cfg)
     kind = model.config.model_type
-    if kind not in NETWORKS:
-        raise ConfigError(f"{ASKER}, and cannot be a {kind!r}. Known: {', '.join(NETWORKS)}.")
     network = NETWORKS[kind](model)
     criterion = SetCriterion(cfg)
     has_softmax = ACTIVATIONS[kind] == "softmax"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,24 +21,12 @@ from ..detr.preprocess import read_ground_truth
 from ..detr.supervision.criterion import SetCriterion, Supervised
 from ..detr.supervision.matchings import Matchings
 from ..detr.training_groups.denoising import ContrastiveDenoisingQueries
-from ..structures import GroundTruth, ImageBatch, QueryGroup
+from ..structures import GroundTruth, QueryGroup
 from ..structures.fixed_batch import share_object_count
 from .build import build_parts
 from .distribution import DistributionLoss
-from .halves import Decoded, Network
+from .halves import Decoded, Halfway, Network
 from .images import prepare_images
-
-
-@dataclass
-class Started:
-    """A batch, half way through.
-
-    Attributes:
-        images: prepared. maps: that the encoder reads, (B, C, height, width), fine to coarse.
-    """
-
-    images: ImageBatch
-    maps: list[Tensor]
 
 
 @META_ARCH_REGISTRY.register()
@@ -54,7 +41,8 @@ class TransformersStudent(nn.Module):
         network: runs the model in two halves. criterion: the detection loss. distribution: of D-FINE; None for others.
         mean, std: of RGB pixels in the range 0 to 255. size: (height, width) to which every image is stretched; None
             pads and masks them. input_format: "RGB" or "BGR", of the images that come in.
-        detections_per_image: most boxes returned for an image.
+        detections_per_image: most boxes returned for an image. test_size: of images that are not stretched, the
+            shortest side, and the longest at most, in pixels; an exported folder says so.
     """
 
     mean: Tensor
@@ -72,6 +60,7 @@ class TransformersStudent(nn.Module):
         size: tuple[int, int] | None,
         input_format: str = "RGB",
         detections_per_image: int = 100,
+        test_size: tuple[int, int] = (800, 1333),
     ):
         super().__init__()
         self.network = network
@@ -82,6 +71,7 @@ class TransformersStudent(nn.Module):
         self.size = size
         self.input_format = input_format
         self.detections_per_image = detections_per_image
+        self.test_size = test_size
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -93,6 +83,7 @@ class TransformersStudent(nn.Module):
             **build_parts(cfg),
             "input_format": cfg.INPUT.FORMAT,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "test_size": (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         }
 
     @property
@@ -129,19 +120,18 @@ class TransformersStudent(nn.Module):
         output = self.finish(self.start(batched_inputs)).outputs["own"]
         return read_detections(output, sizes, batched_inputs, self.detections_per_image)
 
-    def start(self, batched_inputs: list[dict]) -> Started:
+    def start(self, batched_inputs: list[dict]) -> Halfway:
         """Up to the maps that the encoder reads."""
         flip = self.input_format == "BGR"
-        images = prepare_images(batched_inputs, self.mean, self.std, self.size, flip)
-        return Started(images, self.network.start(images.tensor, images.mask))
+        return self.network.start(prepare_images(batched_inputs, self.mean, self.std, self.size, flip))
 
     def finish(
-        self, started: Started, ground_truth: GroundTruth | None = None, extra: Iterable[QueryGroup] = ()
+        self, half: Halfway, ground_truth: GroundTruth | None = None, extra: Iterable[QueryGroup] = ()
     ) -> Decoded:
         """From maps to the outputs of all query groups, in one decoder pass.
 
         Args:
-            started: of :meth:`start`. ground_truth: of a training step, which adds denoising queries.
+            half: of :meth:`start`. ground_truth: of a training step, which adds denoising queries.
             extra: query groups to decode beside.
         """
 
@@ -150,7 +140,7 @@ class TransformersStudent(nn.Module):
             made = [group for make_groups in training for group in make_groups(None, own, ground_truth)]
             return [own, *made, *extra]
 
-        return self.network.finish(started.maps, all_groups)
+        return self.network.finish(half, all_groups)
 
     def supervise(self, decoded: Decoded, ground_truth: GroundTruth, matchings: Matchings) -> list[Supervised]:
         """What the criterion compares with objects, each entry's matching added to the ledger where it has one.
@@ -159,17 +149,20 @@ class TransformersStudent(nn.Module):
         predicts of each of these groups.
         """
         entries = []
+        if decoded.binary_encoder:
+            binary = dataclasses.replace(ground_truth, labels=torch.zeros_like(ground_truth.labels))
         for group in decoded.groups:
             if not group.loss_weight:
                 continue
-            entries.append(Supervised(decoded.outputs[group.name], group, group.targets or ground_truth))
-            if group.name in decoded.first:
-                name = "first" if group.name == "own" else f"first_{group.name}"
-                alone = dataclasses.replace(group, name=name, forced_cost={})
-                entries.append(Supervised(decoded.first[group.name], alone, group.targets or ground_truth))
-        if decoded.encoder is not None:
-            own = decoded.groups[0]
-            entries.append(Supervised(decoded.encoder, QueryGroup("encoder", own.content, own.position), ground_truth))
+            objects = group.targets or ground_truth
+            entries.append(Supervised(decoded.outputs[group.name], group, objects))
+            beside = {"first": (decoded.first, objects)}
+            beside["encoder"] = (decoded.encoder, binary if decoded.binary_encoder else ground_truth)
+            for kind, (outputs, compared) in beside.items():
+                if group.name in outputs:
+                    name = kind if group.name == "own" else f"{kind}_{group.name}"
+                    alone = dataclasses.replace(group, name=name, forced_cost={})
+                    entries.append(Supervised(outputs[group.name], alone, compared))
         return self.criterion.match(entries, matchings)
 
     def losses(self, supervised: list[Supervised]) -> dict[str, Tensor]:

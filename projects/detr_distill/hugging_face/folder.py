@@ -22,6 +22,12 @@ PROCESSORS = {
     "rt_detr_v2": "RTDetrImageProcessor",
     "d_fine": "RTDetrImageProcessor",
     "deimv2": "RTDetrImageProcessor",
+    "detr": "DetrImageProcessor",
+    "conditional_detr": "ConditionalDetrImageProcessor",
+    "dab-detr": "ConditionalDetrImageProcessor",  # it has none of its own
+    "deformable_detr": "DeformableDetrImageProcessor",
+    "lw_detr": "DeformableDetrImageProcessor",
+    "rf_detr": "DeformableDetrImageProcessor",
 }
 
 
@@ -62,7 +68,10 @@ def _processor(detector: TransformersStudent) -> Any:
     mean, std = ([value / PIXEL_RANGE for value in x.flatten().tolist()] for x in (detector.mean, detector.std))
     is_plain = not any(mean) and all(value == 1 for value in std)
     statistics = {"do_normalize": False} if is_plain else {"do_normalize": True, "image_mean": mean, "image_std": std}
-    height, width = detector.size or (None, None)
-    size = {} if height is None else {"do_resize": True, "size": {"height": height, "width": width}, "do_pad": False}
+    if detector.size is None:
+        shortest, longest = detector.test_size
+        size: dict[str, Any] = {"size": {"shortest_edge": shortest, "longest_edge": longest}}
+    else:
+        size = {"size": {"height": detector.size[0], "width": detector.size[1]}, "do_pad": False}
     processor: Any = operator.attrgetter(PROCESSORS[detector.network.config.model_type])(library)
-    return processor(do_rescale=True, rescale_factor=1 / PIXEL_RANGE, **statistics, **size)
+    return processor(do_rescale=True, rescale_factor=1 / PIXEL_RANGE, do_resize=True, **statistics, **size)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from .detr import DetrNetwork, LwDetrNetwork
 from .halves import Network
 from .rt_detr import RtDetrNetwork
 
-NETWORKS: dict[str, type[Network]] = dict.fromkeys(["rt_detr", "rt_detr_v2", "d_fine", "deimv2"], RtDetrNetwork)
+NETWORKS: dict[str, type[Network]] = {
+    **dict.fromkeys(["rt_detr", "rt_detr_v2", "d_fine", "deimv2"], RtDetrNetwork),
+    **dict.fromkeys(["detr", "conditional_detr", "dab-detr", "deformable_detr"], DetrNetwork),
+    **dict.fromkeys(["lw_detr", "rf_detr"], LwDetrNetwork),
+}

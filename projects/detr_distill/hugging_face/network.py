@@ -30,6 +30,8 @@ ACTIVATIONS = {
     "conditional_detr": "sigmoid",
     "dab-detr": "sigmoid",
     "detr": "softmax",
+    "lw_detr": "sigmoid",
+    "rf_detr": "sigmoid",
 }
 # Parts of the names of what has a row for each class.
 CLASS_HEADS = ("class_embed", "enc_score_head", "class_labels_classifier")

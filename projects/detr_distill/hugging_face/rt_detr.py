@@ -6,8 +6,6 @@ Letters: B images, L decoder layers, Q queries, N queries of all groups, C width
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,9 +15,8 @@ from torch import Tensor, nn
 
 from ..detr.groups import group_layout
 from ..detr.queries.base import PLACE_WIDTHS, QueryForm
-from ..structures import DecoderOutput, EdgeDistributions, Memory, QueryGroup
-from ..structures.levels import join_maps
-from .halves import Decoded, MakeGroups, Network
+from ..structures import DecoderOutput, EdgeDistributions, ImageBatch, QueryGroup
+from .halves import Decoded, Halfway, MakeGroups, Network, as_memory, one_layer, split_queries
 
 WITH_DISTRIBUTIONS = ("d_fine", "deimv2")
 
@@ -31,8 +28,13 @@ class RtDetrNetwork(Network):
     every group beside the network's own queries goes in at the door of its decoder.
     """
 
-    stretches = True
-    size_multiple = 32
+    @property
+    def stretches(self) -> bool:
+        return True
+
+    @property
+    def size_multiple(self) -> int:
+        return 32
 
     @property
     def core(self) -> Any:
@@ -78,48 +80,36 @@ class RtDetrNetwork(Network):
     def denoising_embedding(self) -> nn.Embedding | None:
         return self.core.denoising_class_embed if self.config.num_denoising > 0 else None
 
-    def start(self, pixels: Tensor, mask: Tensor | None) -> list[Tensor]:
+    def start(self, images: ImageBatch) -> Halfway:
         """See the base class."""
+        pixels = images.tensor
         if self.config.model_type == "deimv2":
-            return list(self.core.conv_encoder(pixels))
+            return Halfway(images, list(self.core.conv_encoder(pixels)))
         visible = pixels.new_ones(len(pixels), *pixels.shape[-2:])
         features = self.core.backbone(pixels, visible)
-        return [project(x) for project, (x, _) in zip(self.core.encoder_input_proj, features, strict=True)]
+        maps = [project(x) for project, (x, _) in zip(self.core.encoder_input_proj, features, strict=True)]
+        return Halfway(images, maps)
 
-    def finish(self, maps: list[Tensor], make_groups: MakeGroups) -> Decoded:
+    def finish(self, half: Halfway, make_groups: MakeGroups) -> Decoded:
         """See the base class."""
         door = _DecoderDoor(make_groups)
-        with _replaced_input(self.core.encoder, maps), self._unchecked(), door.opened(self.core.decoder):
-            found = self.core(pixel_values=None, inputs_embeds=maps[0])
+        with (
+            _replaced_input(self.core.encoder, half.maps),
+            self.unchecked(self.core.encoder),
+            door.opened(self.core.decoder),
+        ):
+            found = self.core(pixel_values=None, inputs_embeds=half.maps[0])
         sizes = [group.content.shape[1] for group in door.groups]
         names = [group.name for group in door.groups]
         outputs, first = self._read(found)
-        encoder = _one_layer(found.enc_topk_logits, found.enc_topk_bboxes)
         return Decoded(
             groups=door.groups,
-            outputs=dict(zip(names, _split(outputs, sizes), strict=True)),
-            memory=_as_memory(found.encoder_last_hidden_state),
-            encoder=encoder,
+            outputs=dict(zip(names, split_queries(outputs, sizes), strict=True)),
+            memory=as_memory(found.encoder_last_hidden_state),
+            encoder={"own": one_layer(found.enc_topk_logits, found.enc_topk_bboxes)},
             decode=lambda group: self._read(door.decode_alone(self.core.decoder, group))[0],
-            first={} if first is None else dict(zip(names, _split(first, sizes), strict=True)),
+            first={} if first is None else dict(zip(names, split_queries(first, sizes), strict=True)),
         )
-
-    @contextlib.contextmanager
-    def _unchecked(self) -> Iterator[None]:
-        """Without the encoder layers' look for infinite values, which waits for the device in training.
-
-        Where nothing is dropped, that look is all that a layer's mode decides.
-        """
-        config = self.config
-        layers = [x for x in self.core.encoder.modules() if type(x).__name__.endswith("EncoderLayer") and x.training]
-        quiet = layers if config.dropout == config.activation_dropout == 0 else []
-        for layer in quiet:
-            layer.training = False
-        try:
-            yield
-        finally:
-            for layer in quiet:
-                layer.training = True
 
     def _read(self, found: Any) -> tuple[DecoderOutput, DecoderOutput | None]:
         """Every layer's predictions for all groups, and those of the head before them."""
@@ -134,7 +124,7 @@ class RtDetrNetwork(Network):
         )
         layers, has_first = len(edges.logits), len(logits) > len(edges.logits)
         output = DecoderOutput(logits[-layers:], boxes[-layers:], hidden[-layers:], "sigmoid", edges=edges)
-        return output, _one_layer(logits[0], boxes[0]) if has_first else None
+        return output, one_layer(logits[0], boxes[0]) if has_first else None
 
 
 @contextlib.contextmanager
@@ -214,31 +204,3 @@ def _replaced_input(encoder: nn.Module, maps: list[Tensor]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _as_memory(maps: list[Tensor]) -> Memory:
-    """The encoder's output as tokens; positions are inside of them."""
-    tokens = join_maps(maps)
-    shapes = [(values.shape[-2], values.shape[-1]) for values in maps]
-    return Memory(tokens, tokens.new_zeros(1).expand(1, *tokens.shape[1:]), None, shapes)
-
-
-def _one_layer(logits: Tensor, boxes: Tensor) -> DecoderOutput:
-    """Predictions (B, Q, K) and (B, Q, 4) that belong to no decoder layer, without hidden states."""
-    return DecoderOutput(logits[None], boxes[None], logits.new_zeros(1, *logits.shape[:2], 0), "sigmoid")
-
-
-def _split(output: DecoderOutput, sizes: list[int]) -> list[DecoderOutput]:
-    """The part of each group on the query axis."""
-    ends = itertools.accumulate(sizes)
-    return [_take_queries(output, slice(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
-
-
-def _take_queries(output: DecoderOutput, rows: slice) -> DecoderOutput:
-    return dataclasses.replace(
-        output,
-        logits=output.logits[:, :, rows],
-        boxes=output.boxes[:, :, rows],
-        hidden=output.hidden[:, :, rows],
-        edges=None if output.edges is None else output.edges.map(lambda values: values[:, :, rows]),
-    )

@@ -8,15 +8,15 @@ import functools
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...detr.preprocess import read_ground_truth
 from ...detr.queries.base import QueryForm
 from ...detr.supervision.criterion import SetCriterion
 from ...detr.supervision.matcher import HungarianMatcher
 from ...detr.supervision.matchings import Matchings
-from ...hugging_face.detector import Started, TransformersStudent
-from ...hugging_face.halves import Network
+from ...hugging_face.detector import TransformersStudent
+from ...hugging_face.halves import Halfway, Network
 from ...structures import PREDICTIONS, DecoderOutput, GroundTruth, QueryGroup
 from ..classes import ClassMap
 from ..knowledge import Knowledge
@@ -74,10 +74,10 @@ class TransformersRunner(Student):
 
     def start(self, batched_inputs: list[dict]) -> StudentStep:
         """See the base class; ``context`` is what the detector has by then."""
-        started = self.detector.start(batched_inputs)
-        height, width = started.images.tensor.shape[-2:]
-        maps = dict(zip(self.feature_channels, started.maps, strict=True))
-        return StudentStep(batched_inputs, maps, (height, width), started)
+        half = self.detector.start(batched_inputs)
+        height, width = half.images.tensor.shape[-2:]
+        maps = dict(zip(self.feature_channels, half.maps, strict=True))
+        return StudentStep(batched_inputs, maps, (height, width), half)
 
     def finish(
         self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
@@ -85,8 +85,8 @@ class TransformersRunner(Student):
         """See the base class."""
         assert step.ground_truth is not None
         features = step.features if features is None else features
-        started = dataclasses.replace(step.context, maps=list(features.values()))
-        decoded = self.detector.finish(started, step.ground_truth, groups)
+        half = dataclasses.replace(step.context, maps=list(features.values()))
+        decoded = self.detector.finish(half, step.ground_truth, groups)
         supervised = self.detector.supervise(decoded, step.ground_truth, matchings)
         return StudentOutput(
             features=features,
@@ -96,24 +96,17 @@ class TransformersRunner(Student):
             step=step,
         )
 
-    def select(self, context: Started, images: slice) -> Started:
-        batch = context.images
-        part = dataclasses.replace(
-            batch,
-            tensor=batch.tensor[images],
-            mask=None if batch.mask is None else batch.mask[images],
-            sizes=batch.sizes[images],
-        )
-        return Started(part, [values[images] for values in context.maps])
+    def select(self, context: Halfway, images: slice) -> Halfway:
+        return context.select(images)
 
     def know(self, step: StudentStep, classes: ClassMap | None, capture: frozenset[str]) -> Knowledge:
         """Maps, predictions, and the cost of its own matching with the ground truth."""
         assert classes is not None
         detector = self.detector
         truth = step.ground_truth or read_ground_truth(step.batched_inputs, detector.device)
-        maps = detector.start(step.batched_inputs).maps
+        half = detector.start(step.batched_inputs)
         truth = dataclasses.replace(truth, labels=classes.teacher_labels(truth.labels))
-        return network_knowledge(detector.network, maps, detector.criterion.matcher, truth)
+        return network_knowledge(detector.network, half, detector.criterion.matcher, truth)
 
     def detecting_copy(self) -> nn.Module:
         detector = copy.deepcopy(self.detector)
@@ -139,16 +132,16 @@ def memory_channels(network: Network) -> dict[str, int]:
 
 
 def network_knowledge(
-    network: Network, maps: list[Tensor], matcher: HungarianMatcher, truth: GroundTruth | None
+    network: Network, half: Halfway, matcher: HungarianMatcher, truth: GroundTruth | None
 ) -> Knowledge:
     """What a network in eval mode knows of a batch as a teacher.
 
     Args:
-        maps: that its encoder reads. matcher: gives the cost of its own matching. truth: with labels in its own
+        half: of its first half. matcher: gives the cost of its own matching. truth: with labels in its own
             classes, -1 for one that it does not know; None: nobody has labelled the images.
     """
     with network.every_layer():
-        decoded = network.finish(maps, lambda own: [own])
+        decoded = network.finish(half, lambda own: [own])
     output, queries = decoded.outputs["own"], None
     if network.query_form is not None:
         # The library marks a place without a cell by the largest number there is, which no map of others can take.
@@ -161,7 +154,7 @@ def network_knowledge(
             return decoded.decode(group)
 
     return Knowledge(
-        features=dict(zip(level_channels(network), maps, strict=True)),
+        features=dict(zip(level_channels(network), half.maps, strict=True)),
         output=output,
         queries=queries,
         label_cost=None if truth is None else functools.cache(lambda: matcher(output, truth)),

@@ -20,9 +20,8 @@ from ...detr.supervision.matcher import HungarianMatcher
 from ...errors import ConfigError
 from ...hugging_face.images import prepare_images
 from ...hugging_face.kinds import NETWORKS
-from ...hugging_face.network import ACTIVATIONS, find_preprocessing, load_model
+from ...hugging_face.network import find_preprocessing, load_model
 from ...registry import TEACHER_REGISTRY
-from ...structures import PREDICTIONS, DecoderOutput
 from ..classes import NAMES_KEY, known_names, match_classes, report_pairing
 from ..knowledge import Knowledge
 from ..students.base import Student, StudentStep
@@ -36,15 +35,15 @@ ASKER = "MODEL.DISTILL.TEACHER.NAME is TransformersDetector"
 
 @TEACHER_REGISTRY.register()
 class TransformersDetector(HiddenDetector):
-    """RT-DETR, RT-DETRv2, D-FINE, DEIMv2 or a DETR of transformers, from a folder named by ``TEACHER.WEIGHTS``.
+    """A detector of transformers from a folder named by ``TEACHER.WEIGHTS``; its types stand in hugging_face/kinds.py.
 
-    RT-DETRs, D-FINE and DEIMv2 give predictions and hidden states of every decoder layer, the maps before and behind
-    their encoder, their queries, and a decoder for queries of others; the others give logits and boxes of their last
-    layer, and are better imported (tools/import_checkpoint.py), which also gives attention maps and queries.
+    All give predictions and hidden states of every decoder layer, and maps before and behind their encoder; RT-DETRs,
+    D-FINE and DEIMv2 also their queries, and a decoder for queries of others. DETR, Conditional, DAB and Deformable
+    DETR can be imported instead (tools/import_checkpoint.py), which gives queries and attention maps.
 
     Args:
         detector: the model. classes: how its classes relate to the student's. flip_channels: the student reads BGR.
-        activation: "sigmoid" or "softmax". mean, std: of RGB pixels in the range 0 to 255.
+        mean, std: of RGB pixels in the range 0 to 255.
         size: (height, width) to which every image is stretched; None keeps the student's, padded and masked.
     """
 
@@ -58,17 +57,15 @@ class TransformersDetector(HiddenDetector):
     def __init__(
         self,
         *,
-        activation: str,
         mean: list[float],
         std: list[float],
         size: tuple[int, int] | None,
         **arguments: Any,
     ):
         super().__init__(**arguments)
-        self.activation, self.size = activation, size
-        runner = NETWORKS.get(self.detector.config.model_type)
-        self.network = None if runner is None else runner(self.detector)
-        self.matcher = HungarianMatcher(**({} if self.network is None else self.network.matching_weights))
+        self.size = size
+        self.network = NETWORKS[self.detector.config.model_type](self.detector)
+        self.matcher = HungarianMatcher(**self.network.matching_weights)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -91,7 +88,6 @@ class TransformersDetector(HiddenDetector):
             "detector": detector,
             "classes": classes,
             "flip_channels": cfg.INPUT.FORMAT == "BGR",
-            "activation": ACTIVATIONS[detector.config.model_type],
             "mean": list(images.mean),
             "std": list(images.std),
             "size": images.size,
@@ -99,44 +95,37 @@ class TransformersDetector(HiddenDetector):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({PREDICTIONS}) if self.network is None else network_gives(self.network)
+        return network_gives(self.network)
 
     @property
     def queries(self) -> QueryForm | None:
-        return None if self.network is None else self.network.query_form
+        return self.network.query_form
 
     @property
     def hidden_width(self) -> int:
-        return 0 if self.network is None else self.network.width
+        return self.network.width
 
     @property
     def num_layers(self) -> int:
-        return 1 if self.network is None else self.network.num_layers
+        return self.network.num_layers
 
     @property
     def edge_bins(self) -> tuple[float, ...]:
-        return () if self.network is None else self.network.edge_bins
+        return self.network.edge_bins
 
     @property
     def feature_channels(self) -> Mapping[str, int]:
-        return {} if self.network is None else level_channels(self.network)
+        return level_channels(self.network)
 
     @property
     def memory_channels(self) -> Mapping[str, int]:
-        return {} if self.network is None else memory_channels(self.network)
+        return memory_channels(self.network)
 
     @torch.no_grad()
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
-        """Looks at the student's images, and one that is run in two halves at the ground truth too."""
-        batch = prepare_images(step.batched_inputs, self.mean, self.std, self.size, self.flip_channels)
-        if self.network is not None:
-            truth = step.ground_truth
-            if truth is not None and self.classes is not None:
-                truth = dataclasses.replace(truth, labels=self.classes.teacher_labels(truth.labels))
-            maps = self.network.start(batch.tensor, batch.mask)
-            return network_knowledge(self.network, maps, self.matcher, truth)
-        masked = {} if batch.mask is None else {"pixel_mask": (~batch.mask).long()}
-        found = self.detector(pixel_values=batch.tensor, **masked)
-        logits, boxes = found.logits.float().unsqueeze(0), found.pred_boxes.float().unsqueeze(0)
-        hidden = logits.new_zeros(*logits.shape[:3], 0)
-        return Knowledge(output=DecoderOutput(logits, boxes, hidden, self.activation))
+        """Looks at the student's images, and at the ground truth where there is any."""
+        truth = step.ground_truth
+        if truth is not None and self.classes is not None:
+            truth = dataclasses.replace(truth, labels=self.classes.teacher_labels(truth.labels))
+        images = prepare_images(step.batched_inputs, self.mean, self.std, self.size, self.flip_channels)
+        return network_knowledge(self.network, self.network.start(images), self.matcher, truth)
