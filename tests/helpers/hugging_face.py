@@ -6,6 +6,7 @@ import json
 
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.detr.supervision.matchings import Matchings
+from detr_distill.hugging_face.folder import save_folder
 
 import torch
 from detectron2.modeling import build_model
@@ -76,21 +77,25 @@ def small_settings(kind, **changes):
     return {"model_type": kind, **OTHERS.get(kind, SMALL), **changes}
 
 
-def student_cfg(folder, kind, *, settings=None, **keys):
-    """A configuration of a tiny :class:`TransformersStudent` with random weights.
+def student_keys(folder, kind, settings=None):
+    """What ``small_cfg`` takes for a tiny :class:`TransformersStudent` with random weights.
 
     Args:
-        folder: for the model's own configuration. settings: of the model, changed. keys: as ``small_cfg`` takes them.
+        folder: for the model's own configuration. settings: of the model, changed.
     """
     file = folder / f"{kind}.json"
     file.write_text(json.dumps(small_settings(kind, **(settings or {}))))
-    fixed = {
+    return {
         "MODEL__META_ARCHITECTURE": "TransformersStudent",
         "MODEL__TRANSFORMERS__CONFIG": str(file),
         "MODEL__TRANSFORMERS__SIZE": [] if kind in DETRS else [SIZE, SIZE],
         "MODEL__DETR__LOSS__CLASSIFICATION": "softmax" if kind == "detr" else "varifocal",
     }
-    return small_cfg(**{**fixed, **keys})
+
+
+def student_cfg(folder, kind, *, settings=None, **keys):
+    """The configuration of :func:`student_keys`, with others."""
+    return small_cfg(**{**student_keys(folder, kind, settings), **keys})
 
 
 def build_student(folder, kind, **arguments):
@@ -110,6 +115,19 @@ def distilling_cfg(folder, kind, **keys):
         "MODEL__DISTILL__LOSSES": ["PredictionLoss"],
     }
     return student_cfg(folder, kind, **{**fixed, **keys})
+
+
+def taught_by_dfine(folder):
+    """What ``small_cfg`` takes for a tiny D-FINE that a folder of another teaches."""
+    save_folder(build_student(folder, "d_fine"), folder / "teacher")
+    return {
+        **student_keys(folder, "d_fine"),
+        "MODEL__META_ARCHITECTURE": "DistillDetector",
+        "MODEL__DISTILL__STUDENT_ARCHITECTURE": "TransformersStudent",
+        "MODEL__DISTILL__TEACHER__NAME": "TransformersDetector",
+        "MODEL__DISTILL__TEACHER__WEIGHTS": str(folder / "teacher"),
+        "MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher"],
+    }
 
 
 def build_distiller(folder, kind, **keys):

@@ -26,5 +26,10 @@ def prepare_images(
         images = [image.flip(0) for image in images]
     if size is None:
         return pad_images(images, mean, std, 1)
-    stretched = [F.interpolate(x[None], size, mode="bilinear", antialias=True)[0] for x in images]
-    return ImageBatch((torch.stack(stretched) - mean) / std, None, [size] * len(stretched))
+    stretched = torch.stack([stretch(image, size) for image in images])
+    return ImageBatch((stretched - mean) / std, None, [size] * len(stretched))
+
+
+def stretch(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (3, height, width) in float32 and another size, without its aspect ratio."""
+    return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]

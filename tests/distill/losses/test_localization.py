@@ -12,8 +12,9 @@ from detr_distill.structures import DecoderOutput, EdgeDistributions, Pairs
 
 import pytest
 import torch
-from helpers.builders import make_inputs, randomise
-from helpers.hugging_face import build_distiller, build_student
+from detectron2.modeling import build_model
+from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.hugging_face import student_keys, taught_by_dfine
 
 LAYERS, IMAGES, QUERIES, CLASSES, BINS = 2, 2, 5, 3, 7
 
@@ -77,19 +78,13 @@ def test_other_numbers_of_bins_are_refused():
 
 def test_a_dfine_teaches_a_dfine(tmp_path):
     pytest.importorskip("transformers")
-    from detr_distill.hugging_face.folder import save_folder
-
-    save_folder(build_student(tmp_path, "d_fine"), tmp_path / "teacher")
-    keys = {
-        "MODEL__DISTILL__TEACHER__NAME": "TransformersDetector",
-        "MODEL__DISTILL__TEACHER__WEIGHTS": str(tmp_path / "teacher"),
-        "MODEL__DISTILL__LOSSES": ["LocalizationLoss"],
-    }
-    model = randomise(build_distiller(tmp_path, "d_fine", **keys), seed=1, spread=0.1)
+    keys = {**taught_by_dfine(tmp_path), "MODEL__DISTILL__LOSSES": ["LocalizationLoss"]}
+    model = randomise(build_model(small_cfg(**keys)), seed=1, spread=0.1).train()
     losses = model(make_inputs(), iteration=0)
     found = [value for name, value in losses.items() if name.startswith("loss_distill_edges_adaptive")]
     assert len(found) == 3 and all(value > 0 for value in found)
     sum(found).backward()
     assert all(p.grad.abs().sum() > 0 for p in model.student.model.bbox_embed[0].parameters())
+    distilling = {"MODEL__META_ARCHITECTURE": "DistillDetector"}
     with pytest.raises(ConfigError, match=r"LocalizationLoss asks for distributions.*RTDetrV2.*take a D-FINE"):
-        build_distiller(tmp_path, "rt_detr_v2", **keys)
+        build_model(small_cfg(**{**keys, **student_keys(tmp_path, "rt_detr_v2"), **distilling}))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.errors import ConfigError
 
 import pytest
 import torch
 from helpers.builders import make_inputs, randomise
-from helpers.hugging_face import LAYERS, build_distiller, build_student
+from helpers.hugging_face import LAYERS, SIZE, build_distiller, build_student
 
 pytest.importorskip("transformers")
 
@@ -77,3 +78,30 @@ def test_its_maps_are_compared(loss, names, tmp_path):
 def test_what_it_cannot_give_is_refused(keys, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         build_distiller(tmp_path, "rt_detr_v2", **keys)
+
+
+def test_maps_and_objects_of_stretched_images_lie_on_each_other(tmp_path):
+    """Corners are in the pixels that the maps show, and a teacher whose maps are compared sees the same images."""
+    keys = {"MODEL__DISTILL__LOSSES": ["FocalGlobalLoss"], "MODEL__DISTILL__MATCHERS": []}
+    keys |= {f"MODEL__DISTILL__FOCAL_GLOBAL_LOSS__{name}": ["level0"] for name in ("IN_FEATURES", "TEACHER_FEATURES")}
+    model = build_distiller(tmp_path, "rt_detr_v2", **keys)
+    seen = []
+    model.teacher.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    inputs = make_inputs()
+    losses = model(inputs, iteration=0)
+    assert losses["loss_distill_object"] > 0
+    step = seen[0]
+    assert [entry["image"].shape for entry in step.batched_inputs] == [(3, SIZE, SIZE)] * 2
+    for image, entry in enumerate(inputs):
+        height, width = entry["image"].shape[-2:]
+        expected = entry["instances"].gt_boxes.tensor * torch.tensor([SIZE / width, SIZE / height] * 2)
+        assert torch.allclose(step.ground_truth.corners[image, : len(expected)], expected, atol=1e-4)
+    assert torch.equal(step.ground_truth.boxes, read_ground_truth(inputs, "cpu").boxes)
+
+
+def test_a_teacher_of_predictions_alone_sees_the_images_as_they_are(tmp_path):
+    model, seen = build_distiller(tmp_path, "rt_detr_v2"), []
+    model.teacher.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    inputs = make_inputs()
+    model(inputs, iteration=0)
+    assert all(shown["image"] is entry["image"] for shown, entry in zip(seen[0].batched_inputs, inputs, strict=True))

@@ -17,7 +17,9 @@ from ...detr.supervision.matcher import HungarianMatcher
 from ...detr.supervision.matchings import Matchings
 from ...hugging_face.detector import TransformersStudent
 from ...hugging_face.halves import Halfway, Network
+from ...hugging_face.images import stretch
 from ...structures import PREDICTIONS, DecoderOutput, GroundTruth, QueryGroup
+from ...structures.transfer import copy_to
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..side import ASSIGNMENT, DECODING, EDGES, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
@@ -78,6 +80,27 @@ class TransformersRunner(Student):
         height, width = half.images.tensor.shape[-2:]
         maps = dict(zip(self.feature_channels, half.maps, strict=True))
         return StudentStep(batched_inputs, maps, (height, width), half)
+
+    def place(self, step: StudentStep) -> StudentStep:
+        """Stretched images have stretched objects."""
+        size, truth = self.detector.size, step.ground_truth
+        if size is None or truth is None or truth.corners is None:
+            return step
+        height, width = size
+        factors = truth.corners.new_tensor([(width / w, height / h, width / w, height / h) for h, w in truth.sizes])
+        corners = truth.corners * factors[:, None, :]
+        sizes = (size,) * len(truth.sizes)
+        truth = dataclasses.replace(truth, corners=corners, sizes=sizes, masks=(None,) * len(sizes))
+        return dataclasses.replace(step, ground_truth=truth)
+
+    def shown_by_maps(self, step: StudentStep) -> StudentStep:
+        """Stretched, where the detector stretches; 0 to 255 still."""
+        size = self.detector.size
+        if size is None:
+            return step
+        images = [copy_to(entry["image"], self.detector.device) for entry in step.batched_inputs]
+        seen = [{**entry, "image": stretch(x, size)} for entry, x in zip(step.batched_inputs, images, strict=True)]
+        return dataclasses.replace(step, batched_inputs=seen)
 
     def finish(
         self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
