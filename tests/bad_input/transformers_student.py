@@ -32,7 +32,19 @@ def without_library(folder):
         return built()(folder)
 
 
+def from_folder(**files):
+    """A student from a folder of these files, by the names of which dots are underscores twice."""
+
+    def call(folder):
+        for name, content in files.items():
+            (folder / name.replace("__", ".")).write_text(json.dumps(content))
+        return built(MODEL__TRANSFORMERS__CONFIG="", MODEL__TRANSFORMERS__FOLDER=str(folder))(folder)
+
+    return call
+
+
 FOLDER = "MODEL__TRANSFORMERS__FOLDER"
+TYPE = {"model_type": "rt_detr_v2"}
 ROWS = [
     Row("neither", built(MODEL__TRANSFORMERS__CONFIG=""), "FOLDER is '' and .*CONFIG is ''. Name one of them"),
     Row("both", built(**{FOLDER: "somewhere"}), "FOLDER is 'somewhere' and .*CONFIG is .*Name one of them"),
@@ -45,6 +57,19 @@ ROWS = [
         "no_folder",
         built(MODEL__TRANSFORMERS__CONFIG="", **{FOLDER: "some/where"}),
         "FOLDER some/where: there is no such folder",
+    ),
+    Row("no_processor", from_folder(config__json=TYPE), "FOLDER .* lacks preprocessor_config.json"),
+    Row(
+        "no_weights",
+        from_folder(config__json=TYPE, preprocessor_config__json={"do_normalize": False}),
+        "FOLDER .* cannot be loaded",
+    ),
+    Row(
+        "another_task",
+        from_folder(
+            config__json={**TYPE, "architectures": ["RTDetrV2Model"]}, preprocessor_config__json={"do_normalize": False}
+        ),
+        "FOLDER .*is of RTDetrV2Model, a model of another task",
     ),
     Row("no_size", built(MODEL__TRANSFORMERS__SIZE=[]), r"SIZE is empty, and a rt_detr_v2 does not look at the mask"),
     Row("odd_size", built(MODEL__TRANSFORMERS__SIZE=[100, 64]), r"SIZE is \[100, 64\], and .* multiples of 32"),

@@ -59,9 +59,10 @@ def load_predictor(cfg: CfgNode, weights: str) -> Predictor:
 def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
     detector = build_named_model(cfg).eval().requires_grad_(False)
     load_strict(detector, weights, WEIGHTS)
-    prepare_for_inference(detector.get_submodule("backbone"))
     check_student(type(detector))
     student = student_of(detector)
+    if student.backbone is not None:
+        prepare_for_inference(student.backbone)
     if PREDICTIONS not in student.gives:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {student.name} gives no predictions to write. Choose a detector that does."

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
+from detr_distill.checkpoint import save_weights, student_state_dict
+from detr_distill.commands.predictor import load_predictor
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.errors import ConfigError
 
 import pytest
 import torch
-from helpers.builders import make_inputs, randomise
-from helpers.hugging_face import LAYERS, SIZE, build_distiller, build_student
+from detectron2.modeling import build_model
+from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.hugging_face import CLASSES, LAYERS, SIZE, build_distiller, build_student, student_cfg
 
 pytest.importorskip("transformers")
 
@@ -105,3 +110,30 @@ def test_a_teacher_of_predictions_alone_sees_the_images_as_they_are(tmp_path):
     inputs = make_inputs()
     model(inputs, iteration=0)
     assert all(shown["image"] is entry["image"] for shown, entry in zip(seen[0].batched_inputs, inputs, strict=True))
+
+
+@torch.no_grad()
+def test_once_trained_it_predicts_for_a_file_and_teaches(tmp_path):
+    """As a teacher of a detector of another library, its queries included."""
+    student = build_student(tmp_path, "rt_detr_v2").eval()
+    names = [f"class {number}" for number in range(CLASSES)]
+    save_weights(student_state_dict(student), tmp_path / "student.pth", names)
+    cfg, inputs = student_cfg(tmp_path, "rt_detr_v2"), make_inputs()
+    predictor = load_predictor(cfg, str(tmp_path / "student.pth"))
+    expected = student.finish(student.start(inputs)).outputs["own"]
+    assert predictor.class_names == tuple(names)
+    assert torch.allclose(predictor.know(inputs).output.logits, expected.logits, atol=1e-5)
+
+    (tmp_path / "teacher.yaml").write_text(cfg.dump())
+    keys = {
+        "MODEL__META_ARCHITECTURE": "DistillDetector",
+        "MODEL__DISTILL__TEACHER__CONFIG_FILE": str(tmp_path / "teacher.yaml"),
+        "MODEL__DISTILL__TEACHER__WEIGHTS": str(tmp_path / "student.pth"),
+        "MODEL__DISTILL__TEACHER__CLASS_NAMES": names,
+        "MODEL__DISTILL__MATCHERS": ["AdaptiveMatcher", "FixedMatcher"],
+        "MODEL__DISTILL__LOSSES": ["PredictionLoss"],
+    }
+    with mock.patch("detr_distill.distill.teachers.frozen.training_class_names", return_value=names):
+        model = build_model(small_cfg(**keys)).train()
+    losses = model(inputs, iteration=0)
+    assert {"loss_distill_class_adaptive", "loss_distill_box_fixed", "loss_class_fixed"} <= losses.keys()
