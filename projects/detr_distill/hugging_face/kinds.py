@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .detr import DetrNetwork, LwDetrNetwork
+from .detr import DetrNetwork
 from .halves import Network
+from .lw_detr import LwDetrNetwork
 from .rt_detr import RtDetrNetwork
 
 NETWORKS: dict[str, type[Network]] = {

@@ -122,6 +122,8 @@ class RtDetrNetwork(Network):
             found.intermediate_predicted_corners.transpose(0, 1).unflatten(-1, (4, -1)),
             found.initial_reference_points.transpose(0, 1),
         )
+        if self.core.training:
+            boxes = boxes.clamp(0, 1)  # before the losses, as the authors do
         layers, has_first = len(edges.logits), len(logits) > len(edges.logits)
         output = DecoderOutput(logits[-layers:], boxes[-layers:], hidden[-layers:], "sigmoid", edges=edges)
         return output, one_layer(logits[0], boxes[0]) if has_first else None
