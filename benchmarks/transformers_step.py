@@ -16,6 +16,7 @@ from pathlib import Path
 
 from detr_distill import build_detector
 from detr_distill.detr.preprocess import read_ground_truth
+from detr_distill.hugging_face import TransformersStudent
 
 import torch
 from common import random_inputs, write_result
@@ -40,6 +41,7 @@ def measure(name: str) -> dict[str, dict[str, int]]:
     torch.manual_seed(0)
     overrides = {"MODEL.TRANSFORMERS.SIZE": (SIZE, SIZE)}
     detector = build_detector(f"configs/transformers/{name}.yaml", overrides=overrides)
+    assert isinstance(detector, TransformersStudent)
     inputs = random_inputs([(SIZE, SIZE)] * 2, num_classes=80)
     truth = read_ground_truth(inputs, "cpu")
     labels = [
@@ -49,7 +51,7 @@ def measure(name: str) -> dict[str, dict[str, int]]:
     pixels = torch.stack([entry["image"] for entry in inputs]).float() / 255
     return {
         "own": count(lambda: sum(detector(inputs).values(), torch.zeros(()))),
-        "library": count(lambda: detector.model(pixels, labels=labels).loss),
+        "library": count(lambda: detector.network.detector(pixels, labels=labels).loss),
     }
 
 
