@@ -28,8 +28,10 @@ def read_back(folder):
 def test_the_library_reads_what_was_written(kind, tmp_path):
     student = build_student(tmp_path, kind).eval()
     folder = tmp_path / "student"
-    for _ in range(2):  # the second replaces the first
-        save_folder(student, folder, NAMES)
+    folder.mkdir()
+    (folder / "earlier.txt").write_text("replaced")
+    save_folder(student, folder, NAMES)
+    assert not (folder / "earlier.txt").exists()
     model, processor = read_back(folder)
     assert list(model.config.id2label.values()) == NAMES and model.config.label2id["dog"] == 3
     image = make_inputs(LARGE)[0]["image"].to(torch.uint8)  # BGR, and the library takes RGB
