@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SUFFIXES = "py|yaml|toml|cfg|txt|md|pth|json|png"
 # Files that a run writes or a user brings.
 WRITTEN = re.compile(
-    r"output/.*|\./output.*|.*my_.*|model_(best|final)\.(pth|json)|student_final\.pth|config\.yaml|results\.json"
+    r"output/.*|\./output.*|.*my_.*|model_(best|final)\.(pth|json)|student_final(\.pth|/)|config\.(yaml|json)|results\.json"
     r"|metrics\.json|log\.txt|preprocessor_config\.json|inference/.*|ImageSets/.*|coco/.*|instances_(train|val)2017\.json|/.*"
     r"|efficientnet-lite.*"
 )

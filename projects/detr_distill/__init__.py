@@ -1,7 +1,7 @@
 """Distillation of DETR-type detectors on detectron2. Importing the package registers everything it offers."""
 
 from . import compat  # noqa: F401  # isort: skip  (before anything of detectron2)
-from . import convolutional, data, detr, distill  # noqa: F401  (registration)
+from . import convolutional, data, detr, distill, hugging_face  # noqa: F401  (registration)
 from .building import build_detector
 from .config import add_detr_distill_config
 from .moved import install as _install_moved_names

@@ -82,7 +82,7 @@ distill.query_overlap distill.matchers.overlap
 distill.second_run distill.students.second_run
 distill.settings config.ranges
 distill.target_masks distill.losses.target_masks
-distill.transformers_teacher distill.teachers.transformers
+distill.transformers_teacher distill.teachers.transformers checkpoint.transformers_folder
 engine.configuration engine.device config.build
 engine.randomness randomness
 fcos convolutional.fcos

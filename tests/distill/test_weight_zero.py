@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, randomise, small_cfg
+from helpers.hugging_face import taught_by_dfine
 
 PREDICTION = ("distill_class", "distill_box", "distill_giou")
 FOCAL_GLOBAL = ("distill_object", "distill_background", "distill_attention", "distill_relation")
@@ -31,6 +32,7 @@ TERMS = {
     **{f"FOCAL_GLOBAL_LOSS.{term.split('_')[1].upper()}_WEIGHT": (term,) for term in FOCAL_GLOBAL},
     "MASKED_GENERATION_LOSS.WEIGHT": ("distill_generation",),
     "SAMPLED_ATTENTION_LOSS.WEIGHT": ("distill_sampled_attention",),
+    "LOCALIZATION_LOSS.WEIGHT": ("distill_edges",),
     "PSEUDO_LABEL_LOSS.WEIGHT": tuple(f"distill_{term}_pseudo" for term in ("class", "box", "giou")),
     "FIXED_MATCHER.LOSS_WEIGHT": ("class_fixed", "box_fixed", "giou_fixed"),
 }
@@ -39,8 +41,8 @@ PARTS = {"FEATURE_LOSS.BACKGROUND_WEIGHT"}
 # A loss of the loss's own layers, which only weight 0 takes away.
 UNSCALED = {"loss_target_mask"}
 
-# Three steps hold all losses: dense attention and sampled attention exclude each other, and one wants an image without
-# labels.
+# Four steps hold all losses: dense attention and sampled attention exclude each other, one wants an image without
+# labels, and one a network that predicts distributions.
 DENSE = {
     "MODEL__DISTILL__LOSSES": [
         "PredictionLoss", "AttentionLoss", "QueryRelationLoss", "TargetAwareLoss", "FeatureLoss", "FocalGlobalLoss",
@@ -68,20 +70,22 @@ UNLABELED = {
     "MODEL__DISTILL__PSEUDO_LABEL_MATCHER__COPIES": 1,
     "DATALOADER__UNLABELED_PER_BATCH": 1,
 }
-KINDS = {"dense": DENSE, "sampled": SAMPLED, "unlabeled": UNLABELED}
+EDGES = {"MODEL__DISTILL__LOSSES": ["LocalizationLoss", "PredictionLoss"]}
+KINDS = {"dense": DENSE, "sampled": SAMPLED, "unlabeled": UNLABELED, "edges": EDGES}
 
 
 @pytest.fixture(scope="module")
-def step(save_teacher):
+def step(save_teacher, tmp_path_factory):
     """Losses of a step of one of the ``KINDS``, in which the weight ``key``, if any, is multiplied by ``factor``."""
     teachers = {"dense": save_teacher(), "sampled": save_teacher(**DEFORMABLE)}
     teachers["unlabeled"] = teachers["dense"]
+    teachers["edges"] = taught_by_dfine(tmp_path_factory.mktemp("edges"))
     full: dict[str, dict[str, torch.Tensor]] = {}
 
     def run(kind: str, key: str | None = None, factor: float = 1.0) -> dict[str, torch.Tensor]:
         if key is None and kind in full:
             return full[kind]
-        cfg = small_cfg(**KINDS[kind], **teachers[kind])
+        cfg = small_cfg(**{**teachers[kind], **KINDS[kind]})
         if key is not None:
             node, name = key.split(".")
             cfg.MODEL.DISTILL[node][name] *= factor
@@ -104,7 +108,7 @@ def step(save_teacher):
 @pytest.mark.parametrize("factor", [0.0, 2.0])
 @pytest.mark.parametrize("key", TERMS)
 def test_a_weight_scales_its_terms_alone(step, key, factor):
-    kind = {"SAMPLED": "sampled", "PSEUDO": "unlabeled"}.get(key.partition("_")[0], "dense")
+    kind = {"SAMPLED": "sampled", "PSEUDO": "unlabeled", "LOCALIZATION": "edges"}.get(key.partition("_")[0], "dense")
     full, found = step(kind), step(kind, key, factor)
     own = {name for name in full if re.fullmatch(rf"loss_({'|'.join(TERMS[key])})(_.*)?", name)}
     assert own and all(any(name.startswith(f"loss_{term}") for name in own) for term in TERMS[key])

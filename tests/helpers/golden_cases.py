@@ -84,6 +84,14 @@ VARIANTS = {
         limit=OLDER_LIMIT,
     ),
     "pkd_conditional": feature_loss(WEIGHT=3.0, NORM="batch", MEAN="sum"),
+    "localization_dfine": Case(
+        "conditional_to_dfine",
+        {
+            "TEACHER.CONFIG_FILE": "configs/digits/dfine_student.yaml",
+            "MATCHERS": ("AdaptiveMatcher",),
+            "LOSSES": ("LocalizationLoss",),
+        },
+    ),
     "sampled_attention_deformable": Case(
         "d3etr_deformable",
         {

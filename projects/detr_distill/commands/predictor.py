@@ -27,9 +27,10 @@ from ..distill.classes import same_classes
 from ..distill.knowledge import Knowledge
 from ..distill.students.base import StudentStep, check_student, student_of
 from ..distill.teachers.inference_form import prepare_for_inference
-from ..distill.teachers.transformers import ACTIVATIONS, TransformersDetector, find_preprocessing, load_model
+from ..distill.teachers.transformers import TransformersDetector
 from ..engine.model import build_named_model
 from ..errors import ConfigError
+from ..hugging_face.network import find_preprocessing, load_model
 from ..structures import PREDICTIONS
 
 WEIGHTS = "--weights"
@@ -71,9 +72,10 @@ def load_predictor(cfg: CfgNode, weights: str) -> Predictor:
 def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
     detector = build_named_model(cfg).eval().requires_grad_(False)
     load_strict(detector, weights, WEIGHTS)
-    prepare_for_inference(detector.get_submodule("backbone"))
     check_student(type(detector))
     student = student_of(detector)
+    if student.backbone is not None:
+        prepare_for_inference(student.backbone)
     if PREDICTIONS not in student.gives:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {student.name} gives no predictions to write. Choose a detector that does."
@@ -95,14 +97,16 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
 
 
 def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
-    detector = load_model(folder)
+    detector = load_model(folder, WEIGHTS, f"{WEIGHTS} names a folder of transformers")
+    images = find_preprocessing(folder, WEIGHTS)
     labels = detector.config.id2label
     teacher = TransformersDetector(
         detector=detector,
         classes=None,
         flip_channels=cfg.INPUT.FORMAT == "BGR",
-        activation=ACTIVATIONS[detector.config.model_type],
-        **find_preprocessing(folder),
+        mean=list(images.mean),
+        std=list(images.std),
+        size=images.size,
     ).to(cfg.MODEL.DEVICE)
 
     def know(batch: list[dict]) -> Knowledge:

@@ -21,7 +21,13 @@ def add_detr_distill_config(cfg: CfgNode) -> None:
 
 
 # Meta-architectures, and the node below MODEL where each keeps its number of classes.
-CLASS_NODES = {"DetrDetector": "DETR", "RetinaNet": "RETINANET", "FCOS": "RETINANET", "GeneralizedRCNN": "ROI_HEADS"}
+CLASS_NODES = {
+    "DetrDetector": "DETR",
+    "TransformersStudent": "DETR",
+    "RetinaNet": "RETINANET",
+    "FCOS": "RETINANET",
+    "GeneralizedRCNN": "ROI_HEADS",
+}
 
 
 def detector_name(cfg: CfgNode) -> str:

@@ -28,6 +28,12 @@ SECTIONS = (
     ("Solver and evaluation", "", ("SOLVER", "TEST")),
     ("Backbones", "", ("MODEL.CONV_BACKBONE", "MODEL.TIMM", "MODEL.TORCHVISION")),
     ("Detector", "Read when the detector, or the student, is a `DetrDetector`.", ("MODEL.DETR",)),
+    (
+        "Detectors of transformers",
+        "Read when the detector, or the student, is a `TransformersStudent`, which reads `MODEL.DETR.NUM_CLASSES`, "
+        "`MODEL.DETR.LOSS` and `MODEL.DETR.MATCHER` too.",
+        ("MODEL.TRANSFORMERS",),
+    ),
     ("detectron2's detectors", "Beside detectron2's own keys.", ("MODEL.FCOS",)),
     ("Distillation", "Read when `MODEL.META_ARCHITECTURE` is `DistillDetector`.", ("MODEL.DISTILL",)),
 )

@@ -75,11 +75,7 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
         ConfigError: a name is not registered, or the number of classes is 0.
     """
     node = cfg.MODEL.DETR
-    if not node.NUM_CLASSES:
-        raise ConfigError(
-            "MODEL.DETR.NUM_CLASSES is 0, which takes the number from the training set where a program of the project "
-            "reads the configuration; read it with detr_distill.data.read_configuration, or give the number."
-        )
+    known_class_count(cfg)
     choose_deformable_kernel(node.DEFORMABLE_KERNEL)
     backbone = build_backbone(cfg)
     return {
@@ -91,6 +87,17 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
         "neck": look_up(NECK_REGISTRY, node.NECK.NAME, "MODEL.DETR.NECK.NAME")(cfg, backbone.output_shape()),
         "training_groups": _build_training_groups(cfg),
     }
+
+
+def known_class_count(cfg: CfgNode) -> int:
+    """``MODEL.DETR.NUM_CLASSES``; raises ConfigError where nobody has put the training set's number there."""
+    count: int = cfg.MODEL.DETR.NUM_CLASSES
+    if not count:
+        raise ConfigError(
+            "MODEL.DETR.NUM_CLASSES is 0, which takes the number from the training set where a program of the project "
+            "reads the configuration; read it with detr_distill.data.read_configuration, or give the number."
+        )
+    return count
 
 
 def _build_training_groups(cfg: CfgNode) -> dict[str, nn.Module]:

@@ -58,13 +58,16 @@ L1_BOXES = key(
     Words("centres", "corners"),
     path="MODEL.DETR.LOSS.L1_BOXES",
 )
+# Class losses whose goal for an object's class is how well the predicted box covers it.
+QUALITY_LOSSES = ("varifocal", "matchability")
 CLASSIFICATION = key(
     "softmax",
-    '`"softmax"` with a "no object" class, or `"focal"`, a sigmoid for each class',
-    Words("softmax", "focal"),
+    '`"softmax"` with a "no object" class; or a sigmoid for each class: `"focal"`, or with the IoU of the predicted '
+    'box as the score of its object `"varifocal"` (RT-DETR, D-FINE) and `"matchability"` (DEIM)',
+    Words("softmax", "focal", *QUALITY_LOSSES),
     path="MODEL.DETR.LOSS.CLASSIFICATION",
 )
 FOCAL_ALPHA = key(0.25, "focal: in the loss and in the matching cost", SHARE, path="MODEL.DETR.LOSS.FOCAL_ALPHA")
 FOCAL_GAMMA = key(2.0, "focal: in the loss and in the matching cost", NOT_NEGATIVE, path="MODEL.DETR.LOSS.FOCAL_GAMMA")
 # By `MODEL.DETR.LOSS.CLASSIFICATION`: how a head's logits become class probabilities.
-ACTIVATIONS = {"softmax": "softmax", "focal": "sigmoid"}
+ACTIVATIONS = {"softmax": "softmax", "focal": "sigmoid", **dict.fromkeys(QUALITY_LOSSES, "sigmoid")}

@@ -25,6 +25,7 @@ from .losses.base import DistillLoss
 from .match import Match
 from .matchers.base import QueryMatcher, SharedGroup
 from .schedule import Schedule, scale_student
+from .side import MAPS, MEMORY
 from .students.base import StudentOutput, StudentStep, student_of, take_images
 from .students.second_run import fewer_regions, held_constant, without_traces
 from .teachers.base import Teacher
@@ -72,6 +73,7 @@ class DistillDetector(nn.Module):
         self.capture: frozenset[str] = frozenset().union(*wanted)
         for loss in self._losses:
             loss.check_matchers(self._matchers)
+        self._compares_maps = any({MAPS, MEMORY} & (loss.needs | loss.needs_of_teacher) for loss in self._losses)
         check_parts(self._runner, teacher, self._matchers, self._losses)
 
     @classmethod
@@ -102,7 +104,10 @@ class DistillDetector(nn.Module):
         if not self.training:
             return self.student(batched_inputs)
         step = self._start(batched_inputs, iteration)
-        knowledge, groups = self._extra_groups(self.teacher(as_teacher_sees(step), self.capture), len(batched_inputs))
+        seen = as_teacher_sees(step)
+        if self._compares_maps:
+            seen = self._runner.shown_by_maps(seen)
+        knowledge, groups = self._extra_groups(self.teacher(seen, self.capture), len(batched_inputs))
         matchings = Matchings(self.solver)
         student = self._runner.finish(step, groups, self.capture, matchings)
         student = dataclasses.replace(student, step=student.step or step)
@@ -126,7 +131,7 @@ class DistillDetector(nn.Module):
         ground_truth = share_object_count(ground_truth)
         step = self._runner.start(batched_inputs)
         iteration = trainer_iteration() if iteration is None else iteration
-        return dataclasses.replace(step, ground_truth=ground_truth, iteration=iteration)
+        return self._runner.place(dataclasses.replace(step, ground_truth=ground_truth, iteration=iteration))
 
     def _extra_groups(self, knowledge: Knowledge, images: int) -> tuple[Knowledge, list[QueryGroup]]:
         """What the matchers have the student decode, and the knowledge with what the teacher made of the same."""

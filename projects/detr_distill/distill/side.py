@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ..detr.queries.base import Queries
+from ..detr.queries.base import Queries, QueryForm
 from ..errors import ConfigError
 from ..structures import CROSS_ATTENTION, PREDICTIONS, SAMPLED_ATTENTION, SELF_ATTENTION
 
@@ -14,6 +14,7 @@ __all__ = [
     "ASSIGNMENT",
     "CROSS_ATTENTION",
     "DECODING",
+    "EDGES",
     "HIDDEN",
     "MAPS",
     "MEMORY",
@@ -34,6 +35,7 @@ MEMORY = "an encoder's memory"
 QUERIES = "queries"
 DECODING = "a decoder for queries of others"
 HIDDEN = "hidden states"
+EDGES = "distributions of its boxes' edges"
 ASSIGNMENT = "an assignment of its own queries to objects"
 ONE_TO_ONE = "one prediction an object"
 
@@ -57,8 +59,8 @@ class Side:
         return self.name
 
     @property
-    def queries(self) -> Queries | None:
-        """Its own; None where it has none."""
+    def queries(self) -> Queries | QueryForm | None:
+        """Its own, or of which form they are; None where it has none."""
         return None
 
     @property
@@ -70,6 +72,11 @@ class Side:
     def num_layers(self) -> int:
         """Layers of its decoder, 1 without one."""
         return 1
+
+    @property
+    def edge_bins(self) -> tuple[float, ...]:
+        """Of its boxes' edges, where it has distributions of them: max_num_bins, up and reg_scale of D-FINE."""
+        return ()
 
     @property
     def feature_channels(self) -> Mapping[str, int]:
@@ -131,7 +138,7 @@ class ReadThrough(Side):
         return self.reader.part
 
     @property
-    def queries(self) -> Queries | None:
+    def queries(self) -> Queries | QueryForm | None:
         return self.reader.queries
 
     @property
@@ -141,6 +148,10 @@ class ReadThrough(Side):
     @property
     def num_layers(self) -> int:
         return self.reader.num_layers
+
+    @property
+    def edge_bins(self) -> tuple[float, ...]:
+        return self.reader.edge_bins
 
     @property
     def feature_channels(self) -> Mapping[str, int]:

@@ -16,9 +16,13 @@ from detectron2.utils.events import EventWriter
 
 from ..checkpoint import save_weights, student_state_dict
 from ..checkpoint.checkpointer import BEST, FINAL, SafeCheckpointer
+from ..checkpoint.export import undistributed
 from ..checkpoint.files import read_checkpoint
 from ..checkpoint.writing import write_atomically
 from ..errors import CheckpointError
+from ..hugging_face import TransformersStudent
+from ..hugging_face.folder import save_folder
+from ..protocols import student_in
 from .starting.best_metric import KEY, metric_names
 
 logger = logging.getLogger(__name__)
@@ -78,7 +82,7 @@ class EvaluationHook(HookBase):
 
 
 class FinalFiles(HookBase):
-    """Writes the plain student's weights after the last step.
+    """Writes the plain student's weights after the last step, of a model of transformers as its folder too.
 
     A run that was killed there had its last step in a checkpoint, but maybe not in ``model_final.pth`` and the
     student's file: resumed, it writes both.
@@ -105,8 +109,11 @@ class FinalFiles(HookBase):
             self._save_student()
 
     def _save_student(self) -> None:
-        names = self._checkpointer.class_names
-        save_weights(student_state_dict(self.trainer.detector), self._student_file, names)
+        names, model = self._checkpointer.class_names, undistributed(self.trainer.detector)
+        save_weights(student_state_dict(model), self._student_file, names)
+        detector = student_in(model) or model
+        if isinstance(detector, TransformersStudent):
+            save_folder(detector, Path(self._student_file).with_suffix(""), names)
 
 
 class BestCheckpoint:

@@ -2,6 +2,7 @@
 
 from ..moved import renamed
 from .attention import CROSS_ATTENTION, CROSS_FACTORS, FACTORS, SELF_ATTENTION, SELF_FACTORS, AttentionFactors, Keep
+from .edges import EdgeDistributions
 from .ground_truth import GroundTruth
 from .pairs import Pairs, join_pairs, no_pairs, pairs_in_order
 from .tensors import (
@@ -30,6 +31,7 @@ __all__ = [
     "AttentionFactors",
     "Candidates",
     "DecoderOutput",
+    "EdgeDistributions",
     "GroundTruth",
     "ImageBatch",
     "Keep",

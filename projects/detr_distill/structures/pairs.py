@@ -55,9 +55,13 @@ class Pairs:
 
     def has_query(self, queries: int) -> Tensor:
         """(L, B, queries) float: 1 for a query that is in a pair."""
-        # Padded pairs write to an extra last query that is dropped.
+        return self.to_queries(torch.ones_like(self.weight), queries)
+
+    def to_queries(self, values: Tensor, queries: int, fill: float = 0) -> Tensor:
+        """The pairs' values (L, B, M) at their queries, (L, B, queries); ``fill`` for a query that is in no pair."""
+        # Padded pairs write to an extra last query that is dropped, so that they overwrite nothing.
         query = torch.where(self.weight > 0, self.query, queries)
-        return self.weight.new_zeros(*query.shape[:2], queries + 1).scatter_(2, query, 1.0)[..., :-1]
+        return values.new_full((*query.shape[:2], queries + 1), fill).scatter_(2, query, values)[..., :-1]
 
     def take_query(self, values: Tensor) -> Tensor:
         """(L, B, Q, D) to the queries' rows (L, B, M, D)."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .attention import CROSS_ATTENTION, CROSS_FACTORS, SELF_ATTENTION, SELF_FACTORS, AttentionFactors
+from .edges import EdgeDistributions
 from .ground_truth import GroundTruth
 from .pairs import Pairs
 
@@ -155,6 +156,7 @@ class DecoderOutput:
         self_factors, cross_factors: for each layer what these maps are made of; None unless captured in their place.
         sampled_attention: for each layer of a deformable decoder the points over the image without its padding, some
             of which may lie outside [0, 1]; None unless captured.
+        edges: distributions of the boxes' edges, of a decoder that predicts them; else None.
         activation: "sigmoid" or "softmax", how logits become class probabilities.
     """
 
@@ -167,6 +169,7 @@ class DecoderOutput:
     self_factors: tuple[AttentionFactors, ...] | None = None
     cross_factors: tuple[AttentionFactors, ...] | None = None
     sampled_attention: tuple[SampledPoints, ...] | None = None
+    edges: EdgeDistributions | None = None
 
     def select(self, images: slice) -> DecoderOutput:
         """The output of some of the images."""
@@ -189,6 +192,7 @@ class DecoderOutput:
             sampled_attention=None
             if self.sampled_attention is None
             else tuple(points.map(lambda values: values[images]) for points in self.sampled_attention),
+            edges=None if self.edges is None else self.edges.map(lambda values: values[:, images]),
         )
 
     @property

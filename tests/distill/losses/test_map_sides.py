@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detr_distill.distill.losses import FeatureLoss, FocalGlobalLoss, MaskedGenerationLoss
 from detr_distill.distill.students.base import student_of
-from detr_distill.distill.teachers.transformers import TransformersDetector
+from detr_distill.distill.teachers import NoTeacher
 from detr_distill.errors import ConfigError
 
 import pytest
@@ -12,7 +12,6 @@ import torch
 from detectron2.modeling import build_model
 from helpers.builders import small_cfg
 from helpers.detr.deformable_detectors import PLAIN
-from torch import nn
 
 ON_MAPS = [FeatureLoss, FocalGlobalLoss, MaskedGenerationLoss]
 OTHER_WIDTH = {**PLAIN, "MODEL__DETR__HIDDEN_DIM": 64, "MODEL__DETR__NUM_LEVELS": 2}
@@ -90,11 +89,7 @@ def test_an_encoder_that_a_side_lacks_is_named(build_distiller, save_teacher):
 
 
 @pytest.mark.parametrize("loss", ON_MAPS)
-def test_a_model_of_transformers_has_no_maps(loss):
-    """It is asked for what it gives before a map of it is looked for; no weights are needed to know that."""
-    teacher = TransformersDetector(
-        detector=nn.Identity(), classes=None, activation="sigmoid", mean=[0.0] * 3, std=[1.0] * 3, size=None
-    )
-    message = f"{loss.__name__} asks for feature maps, which the teacher's Identity does not have. Remove"
+def test_a_teacher_without_maps_is_asked_before_one_is_looked_for(loss):
+    message = f"{loss.__name__} asks for feature maps, which the teacher's NoTeacher does not have. Remove"
     with pytest.raises(ConfigError, match=message):
-        loss(small_cfg(), student_of(build_model(small_cfg())), teacher)
+        loss(small_cfg(), student_of(build_model(small_cfg())), NoTeacher())

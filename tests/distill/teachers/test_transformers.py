@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
+from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.distill.students.base import StudentStep
 from detr_distill.errors import CheckpointError, ConfigError
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 from helpers.builders import make_inputs, randomise, small_cfg
+from scipy.optimize import linear_sum_assignment
 
 pytest.importorskip("transformers")
 
@@ -96,9 +99,9 @@ def test_a_detr_sees_padded_and_masked_images(tmp_path):
         pixels[index, :, :height, :width] = (entry["image"].flip(0) / 255 - mean) / std
         mask[index, :height, :width] = 1
     expected = model(pixel_values=pixels, pixel_mask=mask)
-    assert output.num_layers == 1 and output.activation == "softmax"
-    assert torch.allclose(output.logits[0], expected.logits, atol=1e-4)
-    assert torch.allclose(output.boxes[0], expected.pred_boxes, atol=1e-5)
+    assert output.num_layers == LAYERS and output.activation == "softmax"
+    assert torch.allclose(output.logits[-1], expected.logits, atol=1e-4)
+    assert torch.allclose(output.boxes[-1], expected.pred_boxes, atol=1e-5)
 
 
 def test_it_teaches_a_step_and_stays_out_of_the_student(tmp_path):
@@ -129,10 +132,37 @@ def test_classes_are_paired_by_the_folders_names(tmp_path):
         {"MODEL__DISTILL__LOSSES": ["PredictionLoss", "AttentionLoss"]},
     ],
 )
-def test_what_it_cannot_give_is_refused(tmp_path, keys):
-    save(build_rtdetr(), tmp_path)
-    with pytest.raises(ConfigError, match=r"RTDetrV2ForObjectDetection.*Remove"):
+def test_what_a_detr_of_the_library_cannot_give_is_refused(tmp_path, keys):
+    save(build_reference("DetrDecoder"), tmp_path)
+    with pytest.raises(ConfigError, match=r"DetrForObjectDetection.*Remove"):
         build_distiller(tmp_path, **keys)
+
+
+@pytest.mark.parametrize("build", [build_rtdetr, build_dfine])
+def test_its_queries_and_maps_are_those_of_its_decoder(build, tmp_path):
+    """Decoded alone, its own queries give what it gives; its assignment is that of the library's matcher."""
+    save(build(), tmp_path)
+    distiller = build_distiller(tmp_path, MODEL__DISTILL__MATCHERS=["FixedMatcher"])
+    inputs, teacher = make_inputs(), distiller.teacher
+    knowledge = teacher(StudentStep(inputs, ground_truth=read_ground_truth(inputs, "cpu")), frozenset())
+    again = knowledge.decode(dataclasses.replace(knowledge.queries, name="again"))
+    assert torch.allclose(again.logits, knowledge.output.logits, atol=1e-5)
+    assert torch.allclose(again.boxes, knowledge.output.boxes, atol=1e-5)
+    assert {name: values.shape[1] for name, values in knowledge.maps.items()} == teacher.map_channels
+    assert knowledge.output.hidden.shape == (LAYERS, 2, 9, teacher.hidden_width)
+    outputs = {"logits": knowledge.output.logits[-1], "pred_boxes": knowledge.output.boxes[-1]}
+    truth = knowledge.ground_truth
+    labels = [
+        {"class_labels": truth.labels[image, :count], "boxes": truth.boxes[image, :count]}
+        for image, count in enumerate(truth.counts)
+    ]
+    query, target = transformers.loss.loss_rt_detr.RTDetrHungarianMatcher(teacher.detector.config)(outputs, labels)[1]
+    cost = knowledge.matching_cost()[-1, 1, :, : truth.counts[1]]
+    rows, columns = linear_sum_assignment(cost.numpy())
+    assert rows.tolist() == query.tolist() and columns.tolist() == target.tolist()
+    losses = distiller(inputs)
+    sum(losses.values()).backward()
+    assert "loss_class_fixed" in losses and "loss_distill_box_fixed" in losses
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Letters: B images, Q queries, C width.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from detectron2.config import CfgNode
@@ -18,6 +19,19 @@ from ..keys import HIDDEN_DIM, NUM_QUERIES
 
 # Widths of positions that are points or boxes; an embedding is as wide as the content.
 PLACE_WIDTHS = {"box_logits": 4, "point_logits": 2}
+
+
+@dataclass(frozen=True)
+class QueryForm:
+    """What another network has to know of queries to read them; see :class:`Queries`, which says the same of itself.
+
+    Attributes:
+        widths: of a query's content and position.
+    """
+
+    widths: tuple[int, int]
+    position_kind: str
+    content_kind: str
 
 
 @QUERIES_REGISTRY.interface

@@ -19,11 +19,11 @@ from ...config.keys import key
 from ...config.ranges import NOT_NEGATIVE
 from ...plugin import Plugin
 from ...structures import DecoderOutput, GroundTruth, Pairs, QueryGroup, join_pairs
-from ..boxes import as_compared, generalized_iou
-from ..keys import CLASSIFICATION, FOCAL_ALPHA, FOCAL_GAMMA, L1_BOXES, NUM_CLASSES
+from ..keys import CLASSIFICATION, FOCAL_ALPHA, FOCAL_GAMMA, L1_BOXES, NUM_CLASSES, QUALITY_LOSSES
 from .assignment import Cost
 from .matcher import HungarianMatcher
 from .matchings import Matching, Matchings
+from .terms import box_losses, matched_iou, quality_loss, sum_parts
 
 
 @dataclass
@@ -54,7 +54,7 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
     ``class_weight * class + l1_weight * L1 + giou_weight * (1 - GIoU)``, the last two over matched pairs, all divided
     by the number of objects (mean over the ranks, at least 1). Softmax: cross-entropy with weight
     ``no_object_weight`` on unmatched queries (2005.12872) [P]. Focal: sigmoid focal loss over all queries and classes
-    (2108.06152) [P]. A group's padding has no loss.
+    (2108.06152) [P]. Varifocal, matchability: see terms.py. A group's padding has no loss.
 
     Args:
         matcher: gives the cost.
@@ -70,6 +70,14 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
     no_object_weight: float = key(0.1, "softmax: weight of queries without an object", NOT_NEGATIVE)
     focal_alpha: float = FOCAL_ALPHA
     focal_gamma: float = FOCAL_GAMMA
+    quality_alpha: float = key(
+        0.75, "varifocal and matchability: weight of the classes that a query's object is not of", NOT_NEGATIVE
+    )
+    quality_gamma: float = key(
+        2.0,
+        "varifocal and matchability: power of the score in that weight; matchability: of the IoU in the goal too",
+        NOT_NEGATIVE,
+    )
     l1_boxes: str = L1_BOXES
     deep_supervision: bool = key(True, "a detection loss on every decoder layer instead of the last alone")
 
@@ -139,9 +147,11 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         sizes = [entry.output.logits.shape[2] for entry in bundle]
         joined = join_pairs(pairs, sizes)
         with torch.autocast(logits.device.type, enabled=False):
-            of_class = self._class_losses(logits.float(), targets, joined, sizes, bundle[0].group.padding)
+            of_class = self._class_losses(
+                logits.float(), boxes.float(), targets, joined, sizes, bundle[0].group.padding
+            )
             counts = [part.query.shape[-1] for part in pairs]
-            of_box, of_giou = _box_losses(boxes.float(), targets, joined, counts, self.l1_boxes)
+            of_box, of_giou = box_losses(boxes.float(), targets, joined, counts, self.l1_boxes)
         named: dict[str, Tensor] = {}
         for entry, *values in zip(bundle, of_class, of_box, of_giou, strict=True):
             named.update(self._named(entry.group, *values))
@@ -162,7 +172,13 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         return named
 
     def _class_losses(
-        self, logits: Tensor, targets: GroundTruth, pairs: Pairs, sizes: list[int], padding: Tensor | None
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        targets: GroundTruth,
+        pairs: Pairs,
+        sizes: list[int],
+        padding: Tensor | None,
     ) -> list[Tensor]:
         """(L,) for each group; ``sizes`` are their queries, one after the other."""
         labels = self._target_labels(logits, targets, pairs)
@@ -172,23 +188,23 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         if self.classification == "softmax":
             losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view_as(labels)
             weights = self.class_weights[labels] * exists
-            divisors = [total.clamp(min=torch.finfo(losses.dtype).tiny) for total in _sums(weights, sizes)]
-            totals = _sums(losses * weights, sizes)
+            divisors = [total.clamp(min=torch.finfo(losses.dtype).tiny) for total in sum_parts(weights, sizes)]
+            totals = sum_parts(losses * weights, sizes)
             return [total / divisor for total, divisor in zip(totals, divisors, strict=True)]
         # Not F.one_hot, which reads the device to check its range.
         one_hot = (labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
-        losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma).sum(-1)
+        if self.classification in QUALITY_LOSSES:
+            iou = matched_iou(boxes, targets, pairs)
+            losses = quality_loss(logits, one_hot, iou, self.classification, self.quality_alpha, self.quality_gamma)
+        else:
+            losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma).sum(-1)
         losses = losses if padding is None and targets.image_weight is None else losses * exists
-        return [total / targets.num_objects for total in _sums(losses, sizes)]
+        return [total / targets.num_objects for total in sum_parts(losses, sizes)]
 
     def _target_labels(self, logits: Tensor, targets: GroundTruth, pairs: Pairs) -> Tensor:
         """(L, B, Q): the class of each query's object, K for none."""
-        layers, images, queries, _ = logits.shape
-        labels = targets.labels.unsqueeze(0).expand(layers, -1, -1).gather(2, pairs.target)
-        # Padded pairs write to an extra last query that is dropped, so that they overwrite nothing.
-        query = torch.where(pairs.weight > 0, pairs.query, queries)
-        result = torch.full((layers, images, queries + 1), self.num_classes, device=logits.device)
-        return result.scatter_(2, query, labels)[:, :, :-1]
+        labels = targets.labels.unsqueeze(0).expand(len(logits), -1, -1).gather(2, pairs.target)
+        return pairs.to_queries(labels, logits.shape[2], self.num_classes)
 
 
 def _bundles(entries: list[Supervised]) -> list[list[Supervised]]:
@@ -213,25 +229,3 @@ def _join_outputs(bundle: list[Supervised]) -> DecoderOutput:
 def _as_cost(entry: Supervised, values: Tensor) -> Cost:
     targets = entry.targets
     return Cost(f"ground truth, group '{entry.group.name}'", values, targets.counts, targets.device_counts)
-
-
-def _box_losses(
-    pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, counts: list[int], form: str
-) -> tuple[list[Tensor], ...]:
-    """L1 and GIoU losses of the matched pairs, (L,) for each group; ``counts`` are their pairs, one after the other.
-
-    Args:
-        form: as in :func:`as_compared`.
-    """
-    pred = pairs.take_query(pred_boxes)
-    gt = pairs.take_target(targets.boxes.unsqueeze(0).expand(len(pred), -1, -1, -1))
-    distance = (as_compared(pred, form) - as_compared(gt, form)).abs().sum(-1)
-    giou = 1 - generalized_iou(pred, gt)
-    return tuple(
-        [total / targets.num_objects for total in _sums(values * pairs.weight, counts)] for values in (distance, giou)
-    )
-
-
-def _sums(values: Tensor, sizes: list[int]) -> list[Tensor]:
-    """(L, B, N) to the sum (L,) of each group's part; added up in the order in which a group alone would be."""
-    return [part.contiguous().sum((1, 2)) for part in values.split(sizes, dim=2)]

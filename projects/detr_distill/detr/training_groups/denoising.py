@@ -82,7 +82,7 @@ class DenoisingQueries(LabelledQueries, node="MODEL.DETR.DENOISING"):
         """The group ``denoising``; ``memory`` is not read."""
         objects = ground_truth.at_least_one().repeat(self.num_groups)
         boxes = shift_boxes(objects.boxes, torch.rand_like(objects.boxes), self.box_noise)
-        content = self.label_embedding(draw_labels(objects.labels, self.label_noise, self.label_embedding))
+        content = self.label_embedding(draw_labels(objects.labels, self.label_noise, self.num_classes))
         content = torch.cat([content, torch.ones_like(content[..., :1])], dim=-1)
         return [denoising_group(own, content, self.to_logits(boxes), objects, self.num_groups)]
 
@@ -123,7 +123,7 @@ class ContrastiveDenoisingQueries(LabelledQueries, node="MODEL.DETR.CONTRASTIVE_
         least = (torch.arange(boxes.shape[1], device=boxes.device) >= objects.labels.shape[1]).float()
         signs = 2 * torch.randint_like(boxes, 2) - 1
         distances = signs * (least[:, None] + torch.rand_like(boxes))
-        content = self.label_embedding(draw_labels(labels, self.label_noise / 2, self.label_embedding))
+        content = self.label_embedding(draw_labels(labels, self.label_noise / 2, self.num_classes))
         position = self.to_logits(move_corners(boxes, distances, self.box_noise))
         return [denoising_group(own, content, position, objects, num_groups)]
 

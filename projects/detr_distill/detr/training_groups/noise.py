@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..boxes import to_centres, to_corners
 
 
-def draw_labels(labels: Tensor, probability: float, embedding: nn.Embedding) -> Tensor:
+def draw_labels(labels: Tensor, probability: float, num_classes: int) -> Tensor:
     """Labels of which some are drawn anew among all classes, the right one included [C]."""
     chosen = torch.rand(labels.shape, device=labels.device) < probability
-    return torch.where(chosen, torch.randint_like(labels, embedding.num_embeddings), labels)
+    return torch.where(chosen, torch.randint_like(labels, num_classes), labels)
 
 
 def shift_boxes(boxes: Tensor, draws: Tensor, scale: float) -> Tensor:

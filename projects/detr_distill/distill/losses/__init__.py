@@ -3,6 +3,7 @@
 from .attention import AttentionLoss
 from .feature import FeatureLoss
 from .focal_global import FocalGlobalLoss
+from .localization import LocalizationLoss
 from .masked_generation import MaskedGenerationLoss
 from .prediction import PredictionLoss
 from .pseudo_label import PseudoLabelLoss
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionLoss",
     "FeatureLoss",
     "FocalGlobalLoss",
+    "LocalizationLoss",
     "MaskedGenerationLoss",
     "PredictionLoss",
     "PseudoLabelLoss",

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...detr.queries.base import PLACE_WIDTHS, Queries
+from ...detr.queries.base import PLACE_WIDTHS, Queries, QueryForm
 
 START_SIZE = -2.0  # logit of the width and height of a box that was a point
 
 
-def content_map(teacher: Queries, student: Queries) -> nn.Module:
+def content_map(teacher: Queries | QueryForm, student: Queries | QueryForm) -> nn.Module:
     """From the teacher's content (B, Q, Ct) to the student's (B, Q, Cs) [R].
 
     Content that is zero tells the queries apart no more than any other constant, so it becomes what the student is
@@ -29,7 +29,7 @@ def content_map(teacher: Queries, student: Queries) -> nn.Module:
     return _linear(old, new, bias=False)
 
 
-def position_map(teacher: Queries, student: Queries) -> nn.Module:
+def position_map(teacher: Queries | QueryForm, student: Queries | QueryForm) -> nn.Module:
     """From the teacher's positions (B, Q, Pt) to the student's (B, Q, Ps) [R].
 
     Positions of one kind go in as they are, as in D3ETR (2211.09768) [P], or by a learned linear map where widths

@@ -4,6 +4,7 @@ from .base import Student, StudentOutput, StudentStep, check_student, student_fo
 from .convolutional import ConvolutionalStudent, DenseStudent, RegionStudent
 from .detr import DetrStudent
 from .earlier import count_classes, feature_channels, network_of, run_student, select_images, start_student
+from .transformers import TransformersRunner
 
 __all__ = [
     "ConvolutionalStudent",
@@ -13,6 +14,7 @@ __all__ = [
     "Student",
     "StudentOutput",
     "StudentStep",
+    "TransformersRunner",
     "check_student",
     "count_classes",
     "feature_channels",

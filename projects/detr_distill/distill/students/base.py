@@ -46,6 +46,15 @@ class StudentStep:
     ground_truth: GroundTruth | None = None
     iteration: int | None = None
 
+    def select(self, images: slice) -> StudentStep:
+        """The part of some of the images; the context stays as it is."""
+        return dataclasses.replace(
+            self,
+            batched_inputs=self.batched_inputs[images],
+            features={name: values[images] for name, values in self.features.items()},
+            ground_truth=None if self.ground_truth is None else self.ground_truth.select(images),
+        )
+
 
 @dataclass
 class StudentOutput:
@@ -72,19 +81,11 @@ class StudentOutput:
 
     def select(self, images: slice) -> StudentOutput:
         """What some of the images gave, as losses read it."""
-        step = self.step
-        if step is not None:
-            step = dataclasses.replace(
-                step,
-                batched_inputs=step.batched_inputs[images],
-                features={name: values[images] for name, values in step.features.items()},
-                ground_truth=None if step.ground_truth is None else step.ground_truth.select(images),
-            )
         return StudentOutput(
             features={name: values[images] for name, values in self.features.items()},
             outputs={name: output.select(images) for name, output in self.outputs.items()},
             memory=None if self.memory is None else self.memory.select(images),
-            step=step,
+            step=None if self.step is None else self.step.select(images),
         )
 
 
@@ -144,6 +145,14 @@ class Student(Side, ABC):
     def start(self, batched_inputs: list[dict]) -> StudentStep:
         """The first half of the detector's training forward: up to the maps that its head reads."""
 
+    def place(self, step: StudentStep) -> StudentStep:
+        """The step with its objects' corners in the pixels of :attr:`StudentStep.image_size`, where losses look."""
+        return step
+
+    def shown_by_maps(self, step: StudentStep) -> StudentStep:
+        """The step with its images as the maps show them, for a teacher whose maps are to lie on them."""
+        return step
+
     @abstractmethod
     def finish(
         self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
@@ -175,25 +184,15 @@ class Student(Side, ABC):
 
 
 def take_images(student: Student, step: StudentStep, images: slice) -> StudentStep:
-    """The part of a step that belongs to some of its images."""
-    return dataclasses.replace(
-        step,
-        batched_inputs=step.batched_inputs[images],
-        features={name: values[images] for name, values in step.features.items()},
-        context=student.select(step.context, images),
-        ground_truth=None if step.ground_truth is None else step.ground_truth.select(images),
-    )
+    """The part of a step that belongs to some of its images, with that of its context."""
+    return dataclasses.replace(step.select(images), context=student.select(step.context, images))
 
 
 _STUDENTS: dict[type[nn.Module], type[Student]] = {}
 
 
 def student_for(*architectures: type[nn.Module]) -> Callable[[type[Student]], type[Student]]:
-    """Decorates the :class:`Student` that runs detectors of some classes and their subclasses.
-
-    Raises:
-        ConfigError: it is no Student, or lacks a method.
-    """
+    """Decorates the :class:`Student` of some detectors' classes; raises ConfigError where it lacks a method."""
 
     def register(student: type[Student]) -> type[Student]:
         _check_complete(student)
@@ -245,8 +244,8 @@ def check_student(architecture: type[nn.Module]) -> type[nn.Module]:
 
 
 def _not_a_student(architecture: type, reason: str) -> str:
+    name, known = architecture.__name__, ", ".join(known_students())
     return (
-        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {architecture.__name__} cannot be a student here, {reason}. Known, with "
-        f"their subclasses: {', '.join(known_students())}. Write a Student for {architecture.__name__} and register it "
-        "with student_for() of detr_distill.distill.students (docs/extending.md)."
+        f"MODEL.DISTILL.STUDENT_ARCHITECTURE: {name} cannot be a student here, {reason}. Known, with their subclasses: "
+        f"{known}. Write a Student for {name} and register it with student_for() (docs/extending.md)."
     )

@@ -1,0 +1,187 @@
+"""A detector of transformers as a student, and read as a teacher."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from ...detr.preprocess import read_ground_truth
+from ...detr.queries.base import QueryForm
+from ...detr.supervision.criterion import SetCriterion
+from ...detr.supervision.matcher import HungarianMatcher
+from ...detr.supervision.matchings import Matchings
+from ...hugging_face.detector import TransformersStudent
+from ...hugging_face.halves import Halfway, Network
+from ...hugging_face.images import stretch
+from ...structures import PREDICTIONS, DecoderOutput, GroundTruth, QueryGroup
+from ...structures.transfer import copy_to
+from ..classes import ClassMap
+from ..knowledge import Knowledge
+from ..side import ASSIGNMENT, DECODING, EDGES, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
+from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
+
+LARGEST = 20.0  # of a box's logits, whose sigmoid is 1 by then
+
+
+@student_for(TransformersStudent)
+class TransformersRunner(Student):
+    """Maps are what the encoder reads, ``level0``, ...; what it makes of them is the memory."""
+
+    detector: TransformersStudent
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return network_gives(self.detector.network) | {ONE_TO_ONE}
+
+    @property
+    def queries(self) -> QueryForm | None:
+        return self.detector.network.query_form
+
+    @property
+    def name(self) -> str:
+        return type(self.detector.model).__name__
+
+    @property
+    def hidden_width(self) -> int:
+        return self.detector.network.width
+
+    @property
+    def num_layers(self) -> int:
+        return self.detector.network.num_layers
+
+    @property
+    def criterion(self) -> SetCriterion:
+        return self.detector.criterion
+
+    @property
+    def num_classes(self) -> int:
+        return self.detector.criterion.num_classes
+
+    @property
+    def edge_bins(self) -> tuple[float, ...]:
+        return self.detector.network.edge_bins
+
+    @property
+    def feature_channels(self) -> Mapping[str, int]:
+        return level_channels(self.detector.network)
+
+    @property
+    def memory_channels(self) -> Mapping[str, int]:
+        return memory_channels(self.detector.network)
+
+    def start(self, batched_inputs: list[dict]) -> StudentStep:
+        """See the base class; ``context`` is what the detector has by then."""
+        half = self.detector.start(batched_inputs)
+        height, width = half.images.tensor.shape[-2:]
+        maps = dict(zip(self.feature_channels, half.maps, strict=True))
+        return StudentStep(batched_inputs, maps, (height, width), half)
+
+    def place(self, step: StudentStep) -> StudentStep:
+        """Stretched images have stretched objects."""
+        size, truth = self.detector.size, step.ground_truth
+        if size is None or truth is None or truth.corners is None:
+            return step
+        height, width = size
+        factors = truth.corners.new_tensor([(width / w, height / h, width / w, height / h) for h, w in truth.sizes])
+        corners = truth.corners * factors[:, None, :]
+        sizes = (size,) * len(truth.sizes)
+        truth = dataclasses.replace(truth, corners=corners, sizes=sizes, masks=(None,) * len(sizes))
+        return dataclasses.replace(step, ground_truth=truth)
+
+    def shown_by_maps(self, step: StudentStep) -> StudentStep:
+        """Stretched, where the detector stretches; 0 to 255 still."""
+        size = self.detector.size
+        if size is None:
+            return step
+        images = [copy_to(entry["image"], self.detector.device) for entry in step.batched_inputs]
+        seen = [{**entry, "image": stretch(x, size)} for entry, x in zip(step.batched_inputs, images, strict=True)]
+        return dataclasses.replace(step, batched_inputs=seen)
+
+    def finish(
+        self, step: StudentStep, groups: Groups, capture: Capture, matchings: Matchings, features: Maps | None = None
+    ) -> StudentOutput:
+        """See the base class."""
+        assert step.ground_truth is not None
+        features = step.features if features is None else features
+        half = dataclasses.replace(step.context, maps=list(features.values()))
+        decoded = self.detector.finish(half, step.ground_truth, groups)
+        supervised = self.detector.supervise(decoded, step.ground_truth, matchings)
+        return StudentOutput(
+            features=features,
+            outputs=decoded.outputs,
+            memory=decoded.memory,
+            losses=lambda: self.detector.losses(supervised),
+            step=step,
+        )
+
+    def select(self, context: Halfway, images: slice) -> Halfway:
+        return context.select(images)
+
+    def know(self, step: StudentStep, classes: ClassMap | None, capture: frozenset[str]) -> Knowledge:
+        """Maps, predictions, and the cost of its own matching with the ground truth."""
+        assert classes is not None
+        detector = self.detector
+        truth = step.ground_truth or read_ground_truth(step.batched_inputs, detector.device)
+        half = detector.start(step.batched_inputs)
+        truth = dataclasses.replace(truth, labels=classes.teacher_labels(truth.labels))
+        return network_knowledge(detector.network, half, detector.criterion.matcher, truth)
+
+    def detecting_copy(self) -> nn.Module:
+        detector = copy.deepcopy(self.detector)
+        detector.training_groups = nn.ModuleDict()
+        return detector
+
+
+def network_gives(network: Network) -> frozenset[str]:
+    """What a student or a teacher gives that a network runs."""
+    of_queries = {QUERIES, DECODING} if network.query_form is not None else set()
+    of_edges = {EDGES} if network.edge_bins else set()
+    return frozenset({MAPS, MEMORY, HIDDEN, ASSIGNMENT, PREDICTIONS, *of_queries, *of_edges})
+
+
+def level_channels(network: Network) -> dict[str, int]:
+    """Channels of what the encoder reads, ``level0``, ``level1``, ..."""
+    return {f"level{level}": width for level, width in enumerate(network.level_channels)}
+
+
+def memory_channels(network: Network) -> dict[str, int]:
+    """Channels of what the encoder makes of it, ``memory0``, ``memory1``, ..."""
+    return {name.replace("level", "memory"): width for name, width in level_channels(network).items()}
+
+
+def network_knowledge(
+    network: Network, half: Halfway, matcher: HungarianMatcher, truth: GroundTruth | None
+) -> Knowledge:
+    """What a network in eval mode knows of a batch as a teacher.
+
+    Args:
+        half: of its first half. matcher: gives the cost of its own matching. truth: with labels in its own
+            classes, -1 for one that it does not know; None: nobody has labelled the images.
+    """
+    with network.every_layer():
+        decoded = network.finish(half, lambda own: [own])
+    output, queries = decoded.outputs["own"], None
+    if network.query_form is not None:
+        # The library marks a place without a cell by the largest number there is, which no map of others can take.
+        queries = dataclasses.replace(decoded.groups[0], position=decoded.groups[0].position.clamp(-LARGEST, LARGEST))
+
+    @torch.no_grad()
+    def decode(group: QueryGroup) -> DecoderOutput:
+        assert decoded.decode is not None
+        with network.every_layer():
+            return decoded.decode(group)
+
+    return Knowledge(
+        features=dict(zip(level_channels(network), half.maps, strict=True)),
+        output=output,
+        queries=queries,
+        label_cost=None if truth is None else functools.cache(lambda: matcher(output, truth)),
+        memory=decoded.memory,
+        ground_truth=truth,
+        decode=None if decoded.decode is None else decode,
+    )
