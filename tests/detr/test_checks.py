@@ -32,6 +32,7 @@ IMPOSSIBLE = [
     *((f"MATCHER.{key}", -1.0, "0 or more") for key in ("COST_CLASS", "COST_L1", "COST_GIOU")),
     *((f"LOSS.{key}", -1.0, "0 or more") for key in WEIGHTS),
     ("LOSS.FOCAL_ALPHA", 1.5, "a number from 0 to 1"),
+    *((f"LOSS.{key}", -1.0, "0 or more") for key in ("QUALITY_ALPHA", "QUALITY_GAMMA")),
     ("SMCA.SMOOTHNESS", 0.0, "more than 0"),
     ("HYBRID_QUERIES.LOSS_WEIGHT", -1.0, "0 or more"),
     ("DECODER.POSITION_GAIN", -1.0, "0 or more"),

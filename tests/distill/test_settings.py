@@ -8,7 +8,7 @@ from functools import cache
 
 from detr_distill.config.build import default_config
 from detr_distill.config.keys import check_keys, declared_keys
-from detr_distill.config.ranges import Range, Words
+from detr_distill.config.ranges import AnyText, Range, Words
 from detr_distill.errors import ConfigError
 
 import pytest
@@ -60,6 +60,8 @@ def outside(allowed: Range | Words) -> list:
     """Values beyond each end, the ends that do not belong to it, and what is no number; or a word that is none."""
     if isinstance(allowed, Words):
         return ["another"]
+    if isinstance(allowed, AnyText):
+        return [3, 0.5]
     ends = [allowed.least - 1, allowed.most + 1, allowed.above, allowed.below]
     return [*(end for end in ends if math.isfinite(end)), math.inf, math.nan, "many", *([4] if allowed.odd else [])]
 

@@ -9,7 +9,7 @@ from ..errors import ConfigError
 
 # Of counts and sizes (pixels, channels, queries), whose arrays would fit no machine beyond.
 LARGEST = 1_000_000
-_NEAR = 500  # a greater bound is said where it is passed: nobody aims at it
+_NEAR = 999  # the largest end that is always said; one that nobody comes near only where it is passed
 
 
 class Allowed(Protocol):

@@ -35,8 +35,7 @@ class StudentStep:
         features: name -> (B, C, height, width), the maps that the head reads, fine to coarse.
         image_size: (height, width) of the padded batch, in pixels.
         context: what the detector's second half needs beside the features.
-        ground_truth: of the images; None before it was read.
-        iteration: of the run, from 0; None where nobody said which it is.
+        ground_truth: of the images; None before it was read. iteration: from 0; None where nobody said which it is.
     """
 
     batched_inputs: list[dict]
