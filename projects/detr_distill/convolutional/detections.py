@@ -12,8 +12,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from ..detr.boxes import to_centres
-from ..structures import DecoderOutput
-from .predictions import one_layer
+from ..structures import DecoderOutput, one_layer
 
 
 def detect_dense(detector: DenseDetector, images: ImageList, features: list[Tensor]) -> list[Instances]:

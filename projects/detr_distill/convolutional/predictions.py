@@ -20,13 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..detr.boxes import to_centres
 from ..errors import ConfigError
-from ..structures import DecoderOutput
+from ..structures import DecoderOutput, one_layer
 from ..structures.transfer import copy_to
-
-
-def one_layer(logits: Tensor, boxes: Tensor, activation: str) -> DecoderOutput:
-    """Logits (B, R, K) and boxes (B, R, 4) as a decoder output without hidden states."""
-    return DecoderOutput(logits[None], boxes[None], logits.new_zeros(1, *logits.shape[:2], 0), activation)
 
 
 def dense_output(

@@ -7,6 +7,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from ..detr.preprocess import padding_of
+
 
 class Graph(nn.Module):
     """From padded images to detections, without lists and without sizes that the host has to know.
@@ -46,9 +48,7 @@ class Graph(nn.Module):
     def prepare(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images in the detector's order, 0 in the padding, and the padding (B, height, width) bool."""
         mean, std = self.detector.get_buffer("pixel_mean"), self.detector.get_buffer("pixel_std")
-        height, width = images.shape[-2:]
-        rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
-        padding = (rows[None, :, None] >= sizes[:, 0, None, None]) | (columns[None, None, :] >= sizes[:, 1, None, None])
+        padding = padding_of(images.shape[-2], images.shape[-1], sizes)
         values = (images.flip(1) if self.flips else images).to(mean.dtype)
         return ((values - mean) / std).masked_fill(padding.unsqueeze(1), 0.0), padding
 

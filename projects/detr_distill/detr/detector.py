@@ -17,20 +17,19 @@ from torch import Tensor, nn
 
 from ..config.keys import check_keys
 from ..structures import DecoderOutput, GroundTruth, ImageBatch, Memory, QueryGroup
-from ..structures.fixed_batch import share_object_count
 from ..structures.transfer import copy_to
 from .backbones.build import padding_multiple
 from .build import build_parts
 from .checks import check_parts, check_training_groups
 from .decoders.base import Decoder
-from .detections import read_detections
 from .encoders.base import Encoder
 from .groups import decode_groups
 from .necks.base import Neck
-from .preprocess import pad_images, read_ground_truth
+from .preprocess import pad_images
 from .queries.base import Queries
 from .supervision.criterion import SetCriterion, Supervised
 from .supervision.matchings import Matchings
+from .two_halves import TwoHalvesDetector
 
 
 @dataclass
@@ -60,8 +59,11 @@ class Finished:
 
 
 @META_ARCH_REGISTRY.register()
-class DetrDetector(nn.Module):
+class DetrDetector(TwoHalvesDetector):
     """A detector whose neck, encoder, decoder and queries are plug-ins.
+
+    Its losses are ``loss_{class,box,giou}[_layer]``, with two-stage queries ``loss_*_encoder`` too, with training
+    groups ``loss_*_<group>[_layer]``.
 
     Args:
         backbone: detectron2 backbone. neck: its parameters are called ``input_projection``. criterion: the detection
@@ -123,37 +125,6 @@ class DetrDetector(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
-
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses in training, detections otherwise.
-
-        Args:
-            batched_inputs: detectron2 dicts with ``image`` (3, height, width) and, in training, ``instances``.
-
-        Returns:
-            ``loss_{class,box,giou}[_layer]`` scalars to sum, with two-stage queries ``loss_*_encoder`` too, with
-            training groups ``loss_*_<group>[_layer]``; or a list of ``{"instances": Instances}`` in the pixels of the
-            original images.
-        """
-        if not self.training:
-            return self.detect(batched_inputs)
-        # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
-        ground_truth = share_object_count(read_ground_truth(batched_inputs, self.device))
-        finished = self.finish(self.start(batched_inputs), ground_truth)
-        matchings = Matchings(self.criterion.matcher.solver)
-        supervised = self.supervise(finished, ground_truth, matchings)
-        matchings.solve()
-        return self.losses(supervised)
-
-    def detect(self, batched_inputs: list[dict]) -> list[dict]:
-        """Detections, as :meth:`forward` gives them outside of training."""
-        sizes = {tuple(entry["image"].shape[-2:]) for entry in batched_inputs}
-        if len(sizes) > 1:
-            # Convolutions carry padding over an image's border: one by one, no result depends on its neighbours.
-            return [self.detect([entry])[0] for entry in batched_inputs]
-        started = self.start(batched_inputs)
-        output = self.finish(started).outputs["own"]
-        return read_detections(output, started.images.sizes, batched_inputs, self.detections_per_image)
 
     def start(self, batched_inputs: list[dict]) -> Started:
         """Up to the neck: the maps that the rest of the network reads."""
@@ -219,7 +190,3 @@ class DetrDetector(nn.Module):
                 chosen = QueryGroup(name, memory.tokens, memory.position, loss_weight=group.loss_weight)
                 entries.append((group.proposals, chosen, ground_truth))
         return self.criterion.match([Supervised(*entry) for entry in entries], matchings)
-
-    def losses(self, supervised: list[Supervised]) -> dict[str, Tensor]:
-        """The detection losses of what :meth:`supervise` named, once the ledger is solved."""
-        return self.criterion.losses(supervised)

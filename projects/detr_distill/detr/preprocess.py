@@ -36,15 +36,18 @@ def pad_images(
         images = [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images]
     batch = (torch.stack(images) - mean) / std
     if is_padded or extents is not None:
-        limits = copy_to(torch.tensor(sizes), mean.device) if extents is None else extents
-        below = torch.arange(height, device=mean.device)[None, :, None] >= limits[:, 0, None, None]
-        right = torch.arange(width, device=mean.device)[None, None, :] >= limits[:, 1, None, None]
-        mask = below | right
+        mask = padding_of(height, width, copy_to(torch.tensor(sizes), mean.device) if extents is None else extents)
         batch = batch.masked_fill(mask.unsqueeze(1), 0.0)
     if batch.device.type == "cpu":
         # The layout passes on from convolution to convolution; a ResNet's are faster in it (docs/benchmarks.md).
         batch = batch.contiguous(memory_format=torch.channels_last)
     return ImageBatch(batch, mask, sizes)
+
+
+def padding_of(height: int, width: int, extents: Tensor) -> Tensor:
+    """(B, height, width) bool, True where a pixel lies outside of an image's ``extents`` (B, 2), height and width."""
+    rows, columns = (torch.arange(side, device=extents.device) for side in (height, width))
+    return (rows[None, :, None] >= extents[:, 0, None, None]) | (columns[None, None, :] >= extents[:, 1, None, None])
 
 
 def read_ground_truth(

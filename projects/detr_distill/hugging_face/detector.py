@@ -16,13 +16,11 @@ from torch import Tensor, nn
 
 from ..config.keys import check_keys
 from ..detr.boxes import EPSILON
-from ..detr.detections import read_detections
-from ..detr.preprocess import read_ground_truth
 from ..detr.supervision.criterion import SetCriterion, Supervised
 from ..detr.supervision.matchings import Matchings
 from ..detr.training_groups.denoising import ContrastiveDenoisingQueries
+from ..detr.two_halves import TwoHalvesDetector
 from ..structures import GroundTruth, QueryGroup
-from ..structures.fixed_batch import share_object_count
 from .build import build_parts
 from .distribution import DistributionLoss
 from .halves import Decoded, Halfway, Network
@@ -30,12 +28,15 @@ from .images import prepare_images
 
 
 @META_ARCH_REGISTRY.register()
-class TransformersStudent(nn.Module):
+class TransformersStudent(TwoHalvesDetector):
     """A model of transformers, as it is, with the losses of this project.
 
     Assignments of all layers and groups are solved together, so that a step reads the device once where the library's
     own loss reads it for every layer; the weights of losses and costs are the keys of ``MODEL.DETR.LOSS`` and
     ``MODEL.DETR.MATCHER``. A model that has denoising queries trains with them; their padding has no loss, as in DINO.
+
+    Its losses are ``loss_{class,box,giou}[_group][_layer]``, of the groups ``encoder`` and ``denoising`` and, with
+    D-FINE, of ``first`` (the head before the first layer's), which has ``loss_{fgl,ddf}`` too.
 
     Args:
         network: runs the model in two halves. criterion: the detection loss. distribution: of D-FINE; None for others.
@@ -90,35 +91,9 @@ class TransformersStudent(nn.Module):
     def device(self) -> torch.device:
         return self.mean.device
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses in training, detections otherwise.
-
-        Args:
-            batched_inputs: detectron2 dicts with ``image`` (3, height, width) and, in training, ``instances``.
-
-        Returns:
-            ``loss_{class,box,giou}[_group][_layer]`` scalars to sum, of the groups ``encoder`` and ``denoising`` and,
-            with D-FINE, of ``first`` (the head before the first layer's), which has ``loss_{fgl,ddf}`` too; or a list
-            of ``{"instances": Instances}`` in the pixels of the original images.
-        """
-        if not self.training:
-            return self.detect(batched_inputs)
-        # Before the network runs: a copy to the device waits for the work that was queued ahead of it.
-        ground_truth = share_object_count(read_ground_truth(batched_inputs, self.device))
-        decoded = self.finish(self.start(batched_inputs), ground_truth)
-        matchings = Matchings(self.criterion.matcher.solver)
-        supervised = self.supervise(decoded, ground_truth, matchings)
-        matchings.solve()
-        return self.losses(supervised)
-
-    def detect(self, batched_inputs: list[dict]) -> list[dict]:
-        """Detections, as :meth:`forward` gives them outside of training."""
-        sizes = [tuple(entry["image"].shape[-2:]) for entry in batched_inputs]
-        if self.size is None and len(set(sizes)) > 1:
-            # Convolutions carry padding over an image's border: one by one, no result depends on its neighbours.
-            return [self.detect([entry])[0] for entry in batched_inputs]
-        output = self.finish(self.start(batched_inputs)).outputs["own"]
-        return read_detections(output, sizes, batched_inputs, self.detections_per_image)
+    @property
+    def stretches(self) -> bool:
+        return self.size is not None
 
     def start(self, batched_inputs: list[dict]) -> Halfway:
         """Up to the maps that the encoder reads."""
@@ -167,7 +142,7 @@ class TransformersStudent(nn.Module):
 
     def losses(self, supervised: list[Supervised]) -> dict[str, Tensor]:
         """The detection losses of what :meth:`supervise` named, once the ledger is solved."""
-        losses = self.criterion.losses(supervised)
+        losses = super().losses(supervised)
         if self.distribution is not None:
             for entry in supervised:
                 if entry.output.edges is not None:

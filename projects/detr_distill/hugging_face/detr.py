@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..detr.boxes import inverse_sigmoid
-from ..structures import DecoderOutput, ImageBatch, QueryGroup
+from ..structures import DecoderOutput, ImageBatch, QueryGroup, one_layer
 from ..structures.levels import split_levels, to_map
-from .halves import Decoded, Halfway, MakeGroups, Network, as_memory, one_layer
+from .halves import Decoded, Halfway, MakeGroups, Network, as_memory
 from .listening import answered, heard, outputs_kept
 from .network import ACTIVATIONS
 
@@ -132,7 +132,7 @@ class DetrNetwork(Network):
         candidates = found.get("enc_outputs_class")
         encoder = {}
         if candidates is not None:
-            encoder["own"] = one_layer(candidates, found.enc_outputs_coord_logits.sigmoid())
+            encoder["own"] = one_layer(candidates, found.enc_outputs_coord_logits.sigmoid(), "sigmoid")
         shapes = [(values.shape[-2], values.shape[-1]) for values in half.maps]
         tokens = split_levels(kept["encoder"][0], shapes)
         maps = [to_map(part, shape) for part, shape in zip(tokens, shapes, strict=True)]

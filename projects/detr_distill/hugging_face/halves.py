@@ -39,9 +39,8 @@ class Halfway:
 
     def select(self, images: slice) -> Halfway:
         """What belongs to some of the images."""
-        batch = self.images
-        part = ImageBatch(batch.tensor[images], None if batch.mask is None else batch.mask[images], batch.sizes[images])
-        return Halfway(part, [values[images] for values in self.maps], _select(self.features, images))
+        maps = [values[images] for values in self.maps]
+        return Halfway(self.images.select(images), maps, _select(self.features, images))
 
 
 def _select(values: Any, images: slice) -> Any:
@@ -161,20 +160,11 @@ class Network(ABC):
                 layer.training = True
 
 
-def as_memory(maps: list[Tensor], mask: Tensor | None = None) -> Memory:
-    """An encoder's output (B, C, height, width) as tokens; the library keeps positions to itself.
-
-    Args:
-        mask: (B, S) bool, True on padding.
-    """
+def as_memory(maps: list[Tensor]) -> Memory:
+    """An encoder's output (B, C, height, width) as tokens; the library keeps positions to itself."""
     tokens = join_maps(maps)
     shapes = [(values.shape[-2], values.shape[-1]) for values in maps]
-    return Memory(tokens, tokens.new_zeros(1).expand(1, *tokens.shape[1:]), mask, shapes)
-
-
-def one_layer(logits: Tensor, boxes: Tensor) -> DecoderOutput:
-    """Predictions (B, Q, K) and (B, Q, 4) that belong to no decoder layer, without hidden states."""
-    return DecoderOutput(logits[None], boxes[None], logits.new_zeros(1, *logits.shape[:2], 0), "sigmoid")
+    return Memory(tokens, tokens.new_zeros(1).expand(1, *tokens.shape[1:]), None, shapes)
 
 
 def split_queries(output: DecoderOutput, sizes: list[int]) -> list[DecoderOutput]:

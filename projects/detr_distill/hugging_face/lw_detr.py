@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from ..structures import DecoderOutput, ImageBatch, QueryGroup
+from ..structures import DecoderOutput, ImageBatch, QueryGroup, one_layer
 from .detr import DetrNetwork, own_queries
-from .halves import Decoded, Halfway, MakeGroups, as_memory, one_layer, split_queries
+from .halves import Decoded, Halfway, MakeGroups, as_memory, split_queries
 from .listening import answered
 
 
@@ -70,7 +70,8 @@ class LwDetrNetwork(DetrNetwork):
         groups = [QueryGroup(name, own.content, own.position, loss_weight=1 / count) for name in names]
         made = make_groups(groups[0])
         assert len(made) == 1, "it decodes no queries of others"
-        candidates = one_layer(*kept["predictions"][7:9])
+        logits, boxes = kept["predictions"][7:9]
+        candidates = one_layer(logits, boxes, "sigmoid")
         encoders = split_queries(candidates, [queries] * count)
         outputs = split_queries(output, [queries] * count)
         return Decoded(

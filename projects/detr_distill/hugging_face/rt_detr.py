@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..detr.groups import group_layout
 from ..detr.queries.base import PLACE_WIDTHS, QueryForm
-from ..structures import DecoderOutput, EdgeDistributions, ImageBatch, QueryGroup
-from .halves import Decoded, Halfway, MakeGroups, Network, as_memory, one_layer, split_queries
+from ..structures import DecoderOutput, EdgeDistributions, ImageBatch, QueryGroup, one_layer
+from .halves import Decoded, Halfway, MakeGroups, Network, as_memory, split_queries
 
 WITH_DISTRIBUTIONS = ("d_fine", "deimv2")
 
@@ -106,7 +106,7 @@ class RtDetrNetwork(Network):
             groups=door.groups,
             outputs=dict(zip(names, split_queries(outputs, sizes), strict=True)),
             memory=as_memory(found.encoder_last_hidden_state),
-            encoder={"own": one_layer(found.enc_topk_logits, found.enc_topk_bboxes)},
+            encoder={"own": one_layer(found.enc_topk_logits, found.enc_topk_bboxes, "sigmoid")},
             decode=lambda group: self._read(door.decode_alone(self.core.decoder, group))[0],
             first={} if first is None else dict(zip(names, split_queries(first, sizes), strict=True)),
         )
@@ -126,7 +126,7 @@ class RtDetrNetwork(Network):
             boxes = boxes.clamp(0, 1)  # before the losses, as the authors do
         layers, has_first = len(edges.logits), len(logits) > len(edges.logits)
         output = DecoderOutput(logits[-layers:], boxes[-layers:], hidden[-layers:], "sigmoid", edges=edges)
-        return output, one_layer(logits[0], boxes[0]) if has_first else None
+        return output, one_layer(logits[0], boxes[0], "sigmoid") if has_first else None
 
 
 @contextlib.contextmanager

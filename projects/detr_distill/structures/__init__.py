@@ -16,6 +16,7 @@ from .tensors import (
     Memory,
     QueryGroup,
     SampledPoints,
+    one_layer,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "SampledPoints",
     "join_pairs",
     "no_pairs",
+    "one_layer",
     "pairs_in_order",
 ]
 

@@ -41,6 +41,10 @@ class ImageBatch:
     mask: Tensor | None
     sizes: list[tuple[int, int]]
 
+    def select(self, images: slice) -> ImageBatch:
+        """Some of the images."""
+        return ImageBatch(self.tensor[images], None if self.mask is None else self.mask[images], self.sizes[images])
+
 
 @dataclass
 class Memory:
@@ -218,3 +222,8 @@ class DecoderOutput:
         if self.activation == "softmax":
             return logits.softmax(-1)[..., :-1]
         return logits.sigmoid()
+
+
+def one_layer(logits: Tensor, boxes: Tensor, activation: str) -> DecoderOutput:
+    """Predictions (B, Q, K) and (B, Q, 4) of no decoder as an output of one layer, without hidden states."""
+    return DecoderOutput(logits[None], boxes[None], logits.new_zeros(1, *logits.shape[:2], 0), activation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -14,18 +13,18 @@ from ...detr import DetrDetector
 from ...detr.detector import Finished, Started
 from ...detr.preprocess import read_ground_truth
 from ...detr.queries.base import Queries
-from ...detr.supervision.criterion import SetCriterion
 from ...detr.supervision.matchings import Matchings
 from ...structures import PREDICTIONS, DecoderOutput, QueryGroup
 from ...structures.levels import from_maps, to_maps
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..side import ASSIGNMENT, DECODING, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
-from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
+from .base import Capture, Groups, Maps, StudentOutput, StudentStep, student_for
+from .two_halves import TwoHalvesStudent
 
 
 @student_for(DetrDetector)
-class DetrStudent(Student):
+class DetrStudent(TwoHalvesStudent):
     """Maps are the levels of the neck, ``level0``, ``level1``, ...; queries are one group among others."""
 
     detector: DetrDetector
@@ -54,14 +53,6 @@ class DetrStudent(Student):
     @property
     def part(self) -> str:
         return type(self.detector.decoder).__name__
-
-    @property
-    def criterion(self) -> SetCriterion:
-        return self.detector.criterion
-
-    @property
-    def num_classes(self) -> int:
-        return self.detector.criterion.num_classes
 
     @property
     def feature_channels(self) -> Mapping[str, int]:
@@ -105,14 +96,7 @@ class DetrStudent(Student):
         )
 
     def select(self, context: Started, images: slice) -> Started:
-        batch = context.images
-        part = dataclasses.replace(
-            batch,
-            tensor=batch.tensor[images],
-            mask=None if batch.mask is None else batch.mask[images],
-            sizes=batch.sizes[images],
-        )
-        return Started(part, context.memory.select(images))
+        return Started(context.images.select(images), context.memory.select(images))
 
     def know(self, step: StudentStep, classes: ClassMap | None, capture: frozenset[str]) -> Knowledge:
         """Maps, queries, predictions, and the cost of its own matching with the ground truth."""
@@ -136,8 +120,3 @@ class DetrStudent(Student):
     @torch.no_grad()
     def _decode(self, finished: Finished, group: QueryGroup, capture: frozenset[str]) -> DecoderOutput:
         return self.detector.decode(finished.memory, [group], capture & self.detector.decoder.captures)[group.name]
-
-    def detecting_copy(self) -> nn.Module:
-        detector = copy.deepcopy(self.detector)
-        detector.training_groups = nn.ModuleDict()
-        return detector

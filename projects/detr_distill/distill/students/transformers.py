@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from ...detr.preprocess import read_ground_truth
 from ...detr.queries.base import QueryForm
-from ...detr.supervision.criterion import SetCriterion
 from ...detr.supervision.matcher import HungarianMatcher
 from ...detr.supervision.matchings import Matchings
 from ...hugging_face.detector import TransformersStudent
@@ -22,57 +19,103 @@ from ...structures import PREDICTIONS, DecoderOutput, GroundTruth, QueryGroup
 from ...structures.transfer import copy_to
 from ..classes import ClassMap
 from ..knowledge import Knowledge
-from ..side import ASSIGNMENT, DECODING, EDGES, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES
-from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
+from ..side import ASSIGNMENT, DECODING, EDGES, HIDDEN, MAPS, MEMORY, ONE_TO_ONE, QUERIES, ReadThrough, Side
+from .base import Capture, Groups, Maps, StudentOutput, StudentStep, student_for
+from .two_halves import TwoHalvesStudent
 
 LARGEST = 20.0  # of a box's logits, whose sigmoid is 1 by then
 
 
-@student_for(TransformersStudent)
-class TransformersRunner(Student):
-    """Maps are what the encoder reads, ``level0``, ...; what it makes of them is the memory."""
+class NetworkSide(Side):
+    """What a student or a teacher gives that a network of transformers runs.
 
-    detector: TransformersStudent
+    Maps are what the encoder reads, ``level0``, ...; what it makes of them is the memory.
+    """
+
+    def __init__(self, network: Network):
+        self.network = network
 
     @property
     def gives(self) -> frozenset[str]:
-        return network_gives(self.detector.network) | {ONE_TO_ONE}
-
-    @property
-    def queries(self) -> QueryForm | None:
-        return self.detector.network.query_form
+        of_queries = {QUERIES, DECODING} if self.queries is not None else set()
+        of_edges = {EDGES} if self.edge_bins else set()
+        return frozenset({MAPS, MEMORY, HIDDEN, ASSIGNMENT, PREDICTIONS, *of_queries, *of_edges})
 
     @property
     def name(self) -> str:
-        return type(self.detector.model).__name__
+        return type(self.network.detector).__name__
+
+    @property
+    def queries(self) -> QueryForm | None:
+        return self.network.query_form
 
     @property
     def hidden_width(self) -> int:
-        return self.detector.network.width
+        return self.network.width
 
     @property
     def num_layers(self) -> int:
-        return self.detector.network.num_layers
-
-    @property
-    def criterion(self) -> SetCriterion:
-        return self.detector.criterion
-
-    @property
-    def num_classes(self) -> int:
-        return self.detector.criterion.num_classes
+        return self.network.num_layers
 
     @property
     def edge_bins(self) -> tuple[float, ...]:
-        return self.detector.network.edge_bins
+        return self.network.edge_bins
 
     @property
     def feature_channels(self) -> Mapping[str, int]:
-        return level_channels(self.detector.network)
+        return {f"level{level}": width for level, width in enumerate(self.network.level_channels)}
 
     @property
     def memory_channels(self) -> Mapping[str, int]:
-        return memory_channels(self.detector.network)
+        return {f"memory{level}": width for level, width in enumerate(self.network.level_channels)}
+
+    def know(self, half: Halfway, matcher: HungarianMatcher, truth: GroundTruth | None) -> Knowledge:
+        """What the network, in eval mode, knows of a batch as a teacher.
+
+        Args:
+            half: of its first half. matcher: gives the cost of its own matching. truth: with labels in its own
+                classes, -1 for one that it does not know; None: nobody has labelled the images.
+        """
+        network = self.network
+        with network.every_layer():
+            decoded = network.finish(half, lambda own: [own])
+        output, queries = decoded.outputs["own"], None
+        if network.query_form is not None:
+            # The library marks a place without a cell by the largest number there is, which no map of others can take.
+            own = decoded.groups[0]
+            queries = dataclasses.replace(own, position=own.position.clamp(-LARGEST, LARGEST))
+
+        @torch.no_grad()
+        def decode(group: QueryGroup) -> DecoderOutput:
+            assert decoded.decode is not None
+            with network.every_layer():
+                return decoded.decode(group)
+
+        return Knowledge(
+            features=dict(zip(self.feature_channels, half.maps, strict=True)),
+            output=output,
+            queries=queries,
+            label_cost=None if truth is None else functools.cache(lambda: matcher(output, truth)),
+            memory=decoded.memory,
+            ground_truth=truth,
+            decode=None if decoded.decode is None else decode,
+        )
+
+
+@student_for(TransformersStudent)
+class TransformersRunner(ReadThrough, TwoHalvesStudent):
+    """A network of transformers with this project's criterion; see :class:`NetworkSide`."""
+
+    detector: TransformersStudent
+    reader: NetworkSide
+
+    def __init__(self, detector: TransformersStudent):
+        super().__init__(detector)
+        self.reader = NetworkSide(detector.network)
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return super().gives | {ONE_TO_ONE}
 
     def start(self, batched_inputs: list[dict]) -> StudentStep:
         """See the base class; ``context`` is what the detector has by then."""
@@ -129,59 +172,4 @@ class TransformersRunner(Student):
         truth = step.ground_truth or read_ground_truth(step.batched_inputs, detector.device)
         half = detector.start(step.batched_inputs)
         truth = dataclasses.replace(truth, labels=classes.teacher_labels(truth.labels))
-        return network_knowledge(detector.network, half, detector.criterion.matcher, truth)
-
-    def detecting_copy(self) -> nn.Module:
-        detector = copy.deepcopy(self.detector)
-        detector.training_groups = nn.ModuleDict()
-        return detector
-
-
-def network_gives(network: Network) -> frozenset[str]:
-    """What a student or a teacher gives that a network runs."""
-    of_queries = {QUERIES, DECODING} if network.query_form is not None else set()
-    of_edges = {EDGES} if network.edge_bins else set()
-    return frozenset({MAPS, MEMORY, HIDDEN, ASSIGNMENT, PREDICTIONS, *of_queries, *of_edges})
-
-
-def level_channels(network: Network) -> dict[str, int]:
-    """Channels of what the encoder reads, ``level0``, ``level1``, ..."""
-    return {f"level{level}": width for level, width in enumerate(network.level_channels)}
-
-
-def memory_channels(network: Network) -> dict[str, int]:
-    """Channels of what the encoder makes of it, ``memory0``, ``memory1``, ..."""
-    return {name.replace("level", "memory"): width for name, width in level_channels(network).items()}
-
-
-def network_knowledge(
-    network: Network, half: Halfway, matcher: HungarianMatcher, truth: GroundTruth | None
-) -> Knowledge:
-    """What a network in eval mode knows of a batch as a teacher.
-
-    Args:
-        half: of its first half. matcher: gives the cost of its own matching. truth: with labels in its own
-            classes, -1 for one that it does not know; None: nobody has labelled the images.
-    """
-    with network.every_layer():
-        decoded = network.finish(half, lambda own: [own])
-    output, queries = decoded.outputs["own"], None
-    if network.query_form is not None:
-        # The library marks a place without a cell by the largest number there is, which no map of others can take.
-        queries = dataclasses.replace(decoded.groups[0], position=decoded.groups[0].position.clamp(-LARGEST, LARGEST))
-
-    @torch.no_grad()
-    def decode(group: QueryGroup) -> DecoderOutput:
-        assert decoded.decode is not None
-        with network.every_layer():
-            return decoded.decode(group)
-
-    return Knowledge(
-        features=dict(zip(level_channels(network), half.maps, strict=True)),
-        output=output,
-        queries=queries,
-        label_cost=None if truth is None else functools.cache(lambda: matcher(output, truth)),
-        memory=decoded.memory,
-        ground_truth=truth,
-        decode=None if decoded.decode is None else decode,
-    )
+        return self.reader.know(half, detector.criterion.matcher, truth)

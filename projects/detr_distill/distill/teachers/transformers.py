@@ -6,7 +6,6 @@ Letters: B images, L decoder layers, Q queries, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from ...checkpoint.transformers_folder import open_folder, read_class_names, read_config
 from ...data import training_class_names
-from ...detr.queries.base import QueryForm
 from ...detr.supervision.matcher import HungarianMatcher
 from ...errors import ConfigError
 from ...hugging_face.images import prepare_images
@@ -24,8 +22,9 @@ from ...hugging_face.network import find_preprocessing, load_model
 from ...registry import TEACHER_REGISTRY
 from ..classes import NAMES_KEY, match_classes, report_pairing
 from ..knowledge import Knowledge
+from ..side import ReadThrough
 from ..students.base import Student, StudentStep
-from ..students.transformers import level_channels, memory_channels, network_gives, network_knowledge
+from ..students.transformers import NetworkSide
 from .base import CLASS_NAMES, WEIGHTS
 from .frozen import HiddenDetector
 
@@ -34,7 +33,7 @@ ASKER = "MODEL.DISTILL.TEACHER.NAME is TransformersDetector"
 
 
 @TEACHER_REGISTRY.register()
-class TransformersDetector(HiddenDetector):
+class TransformersDetector(ReadThrough, HiddenDetector):
     """A detector of transformers from a folder named by ``TEACHER.WEIGHTS``; its types stand in hugging_face/kinds.py.
 
     All give predictions and hidden states of every decoder layer, and maps before and behind their encoder; RT-DETRs,
@@ -50,6 +49,7 @@ class TransformersDetector(HiddenDetector):
     mean: Tensor
     std: Tensor
     detector: Any
+    reader: NetworkSide
     weights: str = WEIGHTS
     class_names: tuple[str, ...] = CLASS_NAMES
 
@@ -64,8 +64,9 @@ class TransformersDetector(HiddenDetector):
     ):
         super().__init__(**arguments)
         self.size = size
-        self.network = NETWORKS[self.detector.config.model_type](self.detector)
-        self.matcher = HungarianMatcher(**self.network.matching_weights)
+        network = NETWORKS[self.detector.config.model_type](self.detector)
+        self.reader = NetworkSide(network)
+        self.matcher = HungarianMatcher(**network.matching_weights)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -93,34 +94,6 @@ class TransformersDetector(HiddenDetector):
             "size": images.size,
         }
 
-    @property
-    def gives(self) -> frozenset[str]:
-        return network_gives(self.network)
-
-    @property
-    def queries(self) -> QueryForm | None:
-        return self.network.query_form
-
-    @property
-    def hidden_width(self) -> int:
-        return self.network.width
-
-    @property
-    def num_layers(self) -> int:
-        return self.network.num_layers
-
-    @property
-    def edge_bins(self) -> tuple[float, ...]:
-        return self.network.edge_bins
-
-    @property
-    def feature_channels(self) -> Mapping[str, int]:
-        return level_channels(self.network)
-
-    @property
-    def memory_channels(self) -> Mapping[str, int]:
-        return memory_channels(self.network)
-
     @torch.no_grad()
     def forward(self, step: StudentStep, capture: frozenset[str]) -> Knowledge:
         """Looks at the student's images, and at the ground truth where there is any."""
@@ -128,4 +101,4 @@ class TransformersDetector(HiddenDetector):
         if truth is not None and self.classes is not None:
             truth = dataclasses.replace(truth, labels=self.classes.teacher_labels(truth.labels))
         images = prepare_images(step.batched_inputs, self.mean, self.std, self.size, self.flip_channels)
-        return network_knowledge(self.network, self.network.start(images), self.matcher, truth)
+        return self.reader.know(self.reader.network.start(images), self.matcher, truth)
