@@ -5,11 +5,10 @@
 DETR, Conditional DETR, DAB-DETR and Deformable DETR in the shape of ``configs/detr/*_r50.yaml``, random weights copied
 from one side to the other. Before any timing, the last layer's logits, boxes and loss must agree (without TF32).
 
-Ours: uint8 images to detections in pixels (inference), or to losses and gradients (training). transformers:
-normalised, padded images to logits and boxes, or with labels to its own loss (Hungarian matching, every decoder layer)
-and gradients; its image processor is not timed. Equal on both sides: frozen batch norms, frozen stem and first stage,
-dropout (also of attention and inside the feed-forward, where transformers' default is 0), threads. ``transformers`` is
-its default attention (sdpa where it has it), ``transformers_eager`` the other.
+Ours: uint8 images to detections in pixels (inference), or to losses and gradients (training). transformers: padded
+images to logits and boxes, or with labels to its own loss (every decoder layer) and gradients; its image processor is
+not timed. Equal on both sides: frozen batch norms, frozen stem and first stage, dropout (also of attention and in the
+feed-forward), threads. ``transformers`` is its default attention (sdpa where it has it), ``transformers_eager`` eager.
 
 Modes: ``inference`` on images of one size; ``inference_padded`` and ``training`` on images of unequal sizes, which
 transformers pads in both, and ours pads in training and takes one by one at inference.

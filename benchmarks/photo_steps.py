@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import tempfile
@@ -104,12 +105,18 @@ class Steps:
     def steps(self, row: Row, iterations: int, collection: Collection) -> float:
         """The time of a training in steps of the plain student, the teacher's look at the images included."""
         before = collection.iterations[0] if row.goes_on else 0
-        images = len(DatasetCatalog.get(collection.train)) if row.teacher in ("file", "boxes") else 0
+        images = count_images(collection.train) if row.teacher in ("file", "boxes") else 0
         return before + images * self.ratio(LOOK, collection) + iterations * self.ratio(row.config, collection)
 
     def time(self, row: Row, iterations: int, collection: Collection) -> float:
         """Seconds of a training, were it alone on the device."""
         return self.steps(row, iterations, collection) * self._of(collection)[PLAIN]
+
+
+@functools.cache
+def count_images(name: str) -> int:
+    """Of a registered set, which every row of a table asks for."""
+    return len(DatasetCatalog.get(name))
 
 
 def look_at_images(config: str, folder: str, keys: Sequence[str]) -> Callable[[], None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 
+from detr_distill.checkpoint.class_names import names_twice
 from detr_distill.config.build import build_config
-from detr_distill.data.class_lists import check_class_lists, names_twice
+from detr_distill.data.class_lists import check_class_lists
 from detr_distill.errors import DataError
 
 import pytest

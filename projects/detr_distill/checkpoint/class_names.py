@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def stored_class_names(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
         return None
 
 
+def normal_names(names: Iterable[str]) -> list[str]:
+    """Names in Unicode's composed form (NFC): a letter with an accent is one character, however it was typed."""
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def names_twice(names: Iterable[str]) -> list[str]:
+    """Names that stand more than once in a list, each once."""
+    return [name for name, count in Counter(normal_names(names)).items() if count > 1]
+
+
 def differing_names(stored: Sequence[str] | None, own: Sequence[str] | None) -> tuple[str, bool]:
     """In what a checkpoint's classes differ from those of the data that it is used for.
 
@@ -42,7 +53,7 @@ def differing_names(stored: Sequence[str] | None, own: Sequence[str] | None) -> 
     """
     if stored is None or own is None:
         return "", False
-    theirs, mine = ([unicodedata.normalize("NFC", name) for name in names] for names in (stored, own))
+    theirs, mine = normal_names(stored), normal_names(own)
     if theirs == mine:
         return "", False
     at = next((n for n, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b), min(len(theirs), len(mine)))

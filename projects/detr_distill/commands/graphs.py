@@ -6,15 +6,15 @@ import argparse
 import re
 from pathlib import Path
 
-from ..checkpoint.class_names import stored_class_names
 from ..checkpoint.strict import load_strict
 from ..config.defaults import detector_name
-from ..data import read_configuration, training_class_names
+from ..data import read_configuration
 from ..deployment.graphs import graph_of
 from ..deployment.writing import write_onnx, write_program
 from ..distill.students import student_of
 from ..engine.model import build_named_model
 from ..errors import ConfigError
+from .predictor import find_class_names
 
 GRAPHS = {"onnx": write_onnx, "program": write_program}
 MULTIPLE = 32  # of the sides that a detector is traced with, in pixels
@@ -40,12 +40,7 @@ def export_graph(arguments: argparse.Namespace, form: str) -> str:
     graph = graph_of(detector, cfg.INPUT.FORMAT)
     load_strict(detector, weights, "--weights")
     count = student_of(detector).num_classes
-    names = stored_class_names(weights) or training_class_names(cfg) or [str(index) for index in range(count)]
-    if len(names) != count:
-        raise ConfigError(
-            f"{weights} and DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} tell {len(names)} class names, and the detector "
-            f"has {count}. Name the set that it was trained on."
-        )
+    names = find_class_names(cfg, weights, count) or [str(index) for index in range(count)]
     side = -(-cfg.INPUT.MIN_SIZE_TEST // MULTIPLE) * MULTIPLE
     size = read_size(arguments.size) if arguments.size else (side, side + MULTIPLE)
     difference = GRAPHS[form](graph, Path(arguments.output), names, size)

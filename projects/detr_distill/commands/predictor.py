@@ -80,13 +80,9 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {student.name} gives no predictions to write. Choose a detector that does."
         )
-    names = stored_class_names(weights) or training_class_names(cfg)
-    if names is None or len(names) != student.num_classes:
-        told = "no" if names is None else len(names)
-        raise ConfigError(
-            f"{weights} and DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)} tell {told} class names, and the detector "
-            f"has {student.num_classes}. Name the set that it was trained on."
-        )
+    names = find_class_names(cfg, weights, student.num_classes)
+    if names is None:
+        raise _unknown_classes(cfg, weights, "no", student.num_classes)
     classes, device = same_classes(student.num_classes), next(detector.parameters()).device
 
     def know(batch: list[dict]) -> Knowledge:
@@ -94,6 +90,25 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
         return student.know(StudentStep(batch, ground_truth=truth), classes, frozenset({PREDICTIONS}))
 
     return Predictor(know, names, hash_file(local_file(weights, WEIGHTS)), _settings(cfg, READ))
+
+
+def find_class_names(cfg: CfgNode, weights: str, count: int) -> tuple[str, ...] | None:
+    """Names of a detector's ``count`` classes, by its checkpoint or its training set; None where neither tells them.
+
+    Raises:
+        ConfigError: they are of another number.
+    """
+    names = stored_class_names(weights) or training_class_names(cfg)
+    if names is not None and len(names) != count:
+        raise _unknown_classes(cfg, weights, str(len(names)), count)
+    return names
+
+
+def _unknown_classes(cfg: CfgNode, weights: str, told: str, count: int) -> ConfigError:
+    return ConfigError(
+        f"{weights} and DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)} tell {told} class names, and the detector has "
+        f"{count}. Name the set that it was trained on."
+    )
 
 
 def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:

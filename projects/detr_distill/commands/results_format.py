@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 
-from ..data.class_lists import normal_names
+from ..checkpoint.class_names import normal_names
+from ..data.predictions.description import shared_id
 from ..data.predictions.store import PredictionStore
 from ..data.registration import category_names
 from ..detr.boxes import to_corners
@@ -32,15 +33,12 @@ class Categories:
 
 def check_ids(records: Sequence[dict]) -> None:
     """Raises ConfigError where two images share an id, by which alone the format knows them."""
-    files: dict[int | str, str] = {}
-    for record in records:
-        known = files.setdefault(record["image_id"], record["file_name"])
-        if known != record["file_name"]:
-            raise ConfigError(
-                f"--output names a .json file, which knows images by id alone, and {record['image_id']} is the id of "
-                f"{known} and of {record['file_name']}. Name a folder, which tells them apart, or write a file of each "
-                "set."
-            )
+    shared = shared_id((record["image_id"], record["file_name"]) for record in records)
+    if shared is not None:
+        raise ConfigError(
+            f"--output names a .json file, which knows images by id alone, and {shared[0]} is the id of {shared[1]} "
+            f"and of {shared[2]}. Name a folder, which tells them apart, or write a file of each set."
+        )
 
 
 def find_categories(cfg: CfgNode, sets: Sequence[str], class_names: Sequence[str]) -> Categories:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..checkpoint.class_names import normal_names
 from ..errors import DataError, first
 from .registration import class_names
 
 _SHOWN = 5  # names of a list that a message shows, from the first difference on
-
-
-def normal_names(names: Iterable[str]) -> list[str]:
-    """Names in Unicode's composed form (NFC): a letter with an accent is one character, however it was typed."""
-    return [unicodedata.normalize("NFC", name) for name in names]
-
-
-def names_twice(names: Iterable[str]) -> list[str]:
-    """Names that stand more than once in a list, each once."""
-    return [name for name, count in Counter(normal_names(names)).items() if count > 1]
 
 
 def check_class_lists(cfg: CfgNode) -> None:

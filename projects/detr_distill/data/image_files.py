@@ -24,7 +24,7 @@ SECONDS = 20.0
 
 _NAMED = 5  # files that a message lists
 _CHUNK = 256  # files a task
-_THREADS = 8  # a network disk answers many questions at once
+THREADS = 8  # a network disk answers many questions at once
 _HEAD = 2048  # bytes that hold the header of most files
 _SIDEWAYS = 5  # EXIF orientations from here on swap width and height
 
@@ -52,7 +52,7 @@ def check_image_files(records: Sequence[dict], source: str, seconds: float = SEC
         )
     deadline = time.monotonic() + seconds
     chunks = [local[start : start + _CHUNK] for start in range(0, len(local), _CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large image is no fault
         found = list(pool.map(lambda chunk: None if time.monotonic() > deadline else _faults(chunk), chunks))
     faults = [fault for chunk in found if chunk is not None for fault in chunk]

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import functools
-import logging
 
 import torch
 from torch import Tensor
 
+from ..detr.layers.kernel_trial import tried
 from ..structures.attention import AttentionFactors
 from . import divergence
-
-logger = logging.getLogger(__name__)
 
 KINDS = {"kl": divergence.kl, "mse": divergence.mse}
 TOLERANCE = 1e-3  # of the largest value; a kernel that the machine has compiled wrongly is off by far more
 
 
 @functools.cache
-def attention_kernels_work(device: torch.device) -> bool:
-    """Compares divergences and gradients of two small attentions: Triton may be absent, or not know the device."""
-    try:
-        from .attention_fused import attention_divergence
+@tried("Attention is compared as maps, which takes more memory")
+def attention_kernels_work(device: torch.device) -> None:
+    """Compares divergences and gradients of two small attentions."""
+    from .attention_fused import attention_divergence
 
-        with torch.inference_mode(False), torch.enable_grad():
-            for kind, compare in KINDS.items():
-                student, teacher = _factors(device, 8, seed=0), _factors(device, 16, seed=1)
-                found = attention_divergence(student, teacher, kind=kind, tiny=divergence.TINY)
-                expected = compare(teacher.map(), student.map())
-                pairs = zip(_with_gradients(found, student), _with_gradients(expected, student), strict=True)
-                if not all(_close(ours, theirs) for ours, theirs in pairs):
-                    raise RuntimeError(f"its divergence '{kind}' is not that of the maps")
-    except Exception as error:  # whatever Triton, its compiler or the driver raises
-        logger.warning(
-            "Attention is compared as maps, which takes more memory: Triton fails on %s (%s).", device, error
-        )
-        return False
-    return True
+    with torch.inference_mode(False), torch.enable_grad():
+        for kind, compare in KINDS.items():
+            student, teacher = _factors(device, 8, seed=0), _factors(device, 16, seed=1)
+            found = attention_divergence(student, teacher, kind=kind, tiny=divergence.TINY)
+            expected = compare(teacher.map(), student.map())
+            pairs = zip(_with_gradients(found, student), _with_gradients(expected, student), strict=True)
+            if not all(_close(ours, theirs) for ours, theirs in pairs):
+                raise RuntimeError(f"its divergence '{kind}' is not that of the maps")
 
 
 def _factors(device: torch.device, width: int, seed: int) -> AttentionFactors:

@@ -11,8 +11,8 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from ..checkpoint.class_names import names_twice, normal_names
 from ..checkpoint.transformers_folder import UNNAMED
-from ..data.class_lists import names_twice, normal_names
 from ..errors import ConfigError
 from ..structures.transfer import copy_to
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...checkpoint.class_names import names_twice
 from ...errors import DataError, first
 from ..bad_boxes import PLACE
 from ..image_files import upright_size
@@ -49,8 +48,7 @@ class Content:
     _known: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        spelled = [unicodedata.normalize("NFC", name) for name in self.names]
-        twice = [name for name, count in Counter(spelled).items() if count > 1]
+        twice = names_twice(self.names)
         if twice:
             raise DataError(f"{self.source} names the class {first(map(repr, twice))} more than once. Name each once.")
 

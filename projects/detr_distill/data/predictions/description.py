@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import DataError, first
-from ..image_files import content_hash, file_bytes
+from ..image_files import THREADS, content_hash, file_bytes
 
 DESCRIPTION = "predictions.json"
-_THREADS = 8  # a network disk answers many questions at once
 
 
 class StoredImage(NamedTuple):
@@ -46,6 +45,20 @@ class StoredImage(NamedTuple):
         return self[:4]
 
 
+def shared_id(images: Iterable[tuple[int | str, str]]) -> tuple[int | str, str, str] | None:
+    """An id that two files have, and these; None where ids tell all images apart.
+
+    Args:
+        images: id and file of each.
+    """
+    files: dict[int | str, str] = {}
+    for image_id, file in images:
+        known = files.setdefault(image_id, file)
+        if known != file:
+            return image_id, known, file
+    return None
+
+
 def read_images(records: Sequence[Mapping[str, Any]]) -> list[StoredImage]:
     """The images of records with what their files hold.
 
@@ -59,7 +72,7 @@ def read_images(records: Sequence[Mapping[str, Any]]) -> list[StoredImage]:
             return StoredImage.of(record)
         return StoredImage.of(record)._replace(bytes=file_bytes(file), content=content_hash(file))
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(read, records))
 
 

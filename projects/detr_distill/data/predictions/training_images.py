@@ -14,15 +14,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ...errors import DataError, first
-from ..image_files import SECONDS, content_hash, file_bytes
+from ..image_files import SECONDS, THREADS, content_hash, file_bytes
 from ..records import load_records
 from ..unlabeled import unlabeled_sets
-from .description import StoredImage
+from .description import StoredImage, shared_id
 from .store import PredictionStore
 
 logger = logging.getLogger(__name__)
-
-_THREADS = 8
 
 
 class TrainingImage(NamedTuple):
@@ -52,14 +50,13 @@ class TrainingImages:
 
     def check_ids(self, key: str) -> None:
         """Raises DataError where two images have one id, by which alone COCO's results know them."""
-        files: dict[int | str, str] = {}
-        for file, image in self.images:
-            if files.setdefault(image.id, file) != file:
-                raise DataError(
-                    f"{key}: image id {image.id} is of {files[image.id]} and of {file}, and a .json file knows images "
-                    f"by id alone. Give the images of {self.source} different ids, or let tools/predict.py write a "
-                    "folder, which tells them apart."
-                )
+        shared = shared_id((image.id, file) for file, image in self.images)
+        if shared is not None:
+            raise DataError(
+                f"{key}: image id {shared[0]} is of {shared[1]} and of {shared[2]}, and a .json file knows images by "
+                f"id alone. Give the images of {self.source} different ids, or let tools/predict.py write a folder, "
+                "which tells them apart."
+            )
 
     def rows_in(self, store: PredictionStore, key: str) -> dict[tuple[int | str, str], int]:
         """Row of each image in a store, by id and file.
@@ -143,7 +140,7 @@ def check_content(pairs: Sequence[tuple[str, StoredImage]], key: str, seconds: f
     read: list[bool | None] = []
     if not changed:
         known = random.Random(0).sample(known, len(known))
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             read = list(pool.map(same, known))
         changed = [file for (file, _), equal in zip(known, read, strict=True) if equal is False]
     if changed:

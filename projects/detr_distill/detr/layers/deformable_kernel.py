@@ -7,18 +7,17 @@ what, and every part that samples points follows it without passing it on.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from .kernel_trial import tried
 
 # Of `MODEL.DETR.DEFORMABLE_KERNEL`.
 KERNELS = ("auto", "pytorch", "triton")
 _chosen = "auto"
-logger = logging.getLogger(__name__)
 
 
 def choose_deformable_kernel(kernel: str) -> None:
@@ -69,20 +68,12 @@ def find_triton_form(values: Tensor, sampling_locations: Tensor) -> Callable[...
 
 
 @functools.cache
-def triton_works(device: torch.device) -> bool:
-    """Tries a single point, once: Triton may be absent, lack a C compiler, or not know the device."""
-    try:
-        from .deformable_triton import attend_with_triton
+@tried("Deformable attention uses PyTorch's operators, which take several times as long")
+def triton_works(device: torch.device) -> None:
+    """Tries a single point, once."""
+    from .deformable_triton import attend_with_triton
 
-        with torch.inference_mode(False), torch.enable_grad():
-            values = torch.zeros(1, 1, 1, 16, device=device, requires_grad=True)
-            points = torch.zeros(1, 1, 1, 1, 1, 2, device=device)
-            torch.autograd.grad(attend_with_triton(values, [(1, 1)], points, points[..., 0]).sum(), values)
-    except Exception as error:  # whatever Triton, its compiler or the driver raises
-        logger.warning(
-            "Deformable attention uses PyTorch's operators, which take several times as long: Triton fails on %s (%s).",
-            device,
-            error,
-        )
-        return False
-    return True
+    with torch.inference_mode(False), torch.enable_grad():
+        values = torch.zeros(1, 1, 1, 16, device=device, requires_grad=True)
+        points = torch.zeros(1, 1, 1, 1, 1, 2, device=device)
+        torch.autograd.grad(attend_with_triton(values, [(1, 1)], points, points[..., 0]).sum(), values)

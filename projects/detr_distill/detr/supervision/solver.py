@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import logging
 
 import torch
 from torch import Tensor
@@ -13,13 +12,13 @@ from torch import Tensor
 from ...errors import ConfigError
 from ...structures import Pairs, no_pairs
 from ...structures.transfer import copy_to
+from ..layers.kernel_trial import tried
 from .assignment import Cost, solve_assignments
 from .cost_flags import CostFlags, collect_cost_flags, report
 
 # Of `MODEL.DETR.MATCHER.SOLVER`.
 SOLVERS = ("auto", "device", "scipy")
 KEY = "MODEL.DETR.MATCHER.SOLVER"
-logger = logging.getLogger(__name__)
 
 
 def check_solver(solver: str, device: str) -> None:
@@ -86,26 +85,20 @@ def solve_on_device(cost: Cost) -> Pairs:
 
 
 @functools.cache
-def triton_works(device: torch.device) -> bool:
-    """Compares with SciPy, once: Triton may be absent, lack a C compiler, or not know the device."""
+@tried("Matchings are solved on the host, for which the device waits")
+def triton_works(device: torch.device) -> None:
+    """Compares with SciPy, once."""
     generator = torch.Generator().manual_seed(0)
-    tried = [
+    costs = [
         Cost("wide", torch.randn(2, 3, 9, 5, generator=generator), [5, 0, 3]),
         Cost("high", torch.randn(1, 2, 4, 7, generator=generator), [7, 2]),
         Cost("tied", torch.randn(1, 2, 8, 8, generator=generator).round(), [8, 8]),
     ]
-    try:
-        with collect_cost_flags():  # these costs are no step's
-            found = [solve_on_device(dataclasses.replace(cost, values=cost.values.to(device))) for cost in tried]
-        for cost, pairs, expected in zip(tried, found, solve_assignments(tried), strict=True):
-            if not torch.allclose(_totals(cost.values, pairs), _totals(cost.values, expected), atol=1e-5):
-                raise RuntimeError(f"the pairs of the costs '{cost.name}' are not the best")
-    except Exception as error:  # whatever Triton, its compiler or the driver raises
-        logger.warning(
-            "Matchings are solved on the host, for which the device waits: Triton fails on %s (%s).", device, error
-        )
-        return False
-    return True
+    with collect_cost_flags():  # these costs are no step's
+        found = [solve_on_device(dataclasses.replace(cost, values=cost.values.to(device))) for cost in costs]
+    for cost, pairs, expected in zip(costs, found, solve_assignments(costs), strict=True):
+        if not torch.allclose(_totals(cost.values, pairs), _totals(cost.values, expected), atol=1e-5):
+            raise RuntimeError(f"the pairs of the costs '{cost.name}' are not the best")
 
 
 def _totals(costs: Tensor, pairs: Pairs) -> Tensor:

@@ -8,11 +8,10 @@ import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
-from ...checkpoint.class_names import stored_class_names
+from ...checkpoint.class_names import normal_names, stored_class_names
 from ...config.build import flatten
 from ...config.files import complete_path, find_file
 from ...data import read_configuration, training_class_names
-from ...data.class_lists import normal_names
 from ...errors import ConfigError, DetrDistillError
 from ..classes import NAMES_KEY
 from ..students.base import Student, known_students, student_of
