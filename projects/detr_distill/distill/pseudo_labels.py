@@ -1,0 +1,113 @@
+"""The teacher's confident detections as the objects of images without labels.
+
+Letters: B images, of which the labelled ones come first, G objects (padded), N detections of an image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+
+from ..config.keys import key
+from ..config.ranges import COUNT, Range, Words
+from ..errors import ConfigError
+from ..plugin import Plugin
+from ..structures import PREDICTIONS, GroundTruth
+from .best_detections import best_detections
+from .classes import ClassMap
+from .knowledge import Knowledge
+from .students.base import Student, StudentStep
+from .teachers.base import Teacher
+
+
+class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
+    """Gives the detection loss, and with it denoising and other groups, objects on images that nobody labelled.
+
+    Everything that learns from labels then learns from the teacher's: the proposals of a two-stage detector too, which
+    no loss between matched queries reaches. Source: Semi-DETR (2307.08095) thresholds the teacher's scores [P]; that a
+    class's goal is the teacher's score instead of 1 is the quality focal loss (2006.04388) [P] with another quality
+    [R].
+
+    Args:
+        student: takes the objects. classes: of the teacher and of it.
+    """
+
+    images: str = key(
+        "none",
+        'where the teacher\'s confident detections are objects of the detection loss: `"none"`, or `"unlabeled"`, on '
+        "the images without labels",
+        Words("none", "unlabeled"),
+    )
+    score_threshold: float = key(0.4, "best class probability from which a detection is an object", Range(0, below=1))
+    detections: int = key(100, "the teacher's best detections of an image, at most", COUNT)
+    goal: str = key(
+        "score",
+        'what the class of such an object is to be scored: the teacher\'s `"score"`, or `"one"`',
+        Words("score", "one"),
+    )
+
+    @configurable
+    def __init__(self, *, student: Student, classes: ClassMap, **settings: Any):
+        super().__init__(**settings)
+        self.student, self.classes = student, classes
+
+    @classmethod
+    def is_active(cls, cfg: CfgNode) -> bool:
+        return cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES != "none"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
+        node = f"{cls.node}.IMAGES is {cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES!r}"
+        if teacher.classes is None or PREDICTIONS not in teacher.gives:
+            raise ConfigError(
+                f"{node}, and MODEL.DISTILL.TEACHER.NAME {type(teacher).__name__} detects nothing. Set it to 'none', "
+                "or name a teacher that detects."
+            )
+        if student.criterion is None and cfg.MODEL.DISTILL.PSEUDO_LABELS.GOAL != "one":
+            raise ConfigError(
+                f"{cls.node}.GOAL is 'score', and the losses of a {student.name} know no goal but 1. Set it to 'one'."
+            )
+        if not cfg.DATALOADER.UNLABELED_PER_BATCH:
+            raise ConfigError(
+                f"{node}, and DATALOADER.UNLABELED_PER_BATCH is 0. Give it and DATASETS.UNLABELED, or set IMAGES to "
+                "'none'."
+            )
+        return {**cls.read_keys(cfg), "student": student, "classes": teacher.classes}
+
+    @torch.no_grad()
+    def forward(self, step: StudentStep, knowledge: Knowledge) -> StudentStep:
+        """The step with these objects, in which every image counts as labelled."""
+        truth = step.ground_truth
+        assert truth is not None
+        labelled = truth.num_labelled
+        if labelled == len(truth.labels):
+            return step
+        best = best_detections(knowledge.select(slice(labelled, None)), self.classes, self.detections)
+        valid = best.score >= self.score_threshold
+        # How many there are decides on the shapes of what follows: the one place where a step asks the device for it.
+        found = valid.sum(1).tolist()
+        counts = [*truth.counts[:labelled], *found]
+        width = max(truth.labels.shape[1], *found)
+        labels = _join(truth.labels[:labelled], self.classes.student_labels(best.labels), width)
+        scores = best.score if self.goal == "score" else torch.ones_like(best.score)
+        joined = GroundTruth(
+            labels,
+            _join(truth.boxes[:labelled], best.boxes.to(truth.boxes.dtype), width),
+            _join(truth.valid[:labelled], valid, width),
+            counts,
+            scores=_join(torch.ones_like(truth.boxes[:labelled, :, 0]), scores.to(truth.boxes.dtype), width),
+        )
+        return self.student.label(step, joined)
+
+
+def _join(first: torch.Tensor, second: torch.Tensor, width: int) -> torch.Tensor:
+    """The objects (B, G, ...) of both parts of a batch, ``width`` of each image."""
+    parts = []
+    for values in (first, second):
+        missing = max(width - values.shape[1], 0)
+        padding = (0, missing) if values.dim() == 2 else (0, 0, 0, missing)
+        parts.append(F.pad(values[:, :width], padding))
+    return torch.cat(parts)
