@@ -13,7 +13,7 @@ from detr_distill.data.predictions.store import PredictionStore, StoredPredictio
 from detr_distill.data.records import load_records
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.distill.students.base import StudentStep
-from detr_distill.distill.teachers.predictions import move
+from detr_distill.distill.teachers.predictions import PredictionsFile, move
 from detr_distill.errors import ConfigError, DataError
 
 import cv2
@@ -90,6 +90,24 @@ def distiller_cfg(dataset, weights, **keys):
 def step_of(cfg, count=2):
     batch = [DetrDatasetMapper(cfg)(record) for record in load_records(cfg)[:count]]
     return StudentStep(batch, ground_truth=read_ground_truth(batch, "cpu"), iteration=0)
+
+
+def test_what_was_checked_before_the_run_is_not_read_again(dataset, teacher, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "detr_distill.data.predictions.training_images.check_content", lambda pairs, key: compared.append(len(pairs))
+    )
+    cfg = distiller_cfg(dataset, teacher / "store")
+    PredictionsFile.check_files(cfg)
+    kept = build_model(cfg).teacher
+    assert compared == [COUNT]
+    again = build_model(cfg).teacher  # no check came before
+    assert compared == [COUNT, COUNT]
+    step = step_of(cfg)
+    assert torch.equal(kept(step, frozenset()).output.boxes, again(step, frozenset()).output.boxes)
+    PredictionsFile.check_files(cfg)
+    build_model(distiller_cfg(dataset, shutil.copytree(teacher / "store", teacher / "moved")))
+    assert compared == [COUNT] * 4
 
 
 def test_a_stored_teacher_is_the_live_one(dataset, teacher):

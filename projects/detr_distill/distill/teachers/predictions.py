@@ -70,11 +70,11 @@ class PredictionsFile(Teacher):
 
     @classmethod
     def check_files(cls, cfg: CfgNode) -> None:
-        _read(cfg)
+        _checked[_source(cfg)] = _read(cfg)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
-        predictions = _read(cfg)
+        predictions = _checked.pop(_source(cfg), None) or _read(cfg)
         given = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
         names, count = given or list(predictions.class_names), len(predictions.class_names)
         source = NAMES_KEY if given else cfg.MODEL.DISTILL.TEACHER.WEIGHTS
@@ -166,6 +166,15 @@ class _Predictions(NamedTuple):
     class_names: tuple[str, ...]
     activation: str
     layers: int
+
+
+# What the check before a run has read, until the run builds its teacher: comparing the images takes up to 20 seconds.
+_checked: dict[str, _Predictions] = {}
+
+
+def _source(cfg: CfgNode) -> str:
+    """What the file of a configuration is read with."""
+    return f"{cfg.MODEL.DISTILL.TEACHER.WEIGHTS} {cfg.INPUT.MAPPER} {cfg.DATASETS} {cfg.DATALOADER}"
 
 
 def _read(cfg: CfgNode) -> _Predictions:
