@@ -36,8 +36,8 @@ declare(
         f"{NODE}.TEACHER.NAME": Key(
             "FrozenDetector",
             "class of the teacher: `FrozenDetector`, `PredictionsFile` (what a detector predicted beforehand), "
-            "`EmaTeacher` (the student's moving average), `TransformersDetector`, or a label encoder; empty: none, for "
-            "controls",
+            "`EmaTeacher` (the student's moving average), `TransformersDetector`, `FoundationModel` (the "
+            "maps of a network of timm), or a label encoder; empty: none, for controls",
         ),
         f"{NODE}.MATCHERS": Key(
             ("AdaptiveMatcher", "FixedMatcher"),

@@ -44,9 +44,9 @@ class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
     score_threshold: float = key(0.4, "best class probability from which a detection is an object", Range(0, below=1))
     detections: int = key(100, "the teacher's best detections of an image, at most", COUNT)
     goal: str = key(
-        "score",
-        'what the class of such an object is to be scored: the teacher\'s `"score"`, or `"one"`',
-        Words("score", "one"),
+        "one",
+        'what the class of such an object is to be scored: `"one"`, as a label\'s, or the teacher\'s `"score"`',
+        Words("one", "score"),
     )
 
     @configurable
