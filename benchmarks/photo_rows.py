@@ -75,9 +75,9 @@ FEW_LABELS = (
     Row(OWNED, "unlabeled", "file"),
     Row(LABELS_TIME, lasts=OWNED, control=True),
     Row(SELF, "self_training", lasts=OWNED, control=True, goes_on=True),
-    Row(OWNED_BOXES, teacher="boxes", control=True),
+    Row(OWNED_BOXES, teacher="boxes"),
     Row(FEW, "unlabeled", "file", few=True),
-    Row(FEW_BOXES, teacher="boxes", few=True, control=True),
+    Row(FEW_BOXES, teacher="boxes", few=True),
 )
 FIRST = (*ALL_LABELS[:5], *FEW_LABELS[:5])  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
@@ -126,9 +126,6 @@ def rows_of(share: float, collection: Collection) -> list[Row]:
 PHOTO_METHODS = (
     *("student", "from_file", "detrdistill_from_file", "d3etr", "detrdistill", "group", "unlabeled", "self_training"),
 )
-ADAPTIVE_PREDICTIONS = [
-    *("MODEL.DISTILL.MATCHERS", '["AdaptiveMatcher"]', "MODEL.DISTILL.LOSSES", '["PredictionLoss"]'),
-]
 FROM_FILE = ["MODEL.DISTILL.TEACHER.NAME", "PredictionsFile"]
 
 
@@ -158,24 +155,21 @@ def collections(
 
 
 def digits(iterations: tuple[int, int]) -> Collection:
-    """The digits with their shipped teacher."""
-    unlabeled = "configs/digits/unlabeled_conditional.yaml"
+    """The digits with the better of their shipped teachers, which is no DETR."""
     return Collection(
         "digits",
         10,
         {
             "student": ("configs/digits/conditional_student.yaml", []),
-            "from_file": ("configs/digits/d3etr_conditional.yaml", [*FROM_FILE, *ADAPTIVE_PREDICTIONS]),
-            "d3etr": ("configs/digits/d3etr_conditional.yaml", []),
-            "detrdistill": ("configs/digits/detrdistill_conditional.yaml", []),
-            "unlabeled": (unlabeled, FROM_FILE),
+            "from_file": ("configs/digits/predictions_conditional.yaml", FROM_FILE),
+            "unlabeled": ("configs/digits/unlabeled_conditional.yaml", FROM_FILE),
             "self_training": ("configs/digits/self_training_conditional.yaml", []),
         },
-        "configs/digits/conditional_teacher.yaml",
+        "configs/digits/fcos_teacher.yaml",
         (),
         "digits_train",
         {"val": "digits_val", "test": "digits_test"},
         iterations,
-        str(Path("weights") / "digits_teacher.pth"),
+        str(Path("weights") / "digits_fcos_teacher.pth"),
         starts=False,
     )
