@@ -129,6 +129,47 @@ def test_the_teacher_score_is_the_goal(tmp_path):
 GOAL_SCORE = {"DISTILL__PSEUDO_LABELS__GOAL": "score"}
 
 
+@pytest.mark.parametrize("classification", ["focal", "softmax"])
+def test_a_weight_is_that_of_every_term_of_these_images(classification, tmp_path):
+    """Twice the weight adds once more what these images bring; by none of it the others' losses stay."""
+    found = {}
+    for weight in (0.0, 1.0, 2.0):
+        keys = {
+            **KEYS,
+            "DISTILL__PSEUDO_LABELS__WEIGHT": weight,
+            "DETR__LOSS__CLASSIFICATION": classification,
+            "DETR__TRAINING_GROUPS": ["GroupQueries"],
+        }
+        found[weight] = losses_of(
+            sure_of(distiller(tmp_path, CONDITIONAL, CONDITIONAL, unlabeled=1, **keys)), batch(None)
+        )
+    terms = ("loss_box", "loss_giou") if classification == "softmax" else ("loss_class", "loss_box", "loss_giou")
+    for term in terms:  # a softmax is divided by the weights of the queries
+        for name in (term, f"{term}_group_1", f"{term}_0"):
+            low, middle, high = (found[weight][name] for weight in (0.0, 1.0, 2.0))
+            assert low > 0 and middle > low * 1.02 and torch.allclose(high - middle, middle - low, rtol=1e-3), name
+    plain = losses_of(
+        distiller(
+            tmp_path,
+            CONDITIONAL,
+            CONDITIONAL,
+            **{**LABELLED, "DETR__LOSS__CLASSIFICATION": classification, "DETR__TRAINING_GROUPS": ["GroupQueries"]},
+        ),
+        batch(None)[:2],
+    )
+    assert torch.allclose(found[0.0]["loss_box"] * 7, plain["loss_box"] * 5, rtol=1e-4)
+
+
+LABELLED = {**KEYS, "DISTILL__PSEUDO_LABELS__IMAGES": "none"}
+
+
+def test_their_number_is_recorded(tmp_path):
+    model = sure_of(distiller(tmp_path, CONDITIONAL, CONDITIONAL, unlabeled=1, **KEYS))
+    losses_of(model, batch(None))
+    assert {key: float(value) for key, value in model.pseudo_labels.recorded_values().items()} == {"pseudo_labels": 2.0}
+    assert not [name for name in model.state_dict() if "pseudo" in name]
+
+
 def refuse(words, build):
     with pytest.raises(ConfigError, match=words):
         build()

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from torch import Tensor
 
 from ..config.keys import key
-from ..config.ranges import COUNT, Range, Words
+from ..config.ranges import COUNT, NOT_NEGATIVE, Range, Words
 from ..errors import ConfigError
 from ..plugin import Plugin
 from ..structures import PREDICTIONS, GroundTruth
+from ..structures.fixed_batch import share_object_count
 from .best_detections import best_detections
 from .classes import ClassMap
 from .knowledge import Knowledge
@@ -31,9 +33,13 @@ class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
     class's goal is the teacher's score instead of 1 is the quality focal loss (2006.04388) [P] with another quality
     [R].
 
+    ``metrics.json`` has their number, ``pseudo_labels``, the mean of a step's images without labels.
+
     Args:
         student: takes the objects. classes: of the teacher and of it.
     """
+
+    objects_an_image: Tensor
 
     images: str = key(
         "none",
@@ -49,10 +55,13 @@ class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
         Words("one", "score"),
     )
 
+    weight: float = key(1.0, "factor of the detection loss of these images", NOT_NEGATIVE)
+
     @configurable
     def __init__(self, *, student: Student, classes: ClassMap, **settings: Any):
         super().__init__(**settings)
         self.student, self.classes = student, classes
+        self.register_buffer("objects_an_image", torch.zeros(()), persistent=False)
 
     @classmethod
     def is_active(cls, cfg: CfgNode) -> bool:
@@ -66,16 +75,18 @@ class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
                 f"{node}, and MODEL.DISTILL.TEACHER.NAME {type(teacher).__name__} detects nothing. Set it to 'none', "
                 "or name a teacher that detects."
             )
-        if student.criterion is None and cfg.MODEL.DISTILL.PSEUDO_LABELS.GOAL != "one":
+        settings = cls.read_keys(cfg)
+        if student.criterion is None and (settings["goal"] != "one" or settings["weight"] != 1):
             raise ConfigError(
-                f"{cls.node}.GOAL is 'score', and the losses of a {student.name} know no goal but 1. Set it to 'one'."
+                f"{cls.node}.GOAL is {settings['goal']!r} and its WEIGHT {settings['weight']}, and the losses of a "
+                f"{student.name} take every label as it is. Set GOAL to 'one' and WEIGHT to 1.0."
             )
         if not cfg.DATALOADER.UNLABELED_PER_BATCH:
             raise ConfigError(
                 f"{node}, and DATALOADER.UNLABELED_PER_BATCH is 0. Give it and DATASETS.UNLABELED, or set IMAGES to "
                 "'none'."
             )
-        return {**cls.read_keys(cfg), "student": student, "classes": teacher.classes}
+        return {**settings, "student": student, "classes": teacher.classes}
 
     @torch.no_grad()
     def forward(self, step: StudentStep, knowledge: Knowledge) -> StudentStep:
@@ -91,19 +102,27 @@ class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
         found = valid.sum(1).tolist()
         counts = [*truth.counts[:labelled], *found]
         width = max(truth.labels.shape[1], *found)
+        self.objects_an_image.fill_(sum(found) / len(found))
         labels = _join(truth.labels[:labelled], self.classes.student_labels(best.labels), width)
-        scores = best.score if self.goal == "score" else torch.ones_like(best.score)
+        scores = best.score.to(truth.boxes.dtype) if self.goal == "score" else None
         joined = GroundTruth(
             labels,
             _join(truth.boxes[:labelled], best.boxes.to(truth.boxes.dtype), width),
             _join(truth.valid[:labelled], valid, width),
             counts,
-            scores=_join(torch.ones_like(truth.boxes[:labelled, :, 0]), scores.to(truth.boxes.dtype), width),
+            scores=None if scores is None else _join(torch.ones_like(truth.boxes[:labelled, :, 0]), scores, width),
         )
-        return self.student.label(step, joined)
+        if self.weight != 1:
+            joined.weights = truth.boxes.new_full((len(counts),), self.weight)
+            joined.weights[:labelled] = 1.0
+        return self.student.label(step, share_object_count(joined))
+
+    def recorded_values(self) -> dict[str, Tensor]:
+        """What the trainer records beside the losses."""
+        return {"pseudo_labels": self.objects_an_image}
 
 
-def _join(first: torch.Tensor, second: torch.Tensor, width: int) -> torch.Tensor:
+def _join(first: Tensor, second: Tensor, width: int) -> Tensor:
     """The objects (B, G, ...) of both parts of a batch, ``width`` of each image."""
     parts = []
     for values in (first, second):

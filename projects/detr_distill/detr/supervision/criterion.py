@@ -146,6 +146,8 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
             logits, boxes, pairs = logits[-1:], boxes[-1:], [part.slice_layers(slice(-1, None)) for part in pairs]
         sizes = [entry.output.logits.shape[2] for entry in bundle]
         joined = join_pairs(pairs, sizes)
+        if targets.weights is not None:
+            joined = dataclasses.replace(joined, weight=joined.weight * targets.weights.unsqueeze(-1))
         with torch.autocast(logits.device.type, enabled=False):
             of_class = self._class_losses(
                 logits.float(), boxes.float(), targets, joined, sizes, bundle[0].group.padding
