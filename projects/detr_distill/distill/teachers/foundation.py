@@ -48,7 +48,7 @@ class FoundationModel(HiddenDetector):
 
     mean: Tensor
     std: Tensor
-    detector: TimmBackbone
+    detector: Any
     weights: str = WEIGHTS
 
     network: str = key(
@@ -87,7 +87,7 @@ class FoundationModel(HiddenDetector):
         # The student's random numbers must not depend on whether a teacher is built.
         with torch.random.fork_rng():
             network = _build(settings["network"], settings["out_feature"], cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
-        seen = network.network.pretrained_cfg
+        seen: Any = network.network.pretrained_cfg
         return {
             **settings,
             "detector": network.to(cfg.MODEL.DEVICE),
