@@ -12,7 +12,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 from helpers.builders import make_inputs, without_batch_statistics
 from helpers.convolutional import convolutional_distiller, dense_cfg, rcnn_cfg
+from helpers.detr.device_solver import solve_as_on_device
 from helpers.distill.families import ADAMIXER, CONDITIONAL, DETR, TWO_STAGE, distiller
+from helpers.host_reads import host_reads
 
 KEYS = {
     "DISTILL__MATCHERS": [],
@@ -22,7 +24,8 @@ KEYS = {
 }
 DINO = {"DETR__TRAINING_GROUPS": ["ContrastiveDenoisingQueries"]}
 BOXES = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.5, 0.3, 0.4], [0.5, 0.5, 0.1, 0.1]])
-LABELS, SCORES = torch.tensor([4, 2, 0]), torch.tensor([0.9, 0.6, 0.3])
+CLASSES = [4, 2, 0]
+LABELS, SCORES = torch.tensor(CLASSES), torch.tensor([0.9, 0.6, 0.3])
 
 
 def batch(drawn):
@@ -42,7 +45,7 @@ def sure_of(detector, queries=6):
         output, images = knowledge.output, len(given[0].batched_inputs)
         logits = torch.full((1, images, queries, 5), -5.0)
         boxes = torch.full((1, images, queries, 4), 0.25)
-        for query, (label, score, box) in enumerate(zip(LABELS, SCORES, BOXES, strict=True)):
+        for query, (label, score, box) in enumerate(zip(CLASSES, SCORES, BOXES, strict=True)):
             logits[..., query, label], boxes[..., query, :] = score.logit(), box
         output = dataclasses.replace(output, logits=logits, boxes=boxes, activation="sigmoid")
         return dataclasses.replace(knowledge, output=output, counts=None)
@@ -161,6 +164,14 @@ def test_a_weight_is_that_of_every_term_of_these_images(classification, tmp_path
 
 
 LABELLED = {**KEYS, "DISTILL__PSEUDO_LABELS__IMAGES": "none"}
+
+
+def test_the_device_is_read_for_their_number_alone(tmp_path, monkeypatch):
+    solve_as_on_device(monkeypatch)
+    model = sure_of(distiller(tmp_path, CONDITIONAL, CONDITIONAL, unlabeled=1, **KEYS))
+    with host_reads() as reads:
+        sum(model(batch(None), iteration=0).values()).backward()
+    assert len(reads) == 1
 
 
 def test_their_number_is_recorded(tmp_path):
