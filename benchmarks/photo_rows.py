@@ -14,6 +14,7 @@ SAME_TIME = "plain, for the time of 'from the file'"
 D3ETR_TIME = "plain, for D3ETR's time"
 TOTAL_TIME = "plain, for the total time (teacher's training included)"
 BOXES = "plain, the teacher's hard boxes as labels"
+PLAIN_FLAT, FILE_FLAT = "plain, until its curve is flat", "from the file, for as many iterations"
 SELF = "averaged student as the teacher, unlabelled images"
 OWNED, OWNED_BOXES = "from the file, unlabelled images", "plain, hard boxes on the unlabelled images"
 FEW, FEW_BOXES = f"{OWNED}, teacher of the same labels", f"{OWNED_BOXES}, teacher of the same labels"
@@ -27,7 +28,7 @@ class Row:
 
     Attributes:
         config: name of the configuration file. teacher: what of a teacher is used: "", "file", "live" or "boxes".
-        start: the student begins with the teacher's parts. lasts: the row whose time it takes, or "total".
+        start: the student begins with the teacher's parts. lasts: the row whose time it takes, "total" or "flat".
         few: the teacher has seen the same few labels, instead of all. control: a rival of the rows that distil.
         goes_on: it begins with the plain student of its seed, whose training counts.
     """
@@ -69,6 +70,8 @@ ALL_LABELS = (
     Row(f"{D3ETR}, started from the teacher", "d3etr", "live", start=True),
     Row(f"{DETRDISTILL}, started from the teacher", "detrdistill", "live", start=True),
     Row("DETRDistill from the file, started from the teacher", "detrdistill_from_file", "file", start=True),
+    Row(PLAIN_FLAT, lasts="flat", control=True),
+    Row(FILE_FLAT, "from_file", "file", lasts="flat"),
 )
 FEW_LABELS = (
     Row(PLAIN, control=True),
@@ -81,6 +84,9 @@ FEW_LABELS = (
 )
 FIRST = (*ALL_LABELS[:5], *FEW_LABELS[:5])  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
+# Iterations of a plain student and of the teacher, by set.
+LENGTHS = {"bccd": (400, 800), "cards": (400, 800), "digits": (4000, 2400), "digits_short": (800, 2400)}
+FLAT = 10_240  # iterations after which more bring a plain student of the digits nothing (docs/benchmarks.md)
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Collection:
         name: of it. classes: how many. configs: name of a row's configuration -> file, and KEY VALUE beside it.
         teacher_config: of its teacher. entries: of ``DATASETS.REGISTER``. train, tests: its parts' names, ``tests`` by
             "val" and "test". iterations: of a plain student, and of the teacher.
+        shares: of the labels, of which there are tables. flat: iterations until a plain student's curve is flat, or 0.
         shipped: the teacher's weights, where they need no training. starts: its parts fit the student.
     """
 
@@ -102,6 +109,8 @@ class Collection:
     train: str
     tests: dict[str, str]
     iterations: tuple[int, int]
+    shares: tuple[float, ...] = (1.0,)
+    flat: int = 0
     shipped: str = ""
     starts: bool = True
 
@@ -120,7 +129,13 @@ class Collection:
 def rows_of(share: float, collection: Collection) -> list[Row]:
     """The rows of a set's table with this share of the labels."""
     rows = ALL_LABELS if share == 1 else FEW_LABELS
-    return [row for row in rows if row.config in collection.configs and (collection.starts or not row.start)]
+    return [
+        row
+        for row in rows
+        if row.config in collection.configs
+        and (collection.starts or not row.start)
+        and (collection.flat or row.lasts != "flat")
+    ]
 
 
 PHOTO_METHODS = (
@@ -135,7 +150,7 @@ def collections(
     """The photo sets and the digits.
 
     Args:
-        sets: entries of the parts of each photo set. iterations: of student and teacher, by set; "" for all others.
+        sets: entries of the parts of each photo set. iterations: of student and teacher, by set.
     """
     classes = {"bccd": 3, "cards": 6}
     found = [
@@ -147,17 +162,18 @@ def collections(
             tuple(entries),
             f"{name}_train",
             {"val": f"{name}_val", "test": f"{name}_test"},
-            iterations.get(name, iterations[""]),
+            iterations[name],
+            (1.0,) if name == "cards" else (1.0, *SHARES),
         )
         for name, entries in sets.items()
     ]
-    return [*found, digits(iterations.get("digits", iterations[""]))]
+    return [*found, digits("digits", iterations, (1.0,), FLAT), digits("digits_short", iterations, (1.0, *SHARES))]
 
 
-def digits(iterations: tuple[int, int]) -> Collection:
+def digits(name: str, iterations: dict[str, tuple[int, int]], shares: tuple[float, ...], flat: int = 0) -> Collection:
     """The digits with the better of their shipped teachers, which is no DETR."""
     return Collection(
-        "digits",
+        name,
         10,
         {
             "student": ("configs/digits/conditional_student.yaml", []),
@@ -169,7 +185,9 @@ def digits(iterations: tuple[int, int]) -> Collection:
         (),
         "digits_train",
         {"val": "digits_val", "test": "digits_test"},
-        iterations,
+        iterations[name],
+        shares,
+        flat,
         str(Path("weights") / "digits_fcos_teacher.pth"),
         starts=False,
     )

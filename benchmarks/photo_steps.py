@@ -27,7 +27,7 @@ from workers import Job
 
 TEACHER, PLAIN = "teacher", "student"
 LOOK = "look"  # of the teacher at an image, for the file of predictions
-FAMILY = {"cards": "bccd"}  # sets whose detectors and image sizes are the same
+FAMILY = {"cards": "bccd", "digits_short": "digits"}  # sets whose detectors and image sizes are the same
 
 
 class Steps:
@@ -95,6 +95,8 @@ class Steps:
         own, teachers = collection.iterations
         if not row.lasts:
             return own
+        if row.lasts == "flat":
+            return collection.flat
         if row.lasts == "total":
             file = next(other for other in ALL_LABELS if other.teacher == "file")
             return round(self.steps(file, own, collection) + teachers * self.ratio(TEACHER, collection))
