@@ -29,7 +29,8 @@ from ..checkpoint.writing import check_place
 from ..data import DetrDatasetMapper, TestLoader, read_configuration, register_configured
 from ..data.formats import image_records
 from ..data.predictions.description import DESCRIPTION, Description, hash_images, read_images
-from ..data.predictions.store import NOTHING, PredictionStore, begin_store, missing_parts, write_part
+from ..data.predictions.maps import StoredMap, cut_maps
+from ..data.predictions.store import DTYPES, NOTHING, PredictionStore, begin_store, missing_parts, write_part
 from ..data.records import check_registered, load_images
 from ..engine.device import choose_device
 from ..engine.report import report_user_errors
@@ -47,13 +48,14 @@ class Form:
 
     Attributes:
         batch: images of a pass. best_classes: classes whose scores a query keeps; 0: all. dtype: of a folder's numbers.
-        score: lowest in a .json file.
+        score: lowest in a .json file. maps: names of the detector's maps that a folder keeps too.
     """
 
     batch: int = 8
     best_classes: int = 0
     dtype: str = "float32"
     score: float = 0.05
+    maps: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,6 +90,14 @@ def argument_parser() -> argparse.ArgumentParser:
         help="of each query keep the scores of the best K classes; 0, the default: all",
     )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the numbers in a folder")
+    parser.add_argument(
+        "--maps",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="maps that a folder keeps too, for losses on maps: level0 is the finest that the head reads, memory0 what "
+        "the encoder makes of it; a wrong name lists them",
+    )
     parser.add_argument("--score", type=float, default=0.05, help="lowest score in a .json file (default 0.05)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
     return parser
@@ -108,6 +118,8 @@ def run(arguments: argparse.Namespace) -> str:
         raise ConfigError(f"--score is {arguments.score}; a score is a probability from 0 to 1.")
     output = Path(arguments.output)
     check_output(output)
+    if arguments.maps and output.suffix == ".json":
+        raise ConfigError(f"--maps: {output} is a JSON of detections, which holds none. Let --output name a folder.")
     cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True, weights=arguments.weights)
     choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
     cfg.freeze()
@@ -116,7 +128,7 @@ def run(arguments: argparse.Namespace) -> str:
         raise ConfigError("--images and --dataset are both given. Name a data set, or images.")
     names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
     load = image_records(*names, key="--images") if arguments.images else load_sets(cfg, names)
-    form = Form(arguments.batch, arguments.best_classes, arguments.dtype, arguments.score)
+    form = Form(arguments.batch, arguments.best_classes, arguments.dtype, arguments.score, tuple(arguments.maps))
     return write_predictions(cfg, arguments.weights, names, load, output, form, track)
 
 
@@ -164,13 +176,14 @@ def write_predictions(
     images = read_images(records)
     described = begin_store(folder, _describe(cfg, names, records, predictor, form, hash_images(images)))
     for number in missing_parts(folder, described):
-        part = records[number * PART_IMAGES : (number + 1) * PART_IMAGES]
+        part = records[number * described.part_images : (number + 1) * described.part_images]
         loader = TestLoader(part, DetrDatasetMapper(cfg, is_train=False), form.batch, cfg.DATALOADER.NUM_WORKERS)
         title = f"part {number + 1} of {described.parts}"
         batches = [_predict(predictor, batch, described) for batch in follow(loader, title)]
-        values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        stored = images[number * PART_IMAGES : (number + 1) * PART_IMAGES]
-        write_part(folder, number, described, stored, values)
+        values = {name: torch.cat([batch[name] for batch, _ in batches]) for name in batches[0][0]}
+        maps = {name: [each for _, found in batches for each in found[name]] for name in described.maps}
+        stored = images[number * described.part_images : (number + 1) * described.part_images]
+        write_part(folder, number, described, stored, values, maps)
     if categories is None:
         return f"{output}: {described.images} images, {described.layers} layers, {described.queries} queries"
     results = list(coco_results(PredictionStore(folder), records, categories, form.score))
@@ -186,6 +199,9 @@ def _describe(
     known = predictor.know([DetrDatasetMapper(cfg, is_train=False)(records[0])])
     assert known.output is not None
     layers, _, queries, width = known.output.logits.shape
+    unknown = [name for name in form.maps if name not in known.maps]
+    if unknown:
+        raise ConfigError(f"--maps names {', '.join(unknown)}; this detector has {', '.join(known.maps)}.")
     if form.best_classes >= width:
         raise ConfigError(f"--best-classes is {form.best_classes}, and there are {width}. Leave it out for all.")
     return Description(
@@ -197,27 +213,32 @@ def _describe(
         best_classes=form.best_classes,
         dtype=form.dtype,
         images=len(records),
-        part_images=PART_IMAGES,
+        part_images=PART_IMAGES // 10 if form.maps else PART_IMAGES,  # a part is put together in memory
         data=tuple(names),
         teacher=predictor.weights_hash,
         dataset=dataset,
         settings=predictor.settings,
+        maps={name: known.maps[name].shape[1] for name in form.maps},
     )
 
 
 @torch.inference_mode()
-def _predict(predictor: Predictor, batch: list[dict], described: Description) -> dict[str, Tensor]:
+def _predict(
+    predictor: Predictor, batch: list[dict], described: Description
+) -> tuple[dict[str, Tensor], dict[str, list[StoredMap]]]:
     """One batch in the form of :func:`write_part`."""
     known = predictor.know(batch)
     assert known.output is not None
     output = known.output
     logits = output.score_logits() if described.best_classes else output.logits.float()
     missing = described.queries - logits.shape[2]
+    sizes = [(entry["image"].shape[-2], entry["image"].shape[-1]) for entry in batch]
+    maps = {name: cut_maps(known.maps[name].to("cpu", DTYPES[described.dtype]), sizes) for name in described.maps}
     return {
         "counts": torch.tensor(known.counts or [logits.shape[2]] * len(batch)),
         "logits": F.pad(logits.cpu(), (0, 0, 0, missing), value=NOTHING).transpose(0, 1),
         "boxes": F.pad(output.boxes.float().cpu(), (0, 0, 0, missing), value=0.5).transpose(0, 1),
-    }
+    }, maps
 
 
 if __name__ == "__main__":

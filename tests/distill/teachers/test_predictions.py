@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,79 @@ def test_what_was_checked_before_the_run_is_not_read_again(dataset, teacher, mon
     PredictionsFile.check_files(cfg)
     build_model(distiller_cfg(dataset, shutil.copytree(teacher / "store", teacher / "moved")))
     assert compared == [COUNT] * 4
+
+
+MAP_LOSS = {
+    "MODEL__DISTILL__MATCHERS": [],
+    "MODEL__DISTILL__LOSSES": ["FeatureLoss"],
+    "MODEL__DISTILL__FEATURE_LOSS__IN_FEATURES": ["level0", "memory0"],
+}
+
+
+@pytest.fixture(scope="module")
+def store_of_maps(teacher):
+    words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    predict([*words, "--output", str(teacher / "maps"), "--batch", "2", "--maps", "level0", "memory0"])
+    return teacher / "maps"
+
+
+def test_stored_maps_are_the_live_ones(dataset, teacher, store_of_maps):
+    cfg = distiller_cfg(dataset, store_of_maps, **MAP_LOSS)
+    stored, step = build_model(cfg), step_of(cfg)
+    live = distiller_cfg(
+        dataset,
+        teacher / "teacher.pth",
+        **MAP_LOSS,
+        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
+        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
+    )
+    expected = build_model(live)
+    expected.load_state_dict(stored.state_dict())
+    found = stored.teacher(step, frozenset()).features
+    assert found.keys() == {"level0", "memory0"} and found["level0"].std() > 0.1
+    for name, value in expected.teacher(step, frozenset()).maps.items():
+        assert torch.allclose(found[name], value, atol=1e-4), name
+    loss, other = (
+        model.train()(step.batched_inputs, iteration=0)["loss_distill_feature"] for model in (stored, expected)
+    )
+    assert torch.allclose(loss, other, rtol=1e-4)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in stored.losses.parameters())
+
+
+def test_maps_follow_a_flip(dataset, store_of_maps):
+    keys = {**MAP_LOSS, "INPUT__RANDOM_FLIP": "horizontal"}
+    plain = distiller_cfg(dataset, store_of_maps, **MAP_LOSS)
+    flipped = distiller_cfg(dataset, store_of_maps, **keys)
+    still = build_model(plain).teacher(step_of(plain), frozenset()).features["level0"]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # detectron2 draws its flips from it
+        step = step_of(flipped)
+        if all(entry["placement"][0] > entry["placement"][2] for entry in step.batched_inputs):
+            break
+    found = build_model(flipped).teacher(step, frozenset()).features["level0"]
+    assert torch.allclose(found, still.flip(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["more", "--maps", "level7"], "--maps names level7; this detector has level0, memory0"),
+        (["more.json", "--maps", "level0"], "is a JSON of detections, which holds none"),
+        (["store", "--maps", "level0"], "holds other predictions, which differ in.* maps"),
+    ],
+)
+def test_maps_that_cannot_be_kept_are_refused(words, expected, teacher, capsys):
+    given = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    with pytest.raises(SystemExit):
+        predict([*given, "--output", str(teacher / words[0]), *words[1:]])
+    assert re.search(expected, capsys.readouterr().err)
+
+
+def test_a_file_without_maps_teaches_none(dataset, teacher):
+    with pytest.raises(ConfigError, match=r"FeatureLoss asks for feature maps.*tools/predict.py --maps"):
+        build_model(distiller_cfg(dataset, teacher / "store", **MAP_LOSS))
 
 
 def test_a_stored_teacher_is_the_live_one(dataset, teacher):

@@ -6,10 +6,11 @@ Letters: N images of a part, L decoder layers, Q queries, K class scores, k of t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from ...checkpoint.writing import explain_unwritable, write_atomically
 from ...errors import DataError, OutputError
 from .description import DESCRIPTION, Description, StoredImage, check_goes_on, read_description
+from .maps import MAP, SHAPE, SPAN, StoredMap, as_tensors
 
 NOTHING = -20.0  # logit of a class that was not kept: its probability is 2e-9
 _STORE = "store"  # in a part's header: the digest of the description that it was written under
@@ -32,12 +34,13 @@ class StoredPredictions:
 
     Attributes:
         logits: (L, B, Q, K) float32. boxes: (L, B, Q, 4) float32, shares of the image as it is in its file.
-        counts: how many queries each image has; those behind are padding.
+        counts: how many queries each image has; those behind are padding. maps: name -> the map of each image.
     """
 
     logits: Tensor
     boxes: Tensor
     counts: list[int]
+    maps: dict[str, list[StoredMap]] = field(default_factory=dict)
 
 
 class PredictionStore:
@@ -94,7 +97,22 @@ class PredictionStore:
         """The predictions of some rows, in this order."""
         found = [self._read_row(*self._places[row]) for row in rows]
         logits, boxes, counts = zip(*found, strict=True)
-        return StoredPredictions(torch.stack(logits, dim=1), torch.stack(boxes, dim=1), list(counts))
+        maps = {name: [self._read_map(name, *self._places[row]) for row in rows] for name in self.description.maps}
+        return StoredPredictions(torch.stack(logits, dim=1), torch.stack(boxes, dim=1), list(counts), maps)
+
+    def _read_map(self, name: str, part: int, row: int) -> StoredMap:
+        shapes, starts, spans = self._index_of(name, part)
+        cells = self._files[part].get_slice(f"{MAP}{name}")[starts[row] : starts[row + 1]]
+        return StoredMap(cells.T.unflatten(1, shapes[row]), spans[row])
+
+    @functools.cache  # noqa: B019 - a store lives as long as its run
+    def _index_of(self, name: str, part: int) -> tuple[list[list[int]], list[int], list[tuple[float, float]]]:
+        """Of each image of a part: the map's rows and columns, its first cell, and its span."""
+        file = self._files[part]
+        shapes = file.get_tensor(f"{MAP}{name}{SHAPE}")
+        starts = [0, *shapes.prod(1).cumsum(0).tolist()]
+        spans = [(rows, columns) for rows, columns in file.get_tensor(f"{MAP}{name}{SPAN}").tolist()]
+        return shapes.tolist(), starts, spans
 
     def _read_row(self, part: int, row: int) -> tuple[Tensor, Tensor, int]:
         file, described = self._files[part], self.description
@@ -143,12 +161,18 @@ def missing_parts(folder: Path, described: Description) -> Iterator[int]:
 
 
 def write_part(
-    folder: Path, number: int, described: Description, images: Sequence[StoredImage], values: Mapping[str, Tensor]
+    folder: Path,
+    number: int,
+    described: Description,
+    images: Sequence[StoredImage],
+    values: Mapping[str, Tensor],
+    maps: Mapping[str, Sequence[StoredMap]] | None = None,
 ) -> None:
     """Writes one part, whole or not at all.
 
     Args:
         images: N. values: ``logits`` (N, L, Q, K), ``boxes`` (N, L, Q, 4) shares of the image, ``counts`` (N,) long.
+        maps: name -> N maps.
     """
     dtype = DTYPES[described.dtype]
     tensors = {"counts": values["counts"], "boxes": values["boxes"].to(dtype)}
@@ -157,6 +181,8 @@ def write_part(
         tensors |= {"logits": logits.to(dtype), "classes": classes.to(torch.int16)}
     else:
         tensors["logits"] = values["logits"].to(dtype)
+    for name, found in (maps or {}).items():
+        tensors |= as_tensors(name, found, dtype)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     content = safetensors.torch.save(tensors, {"images": json.dumps(images), _STORE: described.digest})
     write_atomically(part_file(folder, number), lambda file: file.write(content))
