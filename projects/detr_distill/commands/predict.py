@@ -11,7 +11,9 @@ and query. What a stopped call has left is gone on with.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ from .predictor import Predictor, load_predictor
 from .results_format import check_ids, coco_results, find_categories
 
 PART_IMAGES = 1000
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ def run(arguments: argparse.Namespace) -> str:
     Raises:
         DetrDistillError: a configuration, checkpoint, data set or output that cannot be used.
     """
+    arguments.dataset, arguments.opts = keys_apart(arguments.dataset, arguments.opts)
+    arguments.images, arguments.opts = keys_apart(arguments.images, arguments.opts)
+    arguments.maps, arguments.opts = keys_apart(arguments.maps, arguments.opts)
     if arguments.batch < 1 or arguments.best_classes < 0:
         raise ConfigError(
             f"--batch is {arguments.batch} and --best-classes {arguments.best_classes}; the first is 1 or more, the "
@@ -130,6 +136,12 @@ def run(arguments: argparse.Namespace) -> str:
     load = image_records(*names, key="--images") if arguments.images else load_sets(cfg, names)
     form = Form(arguments.batch, arguments.best_classes, arguments.dtype, arguments.score, tuple(arguments.maps))
     return write_predictions(cfg, arguments.weights, names, load, output, form, track)
+
+
+def keys_apart(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """An option's own words, and KEY VALUE with what an option of several words has taken of them."""
+    own = list(itertools.takewhile(lambda word: not KEY.fullmatch(word), words))
+    return own, [*words[len(own) :], *opts]
 
 
 def check_output(output: Path) -> None:

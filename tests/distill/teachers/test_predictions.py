@@ -121,7 +121,8 @@ MAP_LOSS = {
 @pytest.fixture(scope="module")
 def store_of_maps(teacher):
     words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
-    predict([*words, "--output", str(teacher / "maps"), "--batch", "2", "--maps", "level0", "memory0"])
+    keys = ["TEST.DETECTIONS_PER_IMAGE", "100"]  # behind names, as a user types them
+    predict([*words, "--output", str(teacher / "maps"), "--batch", "2", "--maps", "level0", "memory0", *keys])
     return teacher / "maps"
 
 
