@@ -110,25 +110,6 @@ def cost_by_hand(own, output, layer: int, image: int, entropy_counts: bool) -> t
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("queries", [20, 30, 90])
-def test_only_sure_queries_are_paired_by_themselves(queries):
-    """As if the teacher had no others: SciPy on the sure columns alone."""
-    names = list("abcde")
-    own, output = predictions(30, seed=1), predictions(queries, seed=2)
-    matcher = AdaptiveMatcher(classes=match_classes(names, names, 5, 5), score_threshold=0.5)
-    student, knowledge = StudentOutput({}, {"own": own}), Knowledge(output=output)
-    (solved,) = solve_assignments([matcher.cost(student, knowledge)])
-    pairs = matcher(student, knowledge, solved).pairs
-    for layer, image in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        (sure,) = torch.nonzero(output.probabilities()[layer, image].amax(-1) >= 0.5, as_tuple=True)
-        assert 2 < len(sure) < queries
-        expected = cost_by_hand(own, output, layer, image, entropy_counts=True)[:, sure]
-        rows, columns = linear_sum_assignment(expected.numpy())
-        kept = pairs.weight[layer, image] > 0
-        assert pairs.query[layer, image][kept].tolist() == rows.tolist()
-        assert pairs.target[layer, image][kept].tolist() == sure[columns].tolist()
-
-
 @pytest.mark.parametrize(("queries", "differ"), [(90, True), (30, False), (20, False)])
 def test_the_teachers_entropy_decides_who_stays_alone(queries, differ):
     """KL and cross-entropy differ by it, which matters only where a teacher's query can stay unmatched."""

@@ -5,7 +5,6 @@ Letters: B images, Ls and Lt decoder layers, Qs and Qt queries, K shared classes
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...config.keys import key
-from ...config.ranges import NOT_NEGATIVE, Range, Words
+from ...config.ranges import NOT_NEGATIVE, Words
 from ...detr.supervision.assignment import Cost
 from ...detr.supervision.matcher import box_cost
 from ...errors import ConfigError
@@ -28,8 +27,6 @@ from ..students.base import Student, StudentOutput
 from ..teachers.base import Teacher
 from .base import PredictionMatcher
 from .layer_pairs import pair_layers, take_layers
-
-DEAR = 1000.0
 
 
 @MATCHER_REGISTRY.register()
@@ -52,12 +49,6 @@ class AdaptiveMatcher(PredictionMatcher):
     cost_class: float = key(1.0, "weight of the class term in the matching", NOT_NEGATIVE)
     cost_l1: float = key(5.0, "weight of the L1 term", NOT_NEGATIVE)
     cost_giou: float = key(2.0, "weight of the generalised-IoU term", NOT_NEGATIVE)
-    score_threshold: float = key(
-        0.0,
-        "teacher queries whose best class probability is below it are in no pair; where objects crowd, one of low "
-        "score could take the student's query from the sure one",
-        Range(0, below=1),
-    )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
@@ -85,19 +76,12 @@ class AdaptiveMatcher(PredictionMatcher):
                 likelihood = likelihood + binary_entropy(scores).unsqueeze(-2)
             boxes = take_layers(output.boxes.float(), layers)
             values = box_cost(own.boxes.float(), boxes, self.cost_l1, self.cost_giou) - self.cost_class * likelihood
-            if self.score_threshold:  # as dear for every query, and dearer than any pair: taken last, for nothing
-                unsure = scores.amax(-1) < self.score_threshold
-                values = values.masked_fill(unsure.unsqueeze(-2), DEAR)
         images, columns = values.shape[1], values.shape[-1]
         return Cost("student and teacher predictions", values, knowledge.counts or [columns] * images)
 
     def forward(self, student: StudentOutput, knowledge: Knowledge, pairs: Pairs | None) -> Match:
         assert pairs is not None and knowledge.output is not None
         layers = pair_layers(len(pairs.query), knowledge.output.num_layers, self.teacher_layer)
-        if self.score_threshold:
-            scores = take_layers(self.classes.select_teacher(knowledge.output.probabilities()), layers).amax(-1)
-            sure = pairs.take_target((scores >= self.score_threshold).float().unsqueeze(-1)).squeeze(-1)
-            pairs = dataclasses.replace(pairs, weight=pairs.weight * sure)
         return Match(self.name, "own", layers, pairs)
 
 
