@@ -12,6 +12,7 @@ FILE_START, PLAIN_START = "from the file, started from the teacher", "plain, sta
 D3ETR, DETRDISTILL = "D3ETR, teacher in every step", "DETRDistill, teacher in every step"
 SAME_TIME = "plain, for the time of 'from the file'"
 D3ETR_TIME = "plain, for D3ETR's time"
+START_TIME = "plain, started from the teacher, for the time of 'from the file'"
 TOTAL_TIME = "plain, for the total time (teacher's training included)"
 BOXES = "plain, the teacher's hard boxes as labels"
 PLAIN_FLAT, FILE_FLAT = "plain, until its curve is flat", "from the file, for as many iterations"
@@ -60,6 +61,7 @@ ALL_LABELS = (
     Row(SAME_TIME, lasts=FILE, control=True),
     Row(FILE_START, "from_file", "file", start=True),
     Row(PLAIN_START, start=True, control=True),
+    Row(START_TIME, start=True, lasts=FILE_START, control=True),
     Row(D3ETR, "d3etr", "live"),
     Row(D3ETR_TIME, lasts=D3ETR, control=True),
     Row(BOXES, teacher="boxes", control=True),
@@ -82,7 +84,7 @@ FEW_LABELS = (
     Row(FEW, "unlabeled", "file", few=True),
     Row(FEW_BOXES, teacher="boxes", few=True),
 )
-FIRST = (*ALL_LABELS[:5], *FEW_LABELS[:5])  # what comes before everything else
+FIRST = (*ALL_LABELS[:6], *FEW_LABELS[:5])  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
 # Iterations of a plain student and of the teacher, by set.
 LENGTHS = {"bccd": (400, 800), "cards": (400, 800), "digits": (4000, 2400), "digits_short": (800, 2400)}
