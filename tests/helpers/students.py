@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from detr_distill.config.build import build_config
 
-from helpers.builders import ROOT
+from detectron2.modeling import build_model
+from helpers.builders import ROOT, randomise
 
 STUDENTS = (
     "adamixer_student",
@@ -32,3 +33,13 @@ def digits_cfg(name, **keys):
     """The configuration of a shipped digits detector with few queries, layers and classes."""
     words = [word for key, value in {**TINY, **keys}.items() for word in (key.replace("__", "."), value)]
     return build_config(str(ROOT / f"configs/digits/{name}.yaml"), words)
+
+
+def convolutional(name, keys=()):
+    """A convolutional detector of the digits, with random weights of which many detect something."""
+    keys = ["MODEL.DEVICE", "cpu", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.4", *keys]
+    found = build_model(build_config(str(ROOT / f"configs/digits/{name}_student.yaml"), keys)).eval()
+    anchors = {key: value.clone() for key, value in found.anchor_generator.state_dict().items()}
+    randomise(found, spread=0.04).anchor_generator.load_state_dict(anchors)
+    found.head.cls_score.bias.data.zero_()
+    return found

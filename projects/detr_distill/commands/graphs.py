@@ -61,7 +61,7 @@ def find_size(given: str | None, shortest: int, graph: Graph) -> tuple[int, int]
         ConfigError: it is no size, or one that the graph does not take.
     """
     if not given:
-        side = -(-shortest // MULTIPLE) * MULTIPLE
+        side = -(-max(shortest, graph.smallest) // MULTIPLE) * MULTIPLE
         return side, side + MULTIPLE
     found = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", given)
     if not found:
@@ -72,5 +72,9 @@ def find_size(given: str | None, shortest: int, graph: Graph) -> tuple[int, int]
         raise ConfigError(
             f"--size is {given!r}, and this detector takes images whose sides are multiples of {graph.multiple} "
             f"pixels. Give {near}, and pad images to such sides."
+        )
+    if min(height, width) < graph.smallest:
+        raise ConfigError(
+            f"--size is {given!r}, and this detector takes images of at least {graph.smallest} pixels a side."
         )
     return height, width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detectron2.modeling.backbone import Backbone
 from torch import Tensor
 
 from ..detr import DetrDetector
@@ -19,6 +20,13 @@ class DetrGraph(Graph):
     """
 
     detector: DetrDetector
+
+    def __init__(self, detector: DetrDetector, input_format: str):
+        super().__init__(detector, input_format)
+        neck = detector.input_projection
+        extra = max(0, neck.num_levels - len(neck.in_features))  # each of half the side
+        assert isinstance(detector.backbone, Backbone)
+        self.coarsest = detector.backbone.output_shape()[neck.in_features[-1]].stride * 2**extra
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the base class; N is ``detections_per_image``, or as many as there are."""
