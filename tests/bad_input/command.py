@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from detr_distill.commands import distil, train
+from detr_distill.commands import distil, predict, train
+from detr_distill.commands.drawing import from_onnx
+from detr_distill.commands.drawing.media import draw_media, find_media
 from detr_distill.commands.recipe.compose import compose
 from detr_distill.commands.recipe.detectors import find_detector
 from detr_distill.commands.recipe.running import count_gpus
 from detr_distill.commands.recipe.students import find_student
 from detr_distill.data.formats import find_set
 from detr_distill.options.recipes import distil_parser, train_parser
+from detr_distill.options.simple import predict_parser
 
 from helpers.data.layouts import coco, picture, voc, yolo
 
@@ -73,6 +76,26 @@ def checked(module, parser, *words: str):
     return lambda _: module.check(parser().parse_args(list(words)))
 
 
+def predicted(*words: str):
+    return lambda _: predict.run(predict_parser().parse_args(["--weights", "a.pth", *words]))
+
+
+def no_video(folder: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"no video")
+    draw_media([str(folder / "a.mp4")], folder / "out", lambda image: None, ())
+
+
+def no_onnx(folder: Path) -> None:
+    (folder / "a.onnx").write_bytes(b"no graph")
+    from_onnx(folder / "a.onnx", None, 0.5)
+
+
+def one_name(folder: Path) -> None:
+    for part in ("a", "b"):
+        picture(folder / part / "x.png")
+    list(find_media([str(folder / "a"), str(folder / "b")]))
+
+
 ROWS = [
     Row("no_data", lambda tmp: find_set(str(tmp / "none"), "train", "--train"), "--train .*none: there is nothing"),
     Row("empty_folder", data(lambda tmp: None), "--train .*it is empty. Name COCO's .json file"),
@@ -115,5 +138,14 @@ ROWS = [
     Row("nothing_to_hold_out", composed("--hold-out", "0.1"), "has 2 images, of which --hold-out 0.1 would keep 0"),
     Row("no_epochs", composed("--val", "digits_val", "--epochs", "0"), "--epochs"),
     Row("no_unlabelled", composed("--val", "digits_val", "--unlabeled", "{}/none"), "--unlabeled .*no such folder"),
+    Row("neither_drawn_nor_written", predicted(), "--draw is None and --output None: give one of them"),
+    Row("drawn_and_written", predicted("--draw", "a", "--output", "b"), "--draw is a and --output b: give one"),
+    Row("nothing_to_draw_into", predicted("--draw", "a"), "name them with --images"),
+    Row("exported_is_drawn", predicted("--weights", "a.onnx", "--output", "b"), "which --draw takes, and not --output"),
+    Row("exported_nowhere", predicted("--weights", "a.onnx", "--draw", "b", "--images", "c"), "a.onnx: there is no"),
+    Row("no_onnx", no_onnx, "a.onnx is no detector that detr-distill export wrote"),
+    Row("no_video", no_video, "a.mp4: OpenCV reads no frame of it. Convert it"),
+    Row("no_media", lambda tmp: list(find_media([str(tmp / "none")])), "--images .*none: there is no such file"),
+    Row("two_of_one_name", one_name, "would both be written as x.png. Draw them apart"),
     Row("no_gpu", lambda _: count_gpus(100), "--num-gpus 100: torch sees .*detr-distill doctor"),
 ]

@@ -4,7 +4,6 @@ import argparse
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 from detr_distill.options import VERBS, main
 from detr_distill.options.recipes import distil_parser
@@ -66,7 +65,3 @@ def test_flags_may_stand_anywhere():
     assert arguments.opts == ["SEED", "1", "MODEL.DEVICE", "cpu"]
     assert (arguments.teacher, arguments.dry_run, arguments.epochs) == ("a", True, 3.0)
     assert isinstance(distil_parser(), argparse.ArgumentParser)
-
-
-def test_the_package_declares_the_program():
-    assert "detr-distill = detr_distill_command:main" in Path(ROOT / "setup.cfg").read_text()

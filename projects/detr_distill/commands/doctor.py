@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import detectron2
 import torch
 
 from ..config.files import SHIPPED
@@ -62,7 +63,7 @@ def versions() -> Iterator[Finding]:
     """Python, this package, and what it cannot do without."""
     yield Finding("Python", f"{platform.python_version()} ({sys.executable})")
     yield Finding("detr_distill", f"{_version('detr_distill') or 'from its folder'} ({Path(__file__).parents[1]})")
-    operators = importlib.util.find_spec("detectron2._C") is not None
+    operators = any(Path(detectron2.__file__).parent.glob("_C.*"))
     compiled = "with compiled operators" if operators else "without compiled operators, which nothing here needs"
     yield Finding("detectron2", f"{_version('detectron2', 'pb1-detectron2') or 'unknown'}, {compiled}")
     for name in REQUIRED:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from .recipes import distil_parser, evaluate_parser, train_parser
+from .simple import doctor_parser, predict_parser
 from .words import flags_first
 
 PACKAGE = "detr_distill"
@@ -23,23 +24,25 @@ class Verb:
     Attributes:
         says: what it does. module: below ``detr_distill.commands``, whose ``main`` takes the rest of the command line.
         parser: its options, where they need no library; None: ``main`` has them.
+        anywhere: its flags may stand among the KEY VALUE pairs.
     """
 
     says: str
     module: str
     parser: Callable[[], argparse.ArgumentParser] | None = None
+    anywhere: bool = True
 
 
 VERBS = {
     "distil": Verb("train a small detector with the help of a large one", "distil", distil_parser),
     "train": Verb("train a detector without a teacher, or by a configuration", "train", train_parser),
     "evaluate": Verb("measure the AP of a trained detector", "evaluate", evaluate_parser),
-    "predict": Verb("detect in images and videos, or write a teacher's predictions", "predict"),
+    "predict": Verb("detect in images and videos, or write a teacher's predictions", "predict", predict_parser, False),
     "import": Verb("take over a checkpoint that was trained elsewhere", "import_checkpoint"),
     "export": Verb("take the student out of a run, as weights or as a program", "export_student"),
     "visualize": Verb("draw detections, query pairs and attention maps", "visualize"),
     "calibrate": Verb("find the weight that gives a loss its share", "calibrate_lambda"),
-    "doctor": Verb("say which versions, devices and kernels are there, and what is missing", "doctor"),
+    "doctor": Verb("say which versions, devices and kernels are there, and what is missing", "doctor", doctor_parser),
 }
 
 
@@ -60,7 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     verb, rest = VERBS[words[0]], words[1:]
     if verb.parser is not None:  # --help and typing errors end here, before anything is loaded
         parser = verb.parser()
-        parser.parse_args(flags_first(parser, rest))
+        parser.prog = f"detr-distill {words[0]}"
+        parser.parse_args(flags_first(parser, rest) if verb.anywhere else rest)
     importlib.import_module(f"{PACKAGE}.commands.{verb.module}").main(rest)
 
 
