@@ -12,6 +12,7 @@ from detr_distill.commands.recipe.compose import compose
 from detr_distill.commands.recipe.detectors import find_detector
 from detr_distill.commands.recipe.running import count_gpus
 from detr_distill.commands.recipe.students import find_student
+from detr_distill.commands.report import report
 from detr_distill.data.formats import find_set
 from detr_distill.options.recipes import distil_parser, train_parser
 from detr_distill.options.simple import predict_parser
@@ -96,6 +97,11 @@ def one_name(folder: Path) -> None:
     list(find_media([str(folder / "a"), str(folder / "b")]))
 
 
+def not_evaluated(folder: Path) -> None:
+    (folder / "config.yaml").write_text("MODEL: {META_ARCHITECTURE: FCOS}")
+    report([folder])
+
+
 ROWS = [
     Row("no_data", lambda tmp: find_set(str(tmp / "none"), "train", "--train"), "--train .*none: there is nothing"),
     Row("empty_folder", data(lambda tmp: None), "--train .*it is empty. Name COCO's .json file"),
@@ -147,5 +153,7 @@ ROWS = [
     Row("no_video", no_video, "a.mp4: OpenCV reads no frame of it. Convert it"),
     Row("no_media", lambda tmp: list(find_media([str(tmp / "none")])), "--images .*none: there is no such file"),
     Row("two_of_one_name", one_name, "would both be written as x.png. Draw them apart"),
+    Row("no_run", lambda tmp: report([tmp]), "there is no config.yaml of a run"),
+    Row("not_evaluated", not_evaluated, "no results.json that can be read .*was not evaluated yet"),
     Row("no_gpu", lambda _: count_gpus(100), "--num-gpus 100: torch sees .*detr-distill doctor"),
 ]

@@ -15,10 +15,11 @@ from detr_distill.options.recipes import distil_parser
 
 import pytest
 from detectron2.modeling import build_model
-from helpers.builders import ROOT
+from helpers.builders import ROOT, make_inputs
 from helpers.data.layouts import coco, voc
 from helpers.engine.toy import untouched_loggers  # noqa: F401
 from helpers.hugging_face import build_student, student_cfg
+from helpers.make_golden import teachers_without_weights
 
 pytestmark = pytest.mark.usefixtures("untouched_loggers")
 SMALL = ["SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(40,)"]
@@ -125,6 +126,27 @@ def test_the_table(teacher, student, losses):
     expected = ("OverlapMatcher",) if student == "convolutional" else ("AdaptiveMatcher",)
     assert method.matchers[:1] == expected
     assert ("FixedMatcher" in method.matchers) == ("convolutional" not in (teacher, student))
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("deformable", "dino"), ("retinanet", "smca"), ("adamixer", "fcos")])
+def test_what_the_table_chooses_builds_and_trains_a_step(teacher, student):
+    files = [f"configs/digits/{name}_student.yaml" for name in (teacher, student)]
+    cfgs = [build_config(file, ["MODEL.DEVICE", "cpu"]) for file in files]
+    method = choose_method(*map(given_by, cfgs))
+    cfg, node = cfgs[1], "MODEL.DISTILL"
+    keys = {
+        "MODEL.META_ARCHITECTURE": "DistillDetector",
+        f"{node}.STUDENT_ARCHITECTURE": cfg.MODEL.META_ARCHITECTURE,
+        f"{node}.TEACHER.CONFIG_FILE": files[0],
+        f"{node}.MATCHERS": method.matchers,
+        f"{node}.LOSSES": method.losses,
+        **method.keys,
+    }
+    cfg.merge_from_list([word for pair in keys.items() for word in pair])
+    with teachers_without_weights():
+        losses = build_model(cfg).train()(make_inputs(), iteration=0)
+    assert any(name.startswith("loss_distill_") for name in losses)
+    assert all(value.isfinite() for value in losses.values())
 
 
 def test_every_row_of_the_table_is_reached():

@@ -45,7 +45,8 @@ EVALUATION_FILE = "evaluation.json"
 def argument_parser() -> argparse.ArgumentParser:
     """Of ``train_net.py``."""
     parser = training_parser()
-    parser.set_defaults(warnings=())  # of the checks before the start, for the log
+    # Warnings of the checks before the start, for the log; and what is said to go on with a run that was stopped.
+    parser.set_defaults(warnings=(), goes_on="--resume")
     return parser
 
 
@@ -138,7 +139,7 @@ def advice(cfg: CfgNode, arguments: argparse.Namespace) -> str:
     if arguments.eval_only:
         return ""
     last = last_checkpoint(cfg.OUTPUT_DIR)
-    return f"--resume goes on from {last}." if last else "There is no checkpoint yet: start it again."
+    return f"{arguments.goes_on} goes on from {last}." if last else "There is no checkpoint yet: start it again."
 
 
 def _claimed(cfg: CfgNode, arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""The options of the verbs ``predict`` and ``doctor``."""
+"""The options of the verbs ``predict``, ``report`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -51,4 +51,16 @@ def predict_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the numbers in a folder")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
+    return parser
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """Of ``detr-distill report``."""
+    parser = argparse.ArgumentParser(
+        prog="detr-distill report",
+        description="Compares runs by their folders: what each trained, and the AP of each at its end and at its best.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="DIR", help="folders of runs; the first is what others are compared with"
+    )
     return parser

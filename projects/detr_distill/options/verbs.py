@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from .recipes import distil_parser, evaluate_parser, train_parser
-from .simple import doctor_parser, predict_parser
+from .simple import doctor_parser, predict_parser, report_parser
 from .words import flags_first
 
 PACKAGE = "detr_distill"
@@ -42,6 +42,7 @@ VERBS = {
     "export": Verb("take the student out of a run, as weights or as a program", "export_student"),
     "visualize": Verb("draw detections, query pairs and attention maps", "visualize"),
     "calibrate": Verb("find the weight that gives a loss its share", "calibrate_lambda"),
+    "report": Verb("compare runs by their folders", "report", report_parser),
     "doctor": Verb("say which versions, devices and kernels are there, and what is missing", "doctor", doctor_parser),
 }
 

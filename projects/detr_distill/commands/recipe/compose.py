@@ -77,7 +77,8 @@ def compose(arguments: Namespace, name: str, key: str, command: str) -> Recipe:
     if "SOLVER.CHECKPOINT_PERIOD" not in own:
         cfg = _read(_write(student.base, keys, command))
         register_configured(cfg)
-        keys["SOLVER.CHECKPOINT_PERIOD"] = checkpoint_period(in_iterations(cfg).SOLVER.MAX_ITER)
+        length, most = in_iterations(cfg).SOLVER.MAX_ITER, base.SOLVER.CHECKPOINT_PERIOD
+        keys["SOLVER.CHECKPOINT_PERIOD"] = checkpoint_period(length, most)
     return Recipe(_write(student.base, keys, command), (*says, *sets.says))
 
 

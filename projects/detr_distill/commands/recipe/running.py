@@ -51,7 +51,9 @@ def run_recipe(recipe: Recipe, arguments: argparse.Namespace) -> None:
         for option in ("num_machines", "machine_rank", "dist_url"):
             if option in vars(arguments):
                 words += [f"--{option.replace('_', '-')}", str(vars(arguments)[option])]
-        launch.start(launch.argument_parser().parse_args(words), lambda cfg: _keep(recipe, cfg))
+        training = launch.argument_parser().parse_args(words)
+        training.goes_on = "The same command"
+        launch.start(training, lambda cfg: _keep(recipe, cfg))
 
 
 def _keep(recipe: Recipe, cfg: CfgNode) -> None:

@@ -47,6 +47,6 @@ def epochs_keys(base: CfgNode, epochs: float | None, opts: dict[str, Any]) -> di
     }
 
 
-def checkpoint_period(iterations: int) -> int:
-    """Iterations between two checkpoints of a run of so many."""
-    return max(1, iterations // PARTS)
+def checkpoint_period(iterations: int, most: int) -> int:
+    """Iterations between two checkpoints of a run of so many, no more than ``most``."""
+    return max(1, min(iterations // PARTS, most))
