@@ -73,6 +73,14 @@ def composed(*words: str, student: str = "configs/digits/conditional_student.yam
     return call
 
 
+def held_out_of_a_broken_file(folder: Path) -> None:
+    content = json.loads(coco(folder / "set", "train.json", ".", "abcdefgh").read_text())
+    del content["annotations"][0]["image_id"]
+    (folder / "set" / "train.json").write_text(json.dumps(content))
+    words = ["--train", str(folder / "set"), "--output", "run"]
+    compose(distil_parser().parse_args(words), "configs/digits/conditional_student.yaml", "--student", "")
+
+
 def checked(module, parser, *words: str):
     return lambda _: module.check(parser().parse_args(list(words)))
 
@@ -142,6 +150,7 @@ ROWS = [
     Row("no_output", lambda tmp: compose(distil_parser().parse_args([]), "", "--student", ""), "--output is missing"),
     Row("same_set_twice", composed("--val", "{}/set"), "are the same set"),
     Row("nothing_to_hold_out", composed("--hold-out", "0.1"), "has 2 images, of which --hold-out 0.1 would keep 0"),
+    Row("held_out_of_a_broken_file", held_out_of_a_broken_file, "train.json.*image_id"),
     Row("no_epochs", composed("--val", "digits_val", "--epochs", "0"), "--epochs"),
     Row("no_unlabelled", composed("--val", "digits_val", "--unlabeled", "{}/none"), "--unlabeled .*no such folder"),
     Row("neither_drawn_nor_written", predicted(), "--draw is None and --output None: give one of them"),

@@ -1,6 +1,7 @@
 """``detr-distill distil``: the table of methods, the file that it writes, and the same command a second time."""
 
 import json
+import re
 import shlex
 
 from detr_distill.commands import distil, evaluate, train
@@ -9,6 +10,7 @@ from detr_distill.commands.recipe.methods import METHODS, choose_method, given_b
 from detr_distill.commands.recipe.students import find_student, student_names
 from detr_distill.config.build import build_config
 from detr_distill.engine import launch
+from detr_distill.engine.folder.lock import locked
 from detr_distill.engine.run_folder import differences
 from detr_distill.hugging_face.folder import save_folder
 from detr_distill.options.recipes import distil_parser
@@ -89,6 +91,13 @@ def test_a_start_that_fails_leaves_no_folder(files, capsys):
         distil.main(command(files, "--epochs", "1"))
     assert done.value.code == 1 and "a.png" in capsys.readouterr().err
     assert not (files / "run").exists()
+
+
+def test_a_folder_in_use_is_left_alone(files, capsys):
+    with locked(files / "run"), pytest.raises(SystemExit) as done:
+        distil.main(command(files, "--epochs", "1"))
+    assert done.value.code == 1 and re.search("run is in use by process", capsys.readouterr().err)
+    assert [file.name for file in (files / "run").iterdir()] == ["run.lock"]
 
 
 def test_a_dry_run_shows_the_file_and_leaves_nothing(files, capsys):

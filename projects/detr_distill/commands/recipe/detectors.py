@@ -20,7 +20,7 @@ from ...errors import CheckpointError, first
 CONFIG_FILE, FINAL = "config.yaml", "model_final.pth"
 CHECKPOINTS = (".pth", ".safetensors", ".pkl", ".pt", ".bin")
 PROGRAMS = (".onnx", ".pt2")
-_TRANSFORMERS = "a folder of transformers (config.json)"
+_TRANSFORMERS = "a folder of transformers (config.json), "
 _WAYS = "a run's folder (config.yaml and model_final.pth), a checkpoint with its config.yaml beside it"
 _PREDICTIONS = ", or what detr-distill predict has written (a folder, or a .json file)"
 
@@ -59,14 +59,14 @@ def find_detector(
             configuration. ConfigError: that cannot be read.
     """
     place = Path(complete_path(path))
-    of_transformers = f"{_TRANSFORMERS}, " if folders else ""
-    ways = f"Name {of_transformers}{_WAYS}{_PREDICTIONS if predictions else ''}."
+    ways = f"Name {_TRANSFORMERS if folders else ''}{_WAYS}{_PREDICTIONS if predictions else ''}."
     if place.is_dir():
-        if (place / CONFIG_FILE).is_file():
+        of_transformers = (place / "config.json").is_file()
+        if (place / CONFIG_FILE).is_file() and (any(place.glob("model_*.pth")) or not of_transformers):
             return _of_run(place, path, key)
         if predictions and (place / DESCRIPTION).is_file():
             return Found("PredictionsFile", _full(place), f"predictions of every layer in {path}")
-        if folders and (place / "config.json").is_file():
+        if folders and of_transformers:
             return _of_transformers(place, path, key)
         names = sorted(file.name for file in place.iterdir())
         raise CheckpointError(f"{key} {path} holds {first(names) if names else 'nothing'}. {ways}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ...config.ranges import PROPER_SHARE
+from ...data.annotations.file import read_annotation_file
 from ...data.annotations.text import read_contents
 from ...data.coco import read_class_names
 from ...data.formats import Format, Source, find_other_part, find_set
@@ -136,6 +136,7 @@ def _join_classes(sets: Sets, cfg: CfgNode, train: Source, val: Source) -> None:
 def _hold_out(cfg: CfgNode, entry: list[str], val: str, share: float, sets: Sets) -> list[list[str]]:
     """The entries of the two parts into which a set is divided, always the same."""
     file, folder = coco_files(cfg, entry)
+    read_annotation_file(file)  # says what is wrong with it
     content = read_contents(file)
     images = content.get("images") or []
     count = len(images)
@@ -153,8 +154,14 @@ def _hold_out(cfg: CfgNode, entry: list[str], val: str, share: float, sets: Sets
 
 
 def _of(images: list[dict], content: dict) -> list[dict]:
-    known = {json.dumps(image["id"]) for image in images}
-    return [entry for entry in content.get("annotations") or [] if json.dumps(entry["image_id"]) in known]
+    """The objects of some images."""
+    known = {_plain(image["id"]) for image in images}
+    return [entry for entry in content.get("annotations") or [] if _plain(entry["image_id"]) in known]
+
+
+def _plain(number: object) -> str:
+    """An id, which may be written as 7, "7" or 7.0."""
+    return str(number).removesuffix(".0")
 
 
 def _add_unlabelled(arguments: Namespace, cfg: CfgNode, entries: list[list[str]], sets: Sets) -> None:
