@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# Named after the requirements' content: a new clone of the same requirements finds the environment ready.
-READY := $(VENV)/.ready-$(shell cat requirements/*.txt | cksum | cut -d' ' -f1)
+# Named after the content of requirements and of setup.cfg, which names the programs: a new clone of the same finds the
+# environment ready.
+READY := $(VENV)/.ready-$(shell cat requirements/*.txt setup.cfg | cksum | cut -d' ' -f1)
 export PYTHONPATH := $(CURDIR)/projects
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
 import detr_distill
+from detr_distill.commands.recipe.methods import METHODS
 from detr_distill.config.build import build_config, default_config, flatten
 from detr_distill.config.keys import declared_keys
 from detr_distill.engine.launch import argument_parser
+from detr_distill.options import VERBS
+from detr_distill.options.words import flags_first
 
 import pytest
 import torch
@@ -24,7 +28,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SUFFIXES = "py|yaml|toml|cfg|txt|md|pth|json|png"
 # Files that a run writes or a user brings.
 WRITTEN = re.compile(
-    r"output/.*|\./output.*|.*my_.*|model_(best|final)\.(pth|json)|student_final(\.pth|/)|config\.(yaml|json)|results\.json"
+    r"output/.*|\./output.*|.*my_.*|model_(best|final)\.(pth|json)|student_final(\.pth|/)|(config|recipe)\.(yaml|json)|(results|detections)\.json"
     r"|metrics\.json|log\.txt|preprocessor_config\.json|inference/.*|ImageSets/.*|coco/.*|instances_(train|val)2017\.json|/.*"
     r"|efficientnet-lite.*"
 )
@@ -170,6 +174,29 @@ def test_training_commands_are_understood(page):
             continue
         arguments = argument_parser().parse_args(words[2:])
         build_config(str(ROOT / arguments.config_file), arguments.opts or [])
+
+
+@pages
+def test_commands_of_the_program_are_understood(page):
+    """Verb and options of every ``detr-distill`` line."""
+    import shlex
+
+    for command in commands(page):
+        words = shlex.split(command)
+        if words[:1] != ["detr-distill"] or "VERB" in words:
+            continue
+        verb = VERBS[words[1]]
+        module = importlib.import_module(f"detr_distill.commands.{verb.module}")
+        parser = verb.parser() if verb.parser else module.argument_parser()
+        parser.parse_args(flags_first(parser, words[2:]) if verb.anywhere else words[2:])
+
+
+def test_the_table_of_methods_is_that_of_the_code():
+    text = (ROOT / "docs" / "command.md").read_text()
+    rows = re.findall(r"^\| ([^|]*) \| ([^|]*?) ?\| ([\w, ]*Matcher) \| ([\w, ]*Loss) \|$", text, re.MULTILINE)
+    found = [tuple(", ".join(sorted(part)) for part in (row.both, row.student)) for row in METHODS]
+    kinds = [tuple(", ".join(part) for part in (row.matchers, row.losses)) for row in METHODS]
+    assert [(*given, *taken) for given, taken in zip(found, kinds, strict=True)] == rows
 
 
 def test_the_first_screen_has_the_commands():

@@ -59,6 +59,9 @@ def test_a_wheel_holds_every_module_and_the_public_files(installed):
 
     carried = installed / "detr_distill" / "_files"
     assert files(installed / "detr_distill", "*.py") == files(PACKAGE, "*.py")
+    assert (installed / "detr_distill" / "py.typed").is_file()
+    (entries,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "detr-distill = detr_distill_command:main" in entries.read_text()
     assert files(carried / "configs", "*") == files(ROOT / "configs", "*")
     teacher = Path("weights", "digits_teacher.pth")
     assert (carried / teacher).read_bytes() == (ROOT / teacher).read_bytes()
@@ -71,6 +74,9 @@ def test_an_installed_package_finds_its_files_from_any_folder(installed, tmp_pat
     carried = installed / "detr_distill" / "_files"
     weights = carried / "weights" / "digits_teacher.pth"
     assert result.stdout.splitlines() == [str(carried), str(weights), "output/digits_teacher"]
+    program = [sys.executable, "-c", "import detr_distill_command; detr_distill_command.main(['distil', '--help'])"]
+    result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "usage: detr-distill distil" in result.stdout
 
 
 def requirements() -> tuple[set[str], dict[str, set[str]]]:

@@ -1,6 +1,6 @@
 """The progress line: short however many layers there are."""
 
-from detr_distill.engine.progress import ProgressPrinter, join_layers
+from detr_distill.engine.progress import ProgressPrinter, gains, join_layers
 
 from detectron2.utils.events import EventStorage
 
@@ -26,7 +26,20 @@ def test_the_line(caplog):
         printer.write()
         storage.iter = 10
         printer.write()
-    assert caplog.messages == [
+    (line,) = caplog.messages
+    line, memory = line.split("  memory ")
+    assert line == (
         "iteration 4/10  eta 0:06:00  total_loss 2.5  loss_box 1  grad_norm 7  lr 0.001  "
         "time 60.000 s  data_time 0.250 s"
-    ]
+    )
+    assert memory.endswith(" MiB") and float(memory.removesuffix(" MiB")) > 1
+
+
+def test_the_gain_so_far():
+    with EventStorage() as storage:
+        assert gains(storage) == []
+        storage.put_scalars(**{"bbox/AP": 10.0, "bbox/AP50": 30.0}, smoothing_hint=False)
+        assert gains(storage) == ["bbox/AP 10.00"]
+        storage.step()
+        storage.put_scalars(**{"bbox/AP": 12.5}, smoothing_hint=False)
+        assert gains(storage) == ["bbox/AP 12.50 (+2.50 in 2 evaluations)"]

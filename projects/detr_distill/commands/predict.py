@@ -1,19 +1,12 @@
-"""Writes what a trained detector predicts on a data set: a teacher that costs nothing in the training step.
+"""Draws what a trained detector finds, or writes it: a teacher that costs nothing in the training step.
 
-The detector is this package's (``--config-file configs/digits/conditional_teacher.yaml --weights
-weights/digits_teacher.pth``) or a folder of transformers (``--weights /models/rtdetr``, with a configuration that names
-the data).
-
-An output that ends in .json is COCO's results format, of the last layer; any other is a folder that holds every layer
-and query. What a stopped call has left is gone on with.
+The detector is a run's, one of a configuration and its weights, a folder of transformers or, to draw, an exported file.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,8 +21,10 @@ from torch import Tensor
 
 from ..checkpoint.files import write_atomically
 from ..checkpoint.writing import check_place
+from ..config.build import build_config
 from ..data import DetrDatasetMapper, TestLoader, read_configuration, register_configured
 from ..data.formats import image_records
+from ..data.mapper import test_resize
 from ..data.predictions.description import DESCRIPTION, Description, hash_images, read_images
 from ..data.predictions.maps import StoredMap, cut_maps
 from ..data.predictions.store import DTYPES, NOTHING, PredictionStore, begin_store, missing_parts, write_part
@@ -37,12 +32,17 @@ from ..data.records import check_registered, load_images
 from ..engine.device import choose_device
 from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
+from ..options.simple import predict_parser
+from ..options.words import keys_apart
+from .drawing import draw_media, from_onnx, from_predictor
 from .predictor import Predictor, load_predictor
+from .recipe.detectors import find_detector
 from .results_format import check_ids, coco_results, find_categories
 
 PART_IMAGES = 1000
-KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
+DRAWN = 0.4  # lowest score of a detection that is drawn
+OF_TRANSFORMERS = "configs/transformers/Base-transformers.yaml"
 
 
 @dataclass(frozen=True)
@@ -63,51 +63,13 @@ class Form:
 
 def main(argv: list[str] | None = None) -> None:
     """The command; a user's error ends it with status 1."""
-    arguments = argument_parser().parse_args(argv)
+    arguments = predict_parser().parse_args(argv)
     with report_user_errors():
         print(run(arguments))
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config-file",
-        required=True,
-        metavar="FILE",
-        help="the detector's configuration; with a "
-        "folder of transformers one that names the data, INPUT.FORMAT and the size of the images",
-    )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint, or a folder of transformers")
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="default: DATASETS.TRAIN")
-    parser.add_argument(
-        "--images", nargs="+", default=[], metavar="PATH", help="images, or folders of them, in place of a data set"
-    )
-    parser.add_argument("--output", required=True, metavar="PATH", help="a folder, or a file that ends in .json")
-    parser.add_argument("--batch", type=int, default=8, help="images of a pass (default 8)")
-    parser.add_argument(
-        "--best-classes",
-        type=int,
-        default=0,
-        metavar="K",
-        help="of each query keep the scores of the best K classes; 0, the default: all",
-    )
-    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the numbers in a folder")
-    parser.add_argument(
-        "--maps",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="maps that a folder keeps too, for losses on maps: level0 is the finest that the head reads, memory0 what "
-        "the encoder makes of it; a wrong name lists them",
-    )
-    parser.add_argument("--score", type=float, default=0.05, help="lowest score in a .json file (default 0.05)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
-    return parser
-
-
 def run(arguments: argparse.Namespace) -> str:
-    """Writes the predictions; returns a line that says where they are.
+    """Writes or draws the predictions; returns a line that says where they are.
 
     Raises:
         DetrDistillError: a configuration, checkpoint, data set or output that cannot be used.
@@ -115,33 +77,75 @@ def run(arguments: argparse.Namespace) -> str:
     arguments.dataset, arguments.opts = keys_apart(arguments.dataset, arguments.opts)
     arguments.images, arguments.opts = keys_apart(arguments.images, arguments.opts)
     arguments.maps, arguments.opts = keys_apart(arguments.maps, arguments.opts)
+    check_options(arguments)
+    if arguments.weights.endswith(".onnx"):
+        return _draw_exported(arguments)
+    if arguments.output:
+        check_output(Path(arguments.output))
+    weights, config_file, opts = find_files(arguments)
+    cfg = read_configuration(config_file, [*opts, *arguments.opts], plugins=True, weights=weights)
+    choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
+    cfg.freeze()
+    if arguments.draw:
+        predictor = load_predictor(cfg, weights)
+        detect = from_predictor(cfg, predictor, DRAWN if arguments.score is None else arguments.score)
+        return draw_media(arguments.images, Path(arguments.draw), detect, predictor.class_names)
+    prepare_datasets(cfg)
+    names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
+    load = image_records(*names, key="--images") if arguments.images else load_sets(cfg, names)
+    score = Form.score if arguments.score is None else arguments.score
+    form = Form(arguments.batch, arguments.best_classes, arguments.dtype, score, tuple(arguments.maps))
+    return write_predictions(cfg, weights, names, load, Path(arguments.output), form, track)
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError where options are out of range, or do not go together."""
     if arguments.batch < 1 or arguments.best_classes < 0:
         raise ConfigError(
             f"--batch is {arguments.batch} and --best-classes {arguments.best_classes}; the first is 1 or more, the "
             "second 0 or more."
         )
-    if not 0 <= arguments.score <= 1:
+    if arguments.score is not None and not 0 <= arguments.score <= 1:
         raise ConfigError(f"--score is {arguments.score}; a score is a probability from 0 to 1.")
-    output = Path(arguments.output)
-    check_output(output)
-    if arguments.maps and output.suffix == ".json":
-        raise ConfigError(f"--maps: {output} is a JSON of detections, which holds none. Let --output name a folder.")
-    cfg = read_configuration(arguments.config_file, arguments.opts, plugins=True, weights=arguments.weights)
-    choose_device(cfg, argparse.Namespace(num_gpus=int(torch.cuda.is_available()), num_machines=1))
-    cfg.freeze()
-    prepare_datasets(cfg)
     if arguments.images and arguments.dataset:
         raise ConfigError("--images and --dataset are both given. Name a data set, or images.")
-    names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
-    load = image_records(*names, key="--images") if arguments.images else load_sets(cfg, names)
-    form = Form(arguments.batch, arguments.best_classes, arguments.dtype, arguments.score, tuple(arguments.maps))
-    return write_predictions(cfg, arguments.weights, names, load, output, form, track)
+    if bool(arguments.draw) == bool(arguments.output):
+        raise ConfigError(
+            f"--draw is {arguments.draw} and --output {arguments.output}: give one of them, a folder for images with "
+            "their detections, or a file or folder for programs."
+        )
+    if arguments.maps and (arguments.draw or arguments.output.endswith(".json")):
+        raise ConfigError(
+            f"--maps: {arguments.draw or arguments.output} holds detections alone. Let --output name a folder."
+        )
+    if arguments.draw and not arguments.images:
+        raise ConfigError("--draw draws into images and videos: name them with --images.")
 
 
-def keys_apart(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """An option's own words, and KEY VALUE with what an option of several words has taken of them."""
-    own = list(itertools.takewhile(lambda word: not KEY.fullmatch(word), words))
-    return own, [*words[len(own) :], *opts]
+def find_files(arguments: argparse.Namespace) -> tuple[str, str, tuple[str, ...]]:
+    """Weights, or a folder of transformers; a configuration; and the overrides that make it the plain detector's.
+
+    Raises:
+        CheckpointError, ConfigError: see ``find_detector``.
+    """
+    if arguments.config_file:
+        return arguments.weights, arguments.config_file, ()
+    found = find_detector(arguments.weights, "--weights", predictions=False)
+    return found.weights, found.config_file or OF_TRANSFORMERS, found.opts
+
+
+def _draw_exported(arguments: argparse.Namespace) -> str:
+    if not arguments.draw:
+        raise ConfigError(
+            f"--weights {arguments.weights} is an exported detector, which --draw takes, and not --output."
+        )
+    file, resize = Path(arguments.weights), None
+    if not file.is_file():
+        raise CheckpointError(f"--weights {file}: there is no such file (working folder: {Path.cwd()}).")
+    if arguments.config_file:
+        resize = test_resize(build_config(arguments.config_file, arguments.opts))
+    detect, names = from_onnx(file, resize, DRAWN if arguments.score is None else arguments.score)
+    return draw_media(arguments.images, Path(arguments.draw), detect, names)
 
 
 def check_output(output: Path) -> None:

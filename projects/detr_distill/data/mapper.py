@@ -60,7 +60,7 @@ class DetrDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         return {
             "is_train": is_train,
-            "augmentations": _train_augmentation(cfg) if is_train else [_test_resize(cfg)],
+            "augmentations": _train_augmentation(cfg) if is_train else [test_resize(cfg)],
             "image_format": cfg.INPUT.FORMAT,
             "use_masks": cfg.MODEL.MASK_ON,
             "mask_format": cfg.INPUT.MASK_FORMAT,
@@ -154,7 +154,8 @@ def _sizes(value: int | Sequence[int]) -> Sequence[int]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def _test_resize(cfg: CfgNode) -> T.Augmentation:
+def test_resize(cfg: CfgNode) -> T.Augmentation:
+    """What brings an image to the size at which the detector is evaluated."""
     return ResizeShortSide(_sizes(cfg.INPUT.MIN_SIZE_TEST), cfg.INPUT.MAX_SIZE_TEST)
 
 

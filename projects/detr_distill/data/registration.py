@@ -131,6 +131,11 @@ def unlabelled_records(name: str) -> list[dict]:
     return load_unlabelled(*files) if files and files[0] else DatasetCatalog.get(name)
 
 
+def is_configured(name: str) -> bool:
+    """True for a set that a configuration has registered, rather than this package or another."""
+    return name in _registered
+
+
 def checks_its_boxes(name: str) -> bool:
     """True for a dataset whose loading applies the policy for bad boxes already."""
     return name in _registered or name.startswith("digits_")
@@ -202,13 +207,13 @@ def training_class_names(cfg: CfgNode) -> tuple[str, ...] | None:
         DataError: see :func:`class_names`.
     """
     entries = cfg.DATASETS.get("REGISTER", ())  # a plain configuration of detectron2 has no such key
-    own = {entry[0]: _coco_files(cfg, entry) for entry in entries}
+    own = {entry[0]: coco_files(cfg, entry) for entry in entries}
     known = (_names_in(own.get(name), name) for name in cfg.DATASETS.TRAIN)
     return next((names for names in known if names is not None), None)
 
 
-def _coco_files(cfg: CfgNode, entry: Sequence[str]) -> tuple[str, str]:
-    """Annotation file, turned into COCO's format, and image folder of an entry of a configuration."""
+def coco_files(cfg: CfgNode, entry: Sequence[str]) -> tuple[str, str]:
+    """Annotation file, turned into COCO's format, and image folder of an entry of a configuration's ``REGISTER``."""
     annotations, folder = entry_files(entry)
     return as_coco_file(annotations, folder, _voc_rules(cfg)) if os.path.exists(annotations) else (annotations, folder)
 

@@ -10,16 +10,19 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.multiprocessing
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import launch
 from detectron2.utils import comm
 
 from ..checkpoint import SafeCheckpointer, last_checkpoint
 from ..config.plugins import import_plugins
 from ..data import read_configuration, register_configured, tested_class_names
+from ..options.training import training_parser
+from ..options.words import flags_first
 from .device import choose_device
 from .faults.interruption import INTERRUPTED, end_started_processes
 from .folder.contents import keep_contents
@@ -40,21 +43,26 @@ EVALUATION_FILE = "evaluation.json"
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """detectron2's flags and ours."""
-    parser = default_argument_parser()
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start although OUTPUT_DIR holds another run; its folder is kept as OUTPUT_DIR.old-<n>",
-    )
-    parser.set_defaults(warnings=())  # of the checks before the start, for the log
+    """Of ``train_net.py``."""
+    parser = training_parser()
+    # Warnings of the checks before the start, for the log; and what is said to go on with a run that was stopped.
+    parser.set_defaults(warnings=(), goes_on="--resume")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains, or evaluates with ``--eval-only``; a user's error ends the program with status 1."""
     parser = argument_parser()
-    arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
+    start(parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv)))
+
+
+def start(arguments: argparse.Namespace, when_claimed: Callable[[CfgNode], None] = lambda cfg: None) -> None:
+    """The same for parsed arguments.
+
+    Args:
+        arguments: of :func:`argument_parser`. when_claimed: is called once the output folder is this run's, before
+            anything else is written there.
+    """
     place = Place.from_environment()
     if place is not None:
         _run_with_torchrun(arguments, place)
@@ -62,25 +70,11 @@ def main(argv: list[str] | None = None) -> None:
     with report_user_errors():
         cfg = setup(arguments)
     with report_user_errors(how_to_go_on=lambda: advice(cfg, arguments)), _claimed(cfg, arguments):
+        when_claimed(cfg)
         if arguments.num_gpus * arguments.num_machines > 1:
             _launch_processes(cfg, arguments)
         else:
             run(cfg, arguments)
-
-
-def flags_first(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
-    """The command line with its flags before the KEY VALUE pairs, wherever they were typed."""
-    flags: list[str] = []
-    rest: list[str] = []
-    remaining = list(argv)
-    while remaining:
-        word = remaining.pop(0)
-        action = parser._option_string_actions.get(word.split("=")[0])
-        target = rest if action is None else flags
-        target.append(word)
-        if action is not None and action.nargs != 0 and "=" not in word and remaining:
-            flags.append(remaining.pop(0))
-    return flags + rest
 
 
 def setup(arguments: argparse.Namespace) -> CfgNode:
@@ -145,7 +139,7 @@ def advice(cfg: CfgNode, arguments: argparse.Namespace) -> str:
     if arguments.eval_only:
         return ""
     last = last_checkpoint(cfg.OUTPUT_DIR)
-    return f"--resume goes on from {last}." if last else "There is no checkpoint yet: start it again."
+    return f"{arguments.goes_on} goes on from {last}." if last else "There is no checkpoint yet: start it again."
 
 
 def _claimed(cfg: CfgNode, arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:

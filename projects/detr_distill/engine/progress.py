@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import logging
 import re
+import resource
+import sys
 
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
@@ -12,11 +14,11 @@ from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 logger = logging.getLogger(__name__)
 
 WINDOW = 20  # iterations whose median is shown
-MEBIBYTE = 2**20
+KIBIBYTE, MEBIBYTE = 2**10, 2**20
 
 
 class ProgressPrinter(EventWriter):
-    """Logs iteration, remaining time, losses, learning rate and speed.
+    """Logs iteration, remaining time, losses, learning rate, speed, memory, and the AP with its gain so far.
 
     A DETR has a loss for every decoder layer and query group; they are shown as one sum a kind, and stand one by one in
     ``metrics.json`` and TensorBoard.
@@ -45,8 +47,8 @@ class ProgressPrinter(EventWriter):
         if "lr" in values:
             parts.append(f"lr {storage.history('lr').latest():.3g}")
         parts += [f"{name} {values[name]:.3f} s" for name in ("time", "data_time") if name in values]
-        if torch.cuda.is_available():
-            parts.append(f"memory {torch.cuda.max_memory_allocated() / MEBIBYTE:.0f} MiB")
+        parts.append(f"memory {_peak_memory():.0f} MiB")
+        parts += gains(storage)
         logger.info("  ".join(parts))
 
 
@@ -58,6 +60,25 @@ def join_layers(values: dict[str, float]) -> dict[str, float]:
             kind = re.sub(r"_\d+(?=_|$)", "", name)
             joined[kind] = joined.get(kind, 0.0) + value
     return joined
+
+
+def gains(storage: EventStorage) -> list[str]:
+    """The AP of each test set at its last evaluation, and what it has gained since the first of this process."""
+    words = []
+    for name, history in storage.histories().items():
+        if name.endswith("bbox/AP"):
+            values = history.values()
+            gain = f" ({history.latest() - values[0][0]:+.2f} in {len(values)} evaluations)" if len(values) > 1 else ""
+            words.append(f"{name} {history.latest():.2f}{gain}")
+    return words
+
+
+def _peak_memory() -> float:
+    """Of the GPU or, without one, of this process, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / MEBIBYTE
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MEBIBYTE if sys.platform == "darwin" else peak / KIBIBYTE
 
 
 def _duration(storage: EventStorage, iterations: int) -> str:

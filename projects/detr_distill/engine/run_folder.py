@@ -111,10 +111,10 @@ def prepare_run_folder(
         return None
     changes = differences(folder, cfg)
     if resume:
-        changes = {key: change for key, change in changes.items() if not _is_harmless(key, cfg)}
+        changes = {key: change for key, change in changes.items() if not is_harmless(key, cfg)}
         if changes and has_checkpoints(folder):
             raise ConfigError(
-                f"--resume: the run in {folder} was started with another configuration:\n{_show(changes)}\n"
+                f"--resume: the run in {folder} was started with another configuration:\n{show_differences(changes)}\n"
                 "Give it the values that it had, or train the new ones in another OUTPUT_DIR."
             )
         return None
@@ -128,7 +128,7 @@ def prepare_run_folder(
         return moved
     what = "holds another run" if changes else "holds a run of this configuration, with checkpoints"
     raise ConfigError(
-        f"OUTPUT_DIR {folder} {what}.\n{_show(changes)}"
+        f"OUTPUT_DIR {folder} {what}.\n{show_differences(changes)}"
         "Use --resume to go on with it, another OUTPUT_DIR to keep both, "
         f"or --overwrite, which renames it to {free_name(folder)}."
     )
@@ -169,14 +169,16 @@ def _flat(cfg: CfgNode) -> dict[str, object]:
     return flatten(yaml.safe_load(cfg.dump()))
 
 
-def _is_harmless(key: str, cfg: CfgNode) -> bool:
+def is_harmless(key: str, cfg: CfgNode) -> bool:
+    """Whether a run may be gone on with though the value of a key has changed."""
     # A multi-step schedule does not depend on where the run ends; a cosine one would jump.
     if key == "SOLVER.MAX_ITER" and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         return True
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in HARMLESS)
 
 
-def _show(changes: dict[str, tuple[object, object]]) -> str:
+def show_differences(changes: dict[str, tuple[object, object]]) -> str:
+    """Lines for a message, of the first few keys: what they had, and what they have now."""
     lines = [f"  {key}: {old!r} there, {new!r} now\n" for key, (old, new) in list(changes.items())[:DIFFERENCES_SHOWN]]
     if len(changes) > DIFFERENCES_SHOWN:
         lines.append(f"  and {len(changes) - DIFFERENCES_SHOWN} more keys\n")

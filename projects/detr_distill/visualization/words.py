@@ -32,6 +32,12 @@ def style(words: str) -> dict[str, Any]:
     return {"fontfamily": [family for family in families if family], "parse_math": False}
 
 
+def font_file(words: str) -> str:
+    """Path of one font for words that are :func:`drawable`: the first that a character needs beside ``FONT``."""
+    families = [family for family in map(_font_of, words) if family]
+    return findfont(next((family for family in families if family != FONT), FONT))
+
+
 @cache
 def _font_of(character: str) -> str:
     """Family of a font that has a character: ``FONT``, or the first installed one; empty where none has."""

@@ -169,7 +169,7 @@ def test_maps_follow_a_flip(dataset, store_of_maps):
     ("words", "expected"),
     [
         (["more", "--maps", "level7"], "--maps names level7; this detector has level0, memory0"),
-        (["more.json", "--maps", "level0"], "is a JSON of detections, which holds none"),
+        (["more.json", "--maps", "level0"], "more.json holds detections alone"),
         (["store", "--maps", "level0"], "holds other predictions, which differ in.* maps"),
     ],
 )

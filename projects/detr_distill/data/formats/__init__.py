@@ -6,5 +6,6 @@ A set is registered by what holds its annotations, and the kind follows from tha
 
 from .content import image_records
 from .convert import Format, as_coco_file, recognise
+from .folders import Source, find_other_part, find_set
 
-__all__ = ["Format", "as_coco_file", "image_records", "recognise"]
+__all__ = ["Format", "Source", "as_coco_file", "find_other_part", "find_set", "image_records", "recognise"]

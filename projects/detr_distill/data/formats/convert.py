@@ -61,11 +61,12 @@ def as_coco_file(annotations: str, image_folder: str, rules: VocRules | None = N
     if form is Format.COCO:
         return annotations, image_folder
     if form is Format.VOC:
-        return _keep(read_voc(annotations, image_folder, rules or VocRules())), image_folder
-    return _keep(read_yolo(annotations, image_folder)), image_folder
+        return keep(read_voc(annotations, image_folder, rules or VocRules())), image_folder
+    return keep(read_yolo(annotations, image_folder)), image_folder
 
 
-def _keep(content: dict) -> str:
+def keep(content: dict) -> str:
+    """Path of a COCO file of this content in the user's cache, where it is written if it is not there yet."""
     text = json.dumps(content).encode()
     path = cache_folder("sets") / f"{hashlib.sha256(text).hexdigest()[:32]}.json"
     if not path.is_file():
