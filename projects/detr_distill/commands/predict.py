@@ -26,7 +26,7 @@ from ..data import DetrDatasetMapper, TestLoader, read_configuration, register_c
 from ..data.formats import image_records
 from ..data.mapper import test_resize
 from ..data.predictions.description import DESCRIPTION, Description, hash_images, read_images
-from ..data.predictions.maps import StoredMap, cut_maps
+from ..data.predictions.maps import MIRRORED, StoredMap, cut_maps
 from ..data.predictions.store import DTYPES, NOTHING, PredictionStore, begin_store, missing_parts, write_part
 from ..data.records import check_registered, load_images
 from ..engine.device import choose_device
@@ -52,6 +52,7 @@ class Form:
     Attributes:
         batch: images of a pass. best_classes: classes whose scores a query keeps; 0: all. dtype: of a folder's numbers.
         score: lowest in a .json file. maps: names of the detector's maps that a folder keeps too.
+        mirrored: these of every image's mirror image as well.
     """
 
     batch: int = 8
@@ -59,6 +60,7 @@ class Form:
     dtype: str = "float32"
     score: float = 0.05
     maps: tuple[str, ...] = ()
+    mirrored: bool = False
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -94,7 +96,9 @@ def run(arguments: argparse.Namespace) -> str:
     names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
     load = image_records(*names, key="--images") if arguments.images else load_sets(cfg, names)
     score = Form.score if arguments.score is None else arguments.score
-    form = Form(arguments.batch, arguments.best_classes, arguments.dtype, score, tuple(arguments.maps))
+    form = Form(
+        arguments.batch, arguments.best_classes, arguments.dtype, score, tuple(arguments.maps), arguments.mirrored
+    )
     return write_predictions(cfg, weights, names, load, Path(arguments.output), form, track)
 
 
@@ -114,6 +118,8 @@ def check_options(arguments: argparse.Namespace) -> None:
             f"--draw is {arguments.draw} and --output {arguments.output}: give one of them, a folder for images with "
             "their detections, or a file or folder for programs."
         )
+    if arguments.mirrored and not arguments.maps:
+        raise ConfigError("--mirrored is of maps, and --maps names none. Name them, or leave it out.")
     if arguments.maps and (arguments.draw or arguments.output.endswith(".json")):
         raise ConfigError(
             f"--maps: {arguments.draw or arguments.output} holds detections alone. Let --output name a folder."
@@ -234,7 +240,11 @@ def _describe(
         teacher=predictor.weights_hash,
         dataset=dataset,
         settings=predictor.settings,
-        maps={name: known.maps[name].shape[1] for name in form.maps},
+        maps={
+            name + suffix: known.maps[name].shape[1]
+            for suffix in ("", *([MIRRORED] if form.mirrored else []))
+            for name in form.maps
+        },
     )
 
 
@@ -249,7 +259,15 @@ def _predict(
     logits = output.score_logits() if described.best_classes else output.logits.float()
     missing = described.queries - logits.shape[2]
     sizes = [(entry["image"].shape[-2], entry["image"].shape[-1]) for entry in batch]
-    maps = {name: cut_maps(known.maps[name].to("cpu", DTYPES[described.dtype]), sizes) for name in described.maps}
+    seen = {"": known.maps}
+    if any(name.endswith(MIRRORED) for name in described.maps):
+        seen[MIRRORED] = predictor.know([{**entry, "image": entry["image"].flip(-1)} for entry in batch]).maps
+    maps = {
+        name + suffix: cut_maps(values[name].to("cpu", DTYPES[described.dtype]), sizes)
+        for suffix, values in seen.items()
+        for name in values
+        if name + suffix in described.maps
+    }
     return {
         "counts": torch.tensor(known.counts or [logits.shape[2]] * len(batch)),
         "logits": F.pad(logits.cpu(), (0, 0, 0, missing), value=NOTHING).transpose(0, 1),

@@ -165,9 +165,31 @@ def test_maps_follow_a_flip(dataset, store_of_maps):
     assert torch.allclose(found, still.flip(-1), atol=1e-4)
 
 
+def test_maps_of_the_mirror_image_are_the_live_ones(dataset, teacher):
+    words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    predict([*words, "--output", str(teacher / "mirrored"), "--batch", "2", "--maps", "level0", "--mirrored"])
+    keys = {**MAP_LOSS, "MODEL__DISTILL__FEATURE_LOSS__IN_FEATURES": ["level0"], "INPUT__RANDOM_FLIP": "horizontal"}
+    cfg = distiller_cfg(dataset, teacher / "mirrored", **keys)
+    live = distiller_cfg(
+        dataset,
+        teacher / "teacher.pth",
+        **keys,
+        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
+        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
+    )
+    np.random.seed(0)
+    step = step_of(cfg, COUNT)
+    flipped = [entry["placement"][0] > entry["placement"][2] for entry in step.batched_inputs]
+    assert True in flipped and False in flipped
+    found = build_model(cfg).teacher(step, frozenset()).features
+    assert found.keys() == {"level0"}
+    assert torch.allclose(found["level0"], build_model(live).teacher(step, frozenset()).maps["level0"], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["more", "--mirrored"], "--mirrored is of maps"),
         (["more", "--maps", "level7"], "--maps names level7; this detector has level0, memory0"),
         (["more.json", "--maps", "level0"], "more.json holds detections alone"),
         (["store", "--maps", "level0"], "holds other predictions, which differ in.* maps"),

@@ -6,7 +6,7 @@ Letters: B images, C channels, N images of a part.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 MAP = "map."  # of a map's tensors in a part: its cells (cells of all images, C)
 SHAPE, SPAN = ".shape", ".span"  # of each image: (rows, columns); how many of these its pixels cover
+MIRRORED = ".mirrored"  # behind the name of a map, that of the mirror image
 LARGEST_STRIDE = 1024
 
 
@@ -64,12 +65,30 @@ def as_tensors(name: str, maps: Sequence[StoredMap], dtype: torch.dtype) -> dict
     }
 
 
+def place_all(
+    maps: Mapping[str, Sequence[StoredMap]],
+    placements: Sequence[Sequence[float]],
+    frame: tuple[int, int],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Every map of a batch by :func:`place_maps`; of a flipped image that of its mirror image where there is one."""
+    placed = {}
+    for name in (name for name in maps if not name.endswith(MIRRORED)):
+        mirrored = maps.get(f"{name}{MIRRORED}", ())
+        own, places = list(maps[name]), list(placements)
+        for image, (x1, y1, x2, y2) in enumerate(placements):
+            if mirrored and x1 > x2:
+                own[image], places[image] = mirrored[image], (x2, y1, x1, y2)
+        placed[name] = place_maps(own, places, frame, device)
+    return placed
+
+
 def place_maps(
     maps: Sequence[StoredMap], placements: Sequence[Sequence[float]], frame: tuple[int, int], device: torch.device
 ) -> Tensor:
     """The maps of a batch where augmentation has put their images: moved, scaled, flipped and cut.
 
-    A flipped image's map is the image's, flipped, which the network would have made a little different.
+    A flipped image's map is the image's, flipped, which the network would have made different.
 
     Args:
         maps: B. placements: of each image, (x, y) of its first and of its opposite corner in the augmented image, in

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode, configurable
 
 from ...config.files import complete_path
 from ...data import training_class_names
-from ...data.predictions.maps import place_maps
+from ...data.predictions.maps import MIRRORED, place_all
 from ...data.predictions.results_file import ResultsFile
 from ...data.predictions.store import PredictionStore, StoredPredictions
 from ...data.predictions.training_images import TrainingImages, training_images
@@ -69,7 +69,7 @@ class PredictionsFile(Teacher):
         **settings: Any,
     ):
         super().__init__(**settings)
-        self.given_channels = maps or {}
+        self.given_channels = {name: width for name, width in (maps or {}).items() if not name.endswith(MIRRORED)}
         self.find, self.classes, self.activation = find, classes, activation
         self._layers, self.matcher = layers, matcher
 
@@ -130,7 +130,7 @@ class PredictionsFile(Teacher):
         full = all(count == logits.shape[2] for count in found.counts)
         height, width = (max(pixels) for pixels in zip(step.image_size, *sizes, strict=True))
         return Knowledge(
-            features={name: place_maps(each, placements, (height, width), device) for name, each in maps.items()},
+            features=place_all(maps, placements, (height, width), device),
             output=output,
             ground_truth=truth,
             label_cost=functools.cache(lambda: self.matcher(output, truth)),
