@@ -25,6 +25,7 @@ from .maps import MAP, SHAPE, SPAN, StoredMap, as_tensors
 
 NOTHING = -20.0  # logit of a class that was not kept: its probability is 2e-9
 _STORE = "store"  # in a part's header: the digest of the description that it was written under
+IN_MEMORY = 50_000_000  # numbers of a store that is read as a whole
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -95,10 +96,38 @@ class PredictionStore:
 
     def read_rows(self, rows: Sequence[int]) -> StoredPredictions:
         """The predictions of some rows, in this order."""
-        found = [self._read_row(*self._places[row]) for row in rows]
-        logits, boxes, counts = zip(*found, strict=True)
+        found = self._take(rows)
+        logits = found["logits"].float()
+        if self.description.best_classes:
+            width = len(self.description.class_names)
+            logits = logits.new_full((*logits.shape[:3], width), NOTHING).scatter_(-1, found["classes"].long(), logits)
         maps = {name: [self._read_map(name, *self._places[row]) for row in rows] for name in self.description.maps}
-        return StoredPredictions(torch.stack(logits, dim=1), torch.stack(boxes, dim=1), list(counts), maps)
+        boxes = found["boxes"].float().transpose(0, 1).contiguous()
+        return StoredPredictions(logits.transpose(0, 1).contiguous(), boxes, found["counts"].tolist(), maps)
+
+    def _take(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Some rows of each tensor, maps apart, as they are kept."""
+        if self._in_memory is not None:
+            index = torch.tensor(rows)
+            return {name: values[index] for name, values in self._in_memory.items()}
+        places = [self._places[row] for row in rows]
+        return {
+            name: torch.cat([self._files[part].get_slice(name)[row : row + 1] for part, row in places])
+            for name in self._names
+        }
+
+    @functools.cached_property
+    def _in_memory(self) -> dict[str, Tensor] | None:
+        """All rows of each tensor, maps apart; slices of a step's rows take 3 ms. None where they are too large."""
+        described = self.description
+        width = described.best_classes or len(described.class_names)
+        if described.images * described.layers * described.queries * (width + 4) > IN_MEMORY:
+            return None
+        return {name: torch.cat([file.get_tensor(name) for file in self._files]) for name in self._names}
+
+    @property
+    def _names(self) -> list[str]:
+        return ["logits", "boxes", "counts", *(["classes"] if self.description.best_classes else [])]
 
     def _read_map(self, name: str, part: int, row: int) -> StoredMap:
         shapes, starts, spans = self._index_of(name, part)
@@ -113,16 +142,6 @@ class PredictionStore:
         starts = [0, *shapes.prod(1).cumsum(0).tolist()]
         spans = [(rows, columns) for rows, columns in file.get_tensor(f"{MAP}{name}{SPAN}").tolist()]
         return shapes.tolist(), starts, spans
-
-    def _read_row(self, part: int, row: int) -> tuple[Tensor, Tensor, int]:
-        file, described = self._files[part], self.description
-        logits = file.get_slice("logits")[row : row + 1][0].float()
-        if described.best_classes:
-            kept = file.get_slice("classes")[row : row + 1][0].long()
-            width = len(described.class_names)
-            logits = logits.new_full((*logits.shape[:2], width), NOTHING).scatter_(-1, kept, logits)
-        count = int(file.get_slice("counts")[row : row + 1][0])
-        return logits, file.get_slice("boxes")[row : row + 1][0].float(), count
 
 
 def part_file(folder: Path, number: int) -> Path:
