@@ -8,6 +8,7 @@ from pathlib import Path
 
 PLAIN, FILE = "plain", "from the file"
 TEACHER_ROW = "teacher"
+MAPS, MAPS_START = "feature maps from the file", "feature maps from the file, started from the teacher"
 FILE_START, PLAIN_START = "from the file, started from the teacher", "plain, started from the teacher"
 D3ETR, DETRDISTILL = "D3ETR, teacher in every step", "DETRDistill, teacher in every step"
 SAME_TIME = "plain, for the time of 'from the file'"
@@ -28,7 +29,8 @@ class Row:
     """A row of a table.
 
     Attributes:
-        config: name of the configuration file. teacher: what of a teacher is used: "", "file", "live" or "boxes".
+        config: name of the configuration file.
+        teacher: what of a teacher is used: "", "file", "maps", "live" or "boxes".
         start: the student begins with the teacher's parts. lasts: the row whose time it takes, "total" or "flat".
         few: the teacher has seen the same few labels, instead of all. control: a rival of the rows that distil.
         goes_on: it begins with the plain student of its seed, whose training counts.
@@ -59,9 +61,11 @@ ALL_LABELS = (
     Row(PLAIN, control=True),
     Row(FILE, "from_file", "file"),
     Row(SAME_TIME, lasts=FILE, control=True),
+    Row(MAPS, "maps_from_file", "maps"),
     Row(FILE_START, "from_file", "file", start=True),
     Row(PLAIN_START, start=True, control=True),
     Row(START_TIME, start=True, lasts=FILE_START, control=True),
+    Row(MAPS_START, "maps_from_file", "maps", start=True),
     Row(D3ETR, "d3etr", "live"),
     Row(D3ETR_TIME, lasts=D3ETR, control=True),
     Row(BOXES, teacher="boxes", control=True),
@@ -84,9 +88,10 @@ FEW_LABELS = (
     Row(FEW, "unlabeled", "file", few=True),
     Row(FEW_BOXES, teacher="boxes", few=True),
 )
-FIRST = (*ALL_LABELS[:6], *FEW_LABELS[:5])  # what comes before everything else
+FIRST = (*ALL_LABELS[:8], *FEW_LABELS[:5])  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
 # Iterations of a plain student and of the teacher, by set.
+MAP_NAMES = ("level0", "level1", "level2")  # that a file has for the students on photos
 LENGTHS = {"bccd": (400, 800), "cards": (400, 800), "digits": (4000, 2400), "digits_short": (800, 2400)}
 FLAT = 10_240  # iterations after which more bring a plain student of the digits nothing (docs/benchmarks.md)
 
@@ -141,7 +146,8 @@ def rows_of(share: float, collection: Collection) -> list[Row]:
 
 
 PHOTO_METHODS = (
-    *("student", "from_file", "detrdistill_from_file", "d3etr", "detrdistill", "group", "unlabeled", "self_training"),
+    *("student", "from_file", "maps_from_file", "detrdistill_from_file", "d3etr", "detrdistill", "group", "unlabeled"),
+    "self_training",
 )
 FROM_FILE = ["MODEL.DISTILL.TEACHER.NAME", "PredictionsFile"]
 
