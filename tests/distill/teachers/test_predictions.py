@@ -88,6 +88,15 @@ def distiller_cfg(dataset, weights, **keys):
     return cfg
 
 
+def live_cfg(dataset, teacher, **keys):
+    """The same with the detector itself as the teacher."""
+    keys |= {
+        "MODEL__DISTILL__TEACHER__NAME": "FrozenDetector",
+        "MODEL__DISTILL__TEACHER__CONFIG_FILE": str(teacher / "teacher.yaml"),
+    }
+    return distiller_cfg(dataset, teacher / "teacher.pth", **keys)
+
+
 def step_of(cfg, count=2):
     batch = [DetrDatasetMapper(cfg)(record) for record in load_records(cfg)[:count]]
     return StudentStep(batch, ground_truth=read_ground_truth(batch, "cpu"), iteration=0)
@@ -129,13 +138,7 @@ def store_of_maps(teacher):
 def test_stored_maps_are_the_live_ones(dataset, teacher, store_of_maps):
     cfg = distiller_cfg(dataset, store_of_maps, **MAP_LOSS)
     stored, step = build_model(cfg), step_of(cfg)
-    live = distiller_cfg(
-        dataset,
-        teacher / "teacher.pth",
-        **MAP_LOSS,
-        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
-        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
-    )
+    live = live_cfg(dataset, teacher, **MAP_LOSS)
     expected = build_model(live)
     expected.load_state_dict(stored.state_dict())
     found = stored.teacher(step, frozenset()).features
@@ -170,13 +173,7 @@ def test_maps_of_the_mirror_image_are_the_live_ones(dataset, teacher):
     predict([*words, "--output", str(teacher / "mirrored"), "--batch", "2", "--maps", "level0", "--mirrored"])
     keys = {**MAP_LOSS, "MODEL__DISTILL__FEATURE_LOSS__IN_FEATURES": ["level0"], "INPUT__RANDOM_FLIP": "horizontal"}
     cfg = distiller_cfg(dataset, teacher / "mirrored", **keys)
-    live = distiller_cfg(
-        dataset,
-        teacher / "teacher.pth",
-        **keys,
-        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
-        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
-    )
+    live = live_cfg(dataset, teacher, **keys)
     np.random.seed(0)
     step = step_of(cfg, COUNT)
     flipped = [entry["placement"][0] > entry["placement"][2] for entry in step.batched_inputs]
@@ -210,12 +207,7 @@ def test_a_file_without_maps_teaches_none(dataset, teacher):
 def test_a_stored_teacher_is_the_live_one(dataset, teacher):
     cfg = distiller_cfg(dataset, teacher / "store")
     stored = build_model(cfg).teacher
-    live = distiller_cfg(
-        dataset,
-        teacher / "teacher.pth",
-        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
-        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
-    )
+    live = live_cfg(dataset, teacher)
     step = step_of(cfg)
     found, expected = stored(step, frozenset()), build_model(live).teacher(step, frozenset())
     assert torch.equal(found.output.logits, expected.output.logits)
