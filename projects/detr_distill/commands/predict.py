@@ -32,14 +32,14 @@ from ..engine.device import choose_device
 from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
 from ..errors import CheckpointError, ConfigError
-from ..options.simple import predict_parser
+from ..options.simple import LEAST, predict_parser
+from ..options.tools import SCORE
 from .drawing import draw_media, from_onnx, from_predictor
 from .predictor import Predictor, load_predictor
 from .recipe.detectors import find_detector
 from .results_format import check_ids, coco_results, find_categories
 
 PART_IMAGES = 1000
-DRAWN = 0.4  # lowest score of a detection that is drawn
 OF_TRANSFORMERS = "configs/transformers/Base-transformers.yaml"
 
 
@@ -55,7 +55,7 @@ class Form:
     batch: int = 8
     best_classes: int = 0
     dtype: str = "float32"
-    score: float = 0.05
+    score: float = LEAST
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> str:
     cfg.freeze()
     if arguments.draw:
         predictor = load_predictor(cfg, weights)
-        detect = from_predictor(cfg, predictor, DRAWN if arguments.score is None else arguments.score)
+        detect = from_predictor(cfg, predictor, SCORE if arguments.score is None else arguments.score)
         return draw_media(arguments.images, Path(arguments.draw), detect, predictor.class_names)
     prepare_datasets(cfg)
     names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
@@ -134,7 +134,7 @@ def _draw_exported(arguments: argparse.Namespace) -> str:
         raise CheckpointError(f"--weights {file}: there is no such file (working folder: {Path.cwd()}).")
     if arguments.config_file:
         resize = test_resize(build_config(arguments.config_file, arguments.opts))
-    detect, names = from_onnx(file, resize, DRAWN if arguments.score is None else arguments.score)
+    detect, names = from_onnx(file, resize, SCORE if arguments.score is None else arguments.score)
     return draw_media(arguments.images, Path(arguments.draw), detect, names)
 
 
