@@ -116,6 +116,9 @@ ROWS = [
     Row("only_images", data(lambda tmp: picture(tmp / "a.jpg")), "it holds a.jpg, and no annotations"),
     Row("two_formats", data(two_formats), "annotations of COCO and of YOLO: .*train.json.*data.yaml"),
     Row("two_sets", data(two_sets), "holds several sets: .*first.json.*second.json"),
+    Row(
+        "voc_without_the_part", data(lambda tmp: voc(tmp, test="a")), "lists of its parts, test.txt, and none called tr"
+    ),
     Row("yolo_without_names", data(yolo), "YOLO's labels, and no .yaml file there or above names their classes"),
     Row("images_elsewhere", data(lambda tmp: coco(tmp, "train.json", "some/where")), "a.png, is in none.*train-images"),
     Row("teacher_nowhere", teacher("none.pth"), "--teacher .*none.pth: there is no such file"),
@@ -148,6 +151,7 @@ ROWS = [
         "--train with --co",
     ),
     Row("no_output", lambda tmp: compose(distil_parser().parse_args([]), "", "--student", ""), "--output is missing"),
+    Row("output_twice", composed("OUTPUT_DIR", "a"), "OUTPUT_DIR is what --output names"),
     Row("same_set_twice", composed("--val", "{}/set"), "are the same set"),
     Row("nothing_to_hold_out", composed("--hold-out", "0.1"), "has 2 images, of which --hold-out 0.1 would keep 0"),
     Row("held_out_of_a_broken_file", held_out_of_a_broken_file, "train.json.*image_id"),

@@ -51,6 +51,8 @@ def compose(arguments: Namespace, name: str, key: str, command: str) -> Recipe:
     """
     if not arguments.output:
         raise ConfigError("--output is missing. Name the folder of the run, such as output/my_student.")
+    if "OUTPUT_DIR" in arguments.opts[::2]:
+        raise ConfigError("OUTPUT_DIR is what --output names. Give it there alone.")
     student = find_student(name, key)
     words = [word for pair in student.keys.items() for word in pair]
     base = build_config(student.base, [*words, *arguments.opts], plugins=True)
