@@ -115,6 +115,8 @@ def test_parts_of_voc_have_all_classes_of_both(tmp_path):
     assert list(cfg.DATASETS.CLASS_NAMES) == ["a", "b"] and cfg.MODEL.DETR.NUM_CLASSES == 0
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.TEST.EVAL_PERIOD) == (20, (16,), 2)
     assert cfg.MODEL.META_ARCHITECTURE == "DetrDetector"
+    arguments = distil_parser().parse_args([*argv[:-2], "SOLVER.MAX_ITER", "1"])
+    assert "STEPS: []" in compose(arguments, "conditional_r18", "--student", "").yaml
 
 
 def test_the_length_of_a_run_moves_its_drop_and_its_warm_up():
