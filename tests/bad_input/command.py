@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from unittest import mock
 
 from detr_distill.commands import distil, predict, train
 from detr_distill.commands.drawing import from_onnx
 from detr_distill.commands.drawing.media import draw_media, find_media
 from detr_distill.commands.recipe.compose import compose
 from detr_distill.commands.recipe.detectors import find_detector
-from detr_distill.commands.recipe.running import count_gpus
+from detr_distill.commands.recipe.running import check_one_process, count_gpus
 from detr_distill.commands.recipe.students import find_student
 from detr_distill.commands.report import report
 from detr_distill.data.formats import find_set
@@ -105,6 +107,20 @@ def one_name(folder: Path) -> None:
     list(find_media([str(folder / "a"), str(folder / "b")]))
 
 
+def with_torchrun(_: Path) -> None:
+    names = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "TORCHELASTIC_RESTART_COUNT",
+        "TORCHELASTIC_RUN_ID",
+    )
+    started = dict.fromkeys(names, "1")
+    with mock.patch.dict(os.environ, started):
+        check_one_process()
+
+
 def not_evaluated(folder: Path) -> None:
     (folder / "config.yaml").write_text("MODEL: {META_ARCHITECTURE: FCOS}")
     report([folder])
@@ -168,5 +184,6 @@ ROWS = [
     Row("two_of_one_name", one_name, "would both be written as x.png. Draw them apart"),
     Row("no_run", lambda tmp: report([tmp]), "there is no config.yaml of a run"),
     Row("not_evaluated", not_evaluated, "no results.json that can be read .*was not evaluated yet"),
+    Row("several_processes", with_torchrun, "torchrun starts train_net.py: write the configuration with --dry-run"),
     Row("no_gpu", lambda _: count_gpus(100), "--num-gpus 100: torch sees .*detr-distill doctor"),
 ]

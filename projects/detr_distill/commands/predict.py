@@ -37,10 +37,10 @@ from ..options.tools import SCORE
 from .drawing import draw_media, from_onnx, from_predictor
 from .predictor import Predictor, load_predictor
 from .recipe.detectors import find_detector
+from .recipe.students import OF_A_FOLDER
 from .results_format import check_ids, coco_results, find_categories
 
 PART_IMAGES = 1000
-OF_TRANSFORMERS = "configs/transformers/Base-transformers.yaml"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def find_files(arguments: argparse.Namespace) -> tuple[str, str, tuple[str, ...]
     if arguments.config_file:
         return arguments.weights, arguments.config_file, ()
     found = find_detector(arguments.weights, "--weights", predictions=False)
-    return found.weights, found.config_file or OF_TRANSFORMERS, found.opts
+    return found.weights, found.config_file or OF_A_FOLDER, found.opts
 
 
 def _draw_exported(arguments: argparse.Namespace) -> str:
