@@ -8,7 +8,7 @@ READY := $(VENV)/.ready-$(shell cat requirements/*.txt setup.cfg | cksum | cut -
 export PYTHONPATH := $(CURDIR)/projects
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint types tests clean
+.PHONY: setup demo test lint types tests exports clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -40,6 +40,10 @@ types: $(READY)
 
 tests: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+# Every kind of detector as ONNX and as a program, of which the tests make one: after a change of torch or transformers.
+exports: $(READY)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m exports tests/deployment
 
 clean:
 	rm -rf $(VENV) output

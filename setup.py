@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("configs/**/*.yaml", "configs/**/*.json", "weights/digits_teacher.pth")
+SHIPPED = ("configs/**/*.yaml", "configs/**/*.json", "weights/*.pth")
 
 
 class BuildWithFiles(build_py):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from photo_rows import D3ETR, DETRDISTILL, FEW, FILE, OWNED
+from photo_rows import D3ETR, DETRDISTILL, FEW, FEW_BOXES, FILE, FILE_FLAT, MAPS, MAPS_START, OWNED, OWNED_BOXES
 
 STARTED = ", started from the teacher"
 # What a reader has -> the rows that use it.
 SITUATIONS = {
-    "Few labels, more images, and a teacher that has seen more labels": (OWNED,),
-    "Few labels, more images, and nothing else": (FEW,),
-    "All labels, and a teacher's predictions on disk": (FILE, "DETRDistill from the file"),
-    "The same, and the teacher's encoder, decoder and heads fit the student": (
-        *(FILE + STARTED, "DETRDistill from the file" + STARTED),
+    "Few labels, more images, and a teacher that has seen more labels": (OWNED, OWNED_BOXES),
+    "Few labels, more images, and nothing else": (FEW, FEW_BOXES),
+    "All labels, and a teacher's predictions or feature maps on disk": (FILE, MAPS, "DETRDistill from the file"),
+    "The same, and time until more of it brings nothing": (FILE_FLAT,),
+    "All labels, predictions on disk, and the teacher's encoder, decoder and heads fit the student": (
+        *(FILE + STARTED, MAPS_START, "DETRDistill from the file" + STARTED),
     ),
     "All labels, and the teacher in every step": (D3ETR, DETRDISTILL, D3ETR + STARTED, DETRDISTILL + STARTED),
 }

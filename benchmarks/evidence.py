@@ -21,7 +21,12 @@ from photo_rows import ALL_LABELS, FEW, OWNED, PLAIN, SELF, TEACHER_ROW
 
 RUNS_FILE, GAINS_FILE = "photos.csv", "photos_gains.csv"
 METRICS = ("AP", "AP50", "AP75")
-TITLES = {"bccd": "Blood cells (BCCD)", "cards": "Playing cards", "digits": "Digits"}
+TITLES = {
+    "bccd": "Blood cells (BCCD)",
+    "cards": "Playing cards",
+    "digits": "Digits",
+    "digits_short": "Digits, short training",
+}
 CONTROLS = {row.name for row in ALL_LABELS if row.control}
 COLOURS = plt.get_cmap("tab20")
 CURVE = (PLAIN, SELF, FEW, OWNED)
@@ -145,10 +150,12 @@ Is a distilled student better than one that trained longer? Written by `benchmar
   one CPU core (`configs/photos/`), the learning rate the best of those tried for the plain student on validation
   images; on digits the small Conditional DETR. **Teachers**: the same on EfficientNet-Lite2 with ImageNet weights,
   trained on 192 pixels, which is also what it saw for the file of predictions; in the step it sees the student's
-  images. On digits the shipped one.
+  images. On digits the shipped FCOS.
 - **From the file**: the teacher has predicted once (`tools/predict.py`) and is not run in the step. D3ETR's part that a
   file can give is its adaptive matching and prediction loss, which is the row "from the file"; DETRDistill's is its
-  logits.
+  logits. On **unlabelled images** the file's confident boxes are the objects of the detection loss
+  (`MODEL.DISTILL.PSEUDO_LABELS`); the row with hard boxes is the same idea without this package: a JSON of these boxes
+  that a plain student trains on. It is a use of the teacher, and no control there.
 - **Gain**: over the best control of the table that takes no longer than the row itself (5 % more at most) and has no
   better teacher: plain, plain for longer, an auxiliary group, a start from the teacher, the teacher's hard boxes as
   labels. The interval is that of a paired bootstrap over the test images, 95 %, of the mean over the seeds that both

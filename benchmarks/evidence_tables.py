@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from paired import average_precision, interval, match_images, resample
 from photo_places import Places
-from photo_rows import SHARES, TEACHER_ROW, Collection, Row, rows_of
+from photo_rows import TEACHER_ROW, Collection, Row, rows_of
 from photo_runs import METRICS, run_name
 from photo_steps import Steps
 
@@ -95,7 +95,7 @@ def read_tables(places: Places, collected: Iterable[Collection], steps: Steps, s
     """Every table of which there are runs."""
     tables = []
     for collection in (each for each in collected if steps.known(each)):
-        for share in (1.0, *SHARES):
+        for share in collection.shares:
             entries = []
             for row in rows_of(share, collection):
                 length = steps.iterations(row, collection)

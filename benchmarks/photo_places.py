@@ -33,6 +33,10 @@ class Places:
         """What this teacher predicted on the training images."""
         return self.work / "predictions" / f"{collection.name}_{share:g}"
 
+    def maps(self, collection: Collection, share: float) -> Path:
+        """Feature maps of these images and of their mirror images, at the student's size."""
+        return self.work / "predictions" / f"{collection.name}_{share:g}_maps"
+
     def result(self, name: str) -> Path:
         """The file of a run."""
         return self.results / f"{name}.json"

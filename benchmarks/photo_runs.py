@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from photo_labels import hard_labels
 from photo_places import Places
-from photo_rows import PLAIN, START_PARTS, Collection, Row
+from photo_rows import MAP_NAMES, PLAIN, START_PARTS, Collection, Row
 
 METRICS = ("AP", "AP50", "AP75")
 PLAIN_CONFIG = "student"
+STUDENT_SIZE = "144"  # of an image's short side, configs/photos/student.yaml
 
 
 def run_name(collection: Collection, row: Row, share: float, seed: int, iterations: int, part: str) -> str:
@@ -77,10 +78,14 @@ def make_teacher(collection: Collection, share: float, places: Places) -> dict:
             found = {**scores(Path(name), collection.tests[places.part]), "iterations": collection.iterations[1]}
             keep_half(Path(name), weights)
         figures.write_text(json.dumps(found))
+    keys = [*data, "MODEL.DEVICE", places.device]
+    named = ["--config-file", collection.teacher_config, "--weights", str(weights), "--dataset", collection.train]
     if not (predictions / "predictions.json").is_file():
-        keys = [*data, "MODEL.DEVICE", places.device]
-        named = ["--config-file", collection.teacher_config, "--weights", str(weights), "--dataset", collection.train]
         predict.main([*named, "--output", str(predictions), "--dtype", "float16", *keys])
+    maps = places.maps(collection, share)
+    if "maps_from_file" in collection.configs and share == 1 and not (maps / "predictions.json").is_file():
+        wanted = ["--maps", *MAP_NAMES, "--mirrored", "--dtype", "float16"]
+        predict.main([*named, "--output", str(maps), *wanted, *keys, "INPUT.MIN_SIZE_TEST", STUDENT_SIZE])
     return json.loads(figures.read_text()) if figures.is_file() else {}
 
 
@@ -185,6 +190,8 @@ def student_keys(
         keys += ["DATASETS.LABELED_SHARE", str(share)]
     if row.teacher == "file":
         keys += ["MODEL.DISTILL.TEACHER.WEIGHTS", str(places.predictions(collection, seen))]
+    if row.teacher == "maps":
+        keys += ["MODEL.DISTILL.TEACHER.WEIGHTS", str(places.maps(collection, seen))]
     if row.teacher == "live":
         keys += [*teacher, "MODEL.DISTILL.TEACHER.WEIGHTS", weights, "MODEL.DISTILL.TEACHER.OPTS", options]
     if row.start:

@@ -27,7 +27,8 @@ from workers import Job
 
 TEACHER, PLAIN = "teacher", "student"
 LOOK = "look"  # of the teacher at an image, for the file of predictions
-FAMILY = {"cards": "bccd"}  # sets whose detectors and image sizes are the same
+LOOKS = {"file": 1, "boxes": 1, "maps": 2}  # at each image, for what is used of the teacher
+FAMILY = {"cards": "bccd", "digits_short": "digits"}  # sets whose detectors and image sizes are the same
 
 
 class Steps:
@@ -95,6 +96,8 @@ class Steps:
         own, teachers = collection.iterations
         if not row.lasts:
             return own
+        if row.lasts == "flat":
+            return collection.flat
         if row.lasts == "total":
             file = next(other for other in ALL_LABELS if other.teacher == "file")
             return round(self.steps(file, own, collection) + teachers * self.ratio(TEACHER, collection))
@@ -105,8 +108,8 @@ class Steps:
     def steps(self, row: Row, iterations: int, collection: Collection) -> float:
         """The time of a training in steps of the plain student, the teacher's look at the images included."""
         before = collection.iterations[0] if row.goes_on else 0
-        images = count_images(collection.train) if row.teacher in ("file", "boxes") else 0
-        return before + images * self.ratio(LOOK, collection) + iterations * self.ratio(row.config, collection)
+        looks = count_images(collection.train) * LOOKS.get(row.teacher, 0)
+        return before + looks * self.ratio(LOOK, collection) + iterations * self.ratio(row.config, collection)
 
     def time(self, row: Row, iterations: int, collection: Collection) -> float:
         """Seconds of a training, were it alone on the device."""

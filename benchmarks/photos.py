@@ -2,10 +2,10 @@
 
     python benchmarks/photos.py --data ../shared/data --imagenet efficientnet-lite2-9656183e.pth
 
-Small DINOs on blood cells (BCCD) and playing cards, the small Conditional DETR on digits: every
-row of docs/evidence.md with all labels, and with a share of them beside unlabelled images. What is in --results is not
-repeated, so a stopped study goes on. --minutes starts no run that would not end in time; with 0 it writes tables,
-pictures and pages from what is there. --quick is a small form for a first look.
+Small DINOs on blood cells (BCCD) and playing cards, the small Conditional DETR on digits (a long and a short training):
+every row of docs/evidence.md with all labels, and with a share of them beside unlabelled images. What is in --results
+is not repeated, so a stopped study goes on. --minutes starts no run that would not end in time; with 0 it writes
+tables, pictures and pages from what is there. --quick is a small form for a first look.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from common import write_result
 from evidence import GAINS_FILE, RUNS_FILE, write_pages
 from evidence_tables import find_gains, read_tables, write_csv, write_gains
 from photo_places import Places
-from photo_rows import FIRST, PLAIN, SHARES, Collection, Row, collections, rows_of
+from photo_rows import FIRST, LENGTHS, PLAIN, SHARES, Collection, Row, collections, rows_of
 from photo_runs import make_teacher, rate_name, run_name, start_worker, train_student, try_rate
 from photo_sets import prepare
 from photo_steps import Steps
 from workers import Job, complete
 
-PHOTO_SETS, OTHERS = ("bccd", "cards"), ("digits",)
+PHOTO_SETS, OTHERS = ("bccd", "cards"), ("digits", "digits_short")
 FEW = 0.1
-NOT_ASKED = ("cards", FEW)
 QUICK = {"iterations": 150, "teacher_iterations": 150, "seeds": [1], "sets": ["bccd"], "rates": [], "parts": 1}
 
 
@@ -73,11 +72,11 @@ def wanted(collected: list[Collection], arguments: argparse.Namespace, steps: St
     then the other shares. Of each the first three seeds before the others, a teacher before the first that needs it.
     """
     shares = [share for share in (1.0, FEW) if share in arguments.shares]
-    tables = [(c, share, rows_of(share, c)) for c in collected for share in shares if (c.name, share) != NOT_ASKED]
+    tables = [(c, share, rows_of(share, c)) for c in collected for share in shares if share in c.shares]
     asked = [(c, share, [row for row in rows if row in FIRST]) for c, share, rows in tables]
     controls = [(c, share, [row for row in rows if row not in FIRST]) for c, share, rows in tables]
     fewer = [share for share in SHARES if share != FEW and share in arguments.shares]
-    others = [(c, share, rows_of(share, c)) for share in fewer for c in collected if c.name != NOT_ASKED[0]]
+    others = [(c, share, rows_of(share, c)) for share in fewer for c in collected if share in c.shares]
     chunks = (arguments.seeds[:3], arguments.seeds[3:])
     jobs: dict[str, Job] = {}
     for part, chunk in itertools.product((asked, controls, others)[: arguments.parts], chunks):
@@ -129,8 +128,11 @@ def study(argv: list[str] | None = None) -> None:
     places.results.mkdir(parents=True, exist_ok=True)
     photo_sets = [name for name in PHOTO_SETS if name in arguments.sets]
     entries = prepare(arguments.data, arguments.work / "sets", photo_sets)
-    lengths = (arguments.iterations, arguments.teacher_iterations)
-    collected = [c for c in collections(entries, {"": lengths}) if c.name in arguments.sets]
+    lengths = {
+        name: (arguments.iterations or own, arguments.teacher_iterations or teachers)
+        for name, (own, teachers) in LENGTHS.items()
+    }
+    collected = [c for c in collections(entries, lengths) if c.name in arguments.sets]
     register_datasets([entry for collection in collected for entry in collection.entries])
     steps = Steps(arguments.work / f"steps_{arguments.device}.json", places)
     if arguments.minutes != 0:
@@ -163,8 +165,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages")
     found.add_argument("--sets", nargs="+", default=[*PHOTO_SETS, *OTHERS], choices=[*PHOTO_SETS, *OTHERS])
     found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    found.add_argument("--iterations", type=int, default=400, help="of a plain student")
-    found.add_argument("--teacher-iterations", type=int, default=800)
+    found.add_argument("--iterations", type=int, help="of a plain student, in place of each set's")
+    found.add_argument("--teacher-iterations", type=int)
     found.add_argument("--shares", type=float, nargs="+", default=[1.0, *SHARES], help="of the labels")
     found.add_argument(
         "--parts", type=int, choices=(1, 2, 3), default=3, help="1: the first rows; 2: all controls; 3: all shares"

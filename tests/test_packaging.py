@@ -20,6 +20,8 @@ PACKAGE = ROOT / "projects" / "detr_distill"
 SOURCES = ("projects", "configs", "weights", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 # Modules that are imported only where what they need is installed.
 OPTIONAL_MODULES = {
+    "hugging_face/own.py",
+    "hugging_face/own_configuration.py",
     "detr/layers/deformable_triton.py",
     "detr/supervision/assignment_triton.py",
     "distill/attention_triton.py",

@@ -95,6 +95,7 @@ def miniature(photos, tmp_path_factory):
 
 ROWS = [
     (Row("live and start", "d3etr", "live", start=True), 1.0),
+    (Row("maps", "maps_from_file", "maps"), 1.0),
     (Row("unlabelled", "unlabeled", "file"), 0.5),
     (Row(photo_rows.PLAIN), 0.5),
     (Row("own average", "self_training", goes_on=True), 0.5),

@@ -8,8 +8,10 @@ import re
 from detr_distill.checkpoint.importing import import_checkpoint
 from detr_distill.checkpoint.importing.renaming import split_packed
 from detr_distill.checkpoint.importing.settings import coco_names_by_id
+from detr_distill.config.build import build_config
 from detr_distill.detr.layers.attention import MultiHeadAttention
 from detr_distill.distill.classes import match_classes
+from detr_distill.hugging_face.as_library import LibraryForm, build_library_model, find_library_form
 
 import pytest
 import torch
@@ -20,6 +22,8 @@ pytest.importorskip("transformers")
 from helpers.checkpoint.imported_detectors import MODELS, build_imported, last_layer, official_checkpoint
 from helpers.parity import OFFICIAL_RESNET
 
+NAMES = ["ant", "bee", "cat", "dog", "eel"]
+
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MODELS)
@@ -27,11 +31,29 @@ def test_a_transformers_folder_gives_the_same_outputs(name, tmp_path):
     reference = MODELS[name]()
     reference.save_pretrained(tmp_path / "folder")
     imported = import_checkpoint("transformers", tmp_path / "folder")
-    images, logits, boxes = last_layer(build_imported(imported, tmp_path))
+    ours = build_imported(imported, tmp_path)
+    images, logits, boxes = last_layer(ours)
     expected = reference(pixel_values=images.tensor, pixel_mask=(~images.mask).long())
     assert expected.logits.std() > 0.01 and expected.pred_boxes.std() > 0.01, "a constant output would prove nothing"
     assert (logits - expected.logits).abs().max() < 1e-4
     assert (boxes - expected.pred_boxes).abs().max() < 1e-4
+    check_the_way_back(reference, ours, tmp_path)
+
+
+def check_the_way_back(reference, ours, folder):
+    """What was imported leaves again as the library's model that it was, to the last bit."""
+    form = find_library_form(build_config(str(folder / "import.yaml"), []), ours)
+    assert isinstance(form, LibraryForm), form
+    again = build_library_model(form, ours, NAMES)
+    assert type(again) is type(reference)
+    state = reference.state_dict()
+    assert set(again.state_dict()) == set(state)
+    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+    settings, wanted = (model.config.to_dict() for model in (again, reference))
+    classes, storage = {"id2label", "label2id", "architectures"}, {"dtype", "disable_custom_kernels"}
+    assert {key for key in wanted if settings.get(key, False) != wanted[key]} <= classes | storage | {
+        "two_stage_num_proposals"
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -58,6 +58,13 @@ def fill(folder, described=DESCRIBED, stop_after=None):
         write_part(folder, number, described, images(first, count), values(first, count))
 
 
+@pytest.fixture(params=[0, 1_000_000], ids=["by rows", "as a whole"])
+def in_memory(request, monkeypatch):
+    """Stores too large to be read as a whole, and small ones."""
+    monkeypatch.setattr("detr_distill.data.predictions.store.IN_MEMORY", request.param)
+
+
+@pytest.mark.usefixtures("in_memory")
 def test_images_are_read_in_any_order_as_they_were_written(tmp_path):
     fill(tmp_path)
     store = PredictionStore(tmp_path)
@@ -143,6 +150,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         begin_store(tmp_path / "file" / "below", DESCRIBED)
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_the_best_classes_are_kept_and_the_others_are_improbable(tmp_path):
     fill(tmp_path, dataclasses.replace(DESCRIBED, best_classes=2, dtype="float16"))
     found = PredictionStore(tmp_path).read([10]).logits[:, 0]

@@ -5,32 +5,42 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from detr_distill.config.build import build_config
+from detr_distill.deployment import writing
 from detr_distill.deployment.checking import CASES, Case, compare, example, make_case
 from detr_distill.deployment.graphs import graph_of
+from detr_distill.deployment.library_graph import stretch_each
 from detr_distill.deployment.writing import write_onnx, write_program
 from detr_distill.errors import CheckpointError, ConfigError
+from detr_distill.hugging_face.images import stretch
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from helpers.builders import ROOT, randomise, small_cfg
+from helpers.builders import randomise, small_cfg
+from helpers.hugging_face import EVERY_KIND, build_student
+from helpers.students import STUDENTS, convolutional, digits_cfg
 from torch import nn
 
-STUDENTS = (
-    "adamixer_student",
-    "anchor_student",
-    "conditional_student",
-    "dab_student",
-    "deformable_plain_student",
-    "deformable_student",
-    "detr_student",
-    "dino_student",
-    "dn_deformable_student",
-    "smca_student",
-)
 SIZE = (64, 96)
 NAMES = [f"class {index}" for index in range(5)]
+SMALL_PYRAMID = [
+    *(
+        "MODEL.CONV_BACKBONE.CHANNELS",
+        "[8, 8, 8]",
+        "MODEL.FPN.IN_FEATURES",
+        "['stage3']",
+        "MODEL.FPN.OUT_CHANNELS",
+        "8",
+    ),
+    *(
+        "MODEL.RETINANET.IN_FEATURES",
+        "['p3']",
+        "MODEL.RETINANET.NUM_CONVS",
+        "1",
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        "[[24]]",
+    ),
+]
 
 
 def build(**keys) -> nn.Module:
@@ -42,11 +52,22 @@ def detector() -> nn.Module:
     return build(MODEL__DETR__DECODER__NUM_LAYERS=1, MODEL__DETR__ENCODER__NUM_LAYERS=0)
 
 
+@pytest.fixture(scope="module")
+def traced(detector) -> torch.export.ExportedProgram:
+    """Of the detector, once: it is what takes time."""
+    return writing.trace(graph_of(detector, "BGR"), SIZE, "program")
+
+
+@pytest.fixture
+def once(traced, monkeypatch):
+    """What is written is what was traced."""
+    monkeypatch.setattr(writing, "trace", lambda *_: traced)
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_graph_detects_what_the_detector_does(name):
     """Images of one size: boxes in pixels, scores and labels of ``detect``, which knows them from lists."""
-    cfg = build_config(str(ROOT / f"configs/digits/{name}.yaml"), ["MODEL.DEVICE", "cpu"])
-    found = randomise(build_model(cfg)).eval()
+    found = randomise(build_model(digits_cfg(name))).eval()
     images, sizes = example(2, 60, 84)
     ordered = images.flip(1)
     with torch.no_grad():
@@ -75,18 +96,11 @@ def test_the_graph_of_a_convolutional_detector_detects_what_it_does(name):
     assert compare(graph_of(found, "BGR"), detect, Case(1), SIZE, "it") <= 1e-4
 
 
-def convolutional(name: str) -> nn.Module:
-    """The digits' detector, with random weights of which many detect something."""
-    keys = ["MODEL.DEVICE", "cpu", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.4"]
-    found = build_model(build_config(str(ROOT / f"configs/digits/{name}_student.yaml"), keys)).eval()
-    anchors = {key: value.clone() for key, value in found.anchor_generator.state_dict().items()}
-    randomise(found, spread=0.04).anchor_generator.load_state_dict(anchors)
-    found.head.cls_score.bias.data.zero_()
-    return found
-
-
 def test_a_convolutional_detector_is_a_program_for_one_image(tmp_path):
-    assert write_program(graph_of(convolutional("fcos"), "BGR"), tmp_path / "student.pt2", NAMES, SIZE) <= 1e-4
+    assert (
+        write_program(graph_of(convolutional("fcos", SMALL_PYRAMID), "BGR"), tmp_path / "student.pt2", NAMES, SIZE)
+        <= 1e-4
+    )
 
 
 def test_padding_changes_nothing_but_what_convolutions_carry_over(detector):
@@ -99,6 +113,7 @@ def test_padding_changes_nothing_but_what_convolutions_carry_over(detector):
     assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
 
 
+@pytest.mark.usefixtures("once")
 def test_a_program_takes_any_size_and_number_of_images(tmp_path, detector):
     file = tmp_path / "student.pt2"
     assert write_program(graph_of(detector, "BGR"), file, NAMES, SIZE) <= 1e-4
@@ -108,6 +123,7 @@ def test_a_program_takes_any_size_and_number_of_images(tmp_path, detector):
     assert compare(graph_of(detector, "BGR"), program, Case(3, 1.3, 0.8, ragged=True), SIZE, "it") <= 1e-4
 
 
+@pytest.mark.usefixtures("once")
 def test_an_onnx_file_takes_any_size_and_number_of_images(tmp_path, detector):
     onnxruntime = pytest.importorskip("onnxruntime")
     file = tmp_path / "student.onnx"
@@ -134,7 +150,7 @@ class Shifted(nn.Module):
     def __init__(self, graph: nn.Module, amount: float):
         super().__init__()
         self.graph, self.amount = graph, amount
-        self.multiple, self.most_images = graph.multiple, graph.most_images
+        self.multiple, self.most_images, self.smallest = graph.multiple, graph.most_images, graph.smallest
 
     def forward(self, images, sizes):
         boxes, scores, labels = self.graph(images, sizes)
@@ -155,7 +171,7 @@ def test_detectors_without_a_graph_are_refused():
 
 def test_an_exporter_that_fails_is_quoted(tmp_path):
     class Stubborn(nn.Module):
-        multiple, most_images = 1, None
+        multiple, most_images, smallest = 1, None, 32
 
         def forward(self, images, sizes):
             return images if images.float().mean() > 0 else sizes
@@ -163,3 +179,27 @@ def test_an_exporter_that_fails_is_quoted(tmp_path):
     with pytest.raises(ConfigError, match=r"--format program: torch .* cannot export this detector"):
         write_program(Stubborn(), tmp_path / "x.pt2", NAMES, SIZE)
     assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_the_graph_of_a_detector_of_transformers_detects_what_it_does(kind, tmp_path):
+    pytest.importorskip("transformers")
+    found = build_student(tmp_path, kind).eval()
+    images, sizes = example(2, 72, 96)
+    with torch.no_grad():
+        boxes, scores, labels = graph_of(found, "BGR")(images, sizes)
+        expected = found([{"image": image.flip(0), "height": 72, "width": 96} for image in images])
+    for image, entry in enumerate(expected):
+        instances = entry["instances"]
+        kept = ((boxes[image, :, 2:] - boxes[image, :, :2]) > 0).all(-1)
+        torch.testing.assert_close(scores[image][kept], instances.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(boxes[image][kept], instances.pred_boxes.tensor, rtol=0, atol=1e-2)
+        assert torch.equal(labels[image][kept], instances.pred_classes)
+
+
+def test_each_image_of_a_batch_is_stretched_as_it_is_alone():
+    images, _ = example(3, 40, 56)
+    sizes = torch.tensor([[40, 56], [17, 56], [40, 3]])
+    found = stretch_each(images, sizes, (24, 32))
+    for image, (height, width), result in zip(images, sizes.tolist(), found, strict=True):
+        torch.testing.assert_close(result, stretch(image[:, :height, :width], (24, 32)), rtol=0, atol=1e-3)

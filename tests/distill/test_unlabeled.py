@@ -8,12 +8,10 @@ from detr_distill.errors import ConfigError, DataError
 
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from helpers.builders import make_inputs, randomise
-from helpers.convolutional import dense_cfg, rcnn_cfg
+from helpers.builders import make_inputs, without_batch_statistics
+from helpers.convolutional import convolutional_distiller, dense_cfg, rcnn_cfg
 from helpers.distill.families import ADAMIXER, CONDITIONAL, DETR, TWO_STAGE, distiller, family_cfg
-from torch import nn
 
 SIZES, COUNTS = ((40, 56), (40, 56), (40, 56)), (2, 3, 2)
 MATCHERS = ["AdaptiveMatcher"]
@@ -31,14 +29,6 @@ def batch():
     """Three labelled images; the same with the last one unlabelled; and the first two alone."""
     labelled = make_inputs(SIZES, COUNTS)
     return labelled, [*labelled[:2], without_labels(labelled[2])], labelled[:2]
-
-
-def without_batch_statistics(model):
-    """Batch normalisation by its running statistics, so that no image feels another."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    return model
 
 
 def detection_losses(model, inputs):
@@ -77,7 +67,7 @@ def test_a_forced_assignment_too(tmp_path):
 
 @pytest.mark.parametrize("cfg", [dense_cfg("RetinaNet"), dense_cfg("FCOS"), rcnn_cfg()], ids=["retina", "fcos", "rcnn"])
 def test_convolutional_students_too(cfg, tmp_path):
-    model = convolutional(cfg, tmp_path)
+    model = convolutional_distiller(cfg, tmp_path)
     _, mixed, first_two = batch()
     model.student.loss_normalizer = 10.0
     found = detection_losses(model, mixed)
@@ -87,22 +77,6 @@ def test_convolutional_students_too(cfg, tmp_path):
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name
     losses = model(mixed, iteration=0)
     assert losses["loss_distill_feature_unlabeled"] > 0
-
-
-def convolutional(cfg: CfgNode, folder, losses=("FeatureLoss",), **keys):
-    """A student on detectron2's side that learns the maps of another of its kind."""
-    (folder / "teacher.yaml").write_text(cfg.dump())
-    torch.save({"model": randomise(build_model(cfg), 1, 0.03).state_dict()}, folder / "teacher.pth")
-    cfg = cfg.clone()
-    cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE, cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.META_ARCHITECTURE, "DistillDetector"
-    node = cfg.MODEL.DISTILL
-    node.TEACHER.CONFIG_FILE, node.TEACHER.WEIGHTS = str(folder / "teacher.yaml"), str(folder / "teacher.pth")
-    node.MATCHERS, node.LOSSES = [], list(losses)
-    for key, value in keys.items():
-        cfg.merge_from_list([key.replace("__", "."), value])
-    model = build_model(cfg).train()
-    randomise(model.student, 2, 0.03)
-    return model
 
 
 def test_distillation_takes_an_image_as_it_would_with_labels(tmp_path):
@@ -125,7 +99,7 @@ def test_distillation_takes_an_image_as_it_would_with_labels(tmp_path):
 
 
 def test_what_needs_objects_counts_on_labelled_images_alone(tmp_path):
-    model = convolutional(dense_cfg("RetinaNet"), tmp_path, ("FeatureLoss", "FocalGlobalLoss"))
+    model = convolutional_distiller(dense_cfg("RetinaNet"), tmp_path, ("FeatureLoss", "FocalGlobalLoss"))
     names = {name for name in model(batch()[1], iteration=0) if name.endswith("_unlabeled")}
     assert names == {"loss_distill_feature_unlabeled"}
 
@@ -163,18 +137,18 @@ def test_order_and_presence_of_labels(tmp_path):
 )
 def test_what_cannot_learn_from_them_is_refused(keys, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
-        convolutional(dense_cfg("RetinaNet"), tmp_path, DATALOADER__UNLABELED_PER_BATCH=2, **keys)
+        convolutional_distiller(dense_cfg("RetinaNet"), tmp_path, DATALOADER__UNLABELED_PER_BATCH=2, **keys)
 
 
 def test_regions_are_sampled_by_labels(tmp_path):
     cfg = rcnn_cfg()
-    model = convolutional(cfg, tmp_path)
+    model = convolutional_distiller(cfg, tmp_path)
     model.capture = frozenset({"predictions"})
     with pytest.raises(ConfigError, match="OverlapMatcher finds none"):
         model(batch()[1], iteration=0)
     keys = {"MODEL__DISTILL__MATCHERS": ["OverlapMatcher"], "MODEL__DISTILL__LOSSES": ["PredictionLoss"]}
     with pytest.raises(ConfigError, match=r"a GeneralizedRCNN samples its regions .* OverlapMatcher finds none"):
-        convolutional(cfg, tmp_path, DATALOADER__UNLABELED_PER_BATCH=2, **keys)
+        convolutional_distiller(cfg, tmp_path, DATALOADER__UNLABELED_PER_BATCH=2, **keys)
 
 
 def test_a_plain_detector_asks_for_labels():

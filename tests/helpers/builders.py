@@ -9,6 +9,7 @@ import detr_distill
 import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
+from torch import nn
 
 ROOT = Path(__file__).parents[2]
 SPREAD = 0.15
@@ -65,3 +66,11 @@ def make_inputs(sizes=((40, 56), (48, 40)), counts=(2, 3), num_classes=5, seed=0
             )
         inputs.append(entry)
     return inputs
+
+
+def without_batch_statistics(model):
+    """Batch normalisation by its running statistics, so that no image feels another."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model

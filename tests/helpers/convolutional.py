@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
-from helpers.builders import make_inputs, small_cfg
+from helpers.builders import make_inputs, randomise, small_cfg
 
 
 def _pyramid_cfg(architecture: str, first: int):
@@ -80,3 +82,19 @@ def make_masked_inputs(**options):
                 mask[top : (top + bottom) // 2, left : (left + right) // 2] = False
             instances.gt_masks = BitMasks(masks)
     return inputs
+
+
+def convolutional_distiller(cfg: CfgNode, folder, losses=("FeatureLoss",), **keys):
+    """A student on detectron2's side that learns the maps of another of its kind."""
+    (folder / "teacher.yaml").write_text(cfg.dump())
+    torch.save({"model": randomise(build_model(cfg), 1, 0.03).state_dict()}, folder / "teacher.pth")
+    cfg = cfg.clone()
+    cfg.MODEL.DISTILL.STUDENT_ARCHITECTURE, cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.META_ARCHITECTURE, "DistillDetector"
+    node = cfg.MODEL.DISTILL
+    node.TEACHER.CONFIG_FILE, node.TEACHER.WEIGHTS = str(folder / "teacher.yaml"), str(folder / "teacher.pth")
+    node.MATCHERS, node.LOSSES = [], list(losses)
+    for key, value in keys.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    model = build_model(cfg).train()
+    randomise(model.student, 2, 0.03)
+    return model

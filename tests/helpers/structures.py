@@ -23,8 +23,12 @@ ENCODER_LAYERS, DECODER_LAYERS = 3, 2
 SWIN = "swin_tiny_patch4_window7_224"
 
 
-# A file of predictions teaches them, which no repository holds; tests/test_photos.py trains them.
-TAUGHT_BY_FILES = {"photos/from_file", "photos/detrdistill_from_file", "photos/unlabeled"}
+# A file teaches them that no repository holds: of predictions (tests/test_photos.py trains them), or a ViT's weights
+# (tests/distill/teachers/test_foundation.py builds it with a small one).
+TAUGHT_BY_FILES = {
+    *("photos/from_file", "photos/maps_from_file", "photos/detrdistill_from_file", "photos/unlabeled"),
+    "transformers/rtdetr_v2_r18_foundation",
+}
 # Folders of transformers, too; tests/hugging_face/test_recipes.py builds them with small ones.
 TAUGHT_BY_FOLDERS = {
     "transformers/rtdetr_v2_r50_r18": "rt_detr_v2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -91,25 +92,33 @@ def undistributed(model: nn.Module) -> nn.Module:
 
 
 def save_weights(
-    weights: Mapping[str, Tensor], path: str | os.PathLike[str], class_names: Sequence[str] | None = None
+    weights: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    class_names: Sequence[str] | None = None,
+    form: str | None = None,
 ) -> None:
-    """Writes ``{"model": weights}`` to a ``.pth`` file, or the bare tensors to a ``.safetensors`` file.
+    """Writes ``{"model": weights}`` as torch does, or the bare tensors of a safetensors file.
 
     Class names stand beside the weights, or in the header.
 
+    Args:
+        form: "pth" or "safetensors"; None: as the file's suffix says.
+
     Raises:
-        CheckpointError: another suffix.
+        CheckpointError: another suffix, and no form.
     """
-    check_suffix(path)
+    if form is None:
+        check_suffix(path)
+        form = Path(path).suffix[1:]
     # Tensors may share memory or be slices of a larger one; a file must hold each on its own.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    if str(path).endswith(".safetensors"):
+    if form == "safetensors":
         write_atomically(path, lambda file: file.write(safetensors.torch.save(weights, header(class_names))))
     else:
         write_atomically(path, lambda file: torch.save({"model": weights, **entry(class_names)}, file))
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Raises CheckpointError where :func:`save_weights` would refuse a file's name."""
-    if not str(path).endswith((".safetensors", ".pth")):
+    """Raises CheckpointError where :func:`save_weights` would not know the form of a file by its name."""
+    if Path(path).suffix not in (".safetensors", ".pth"):
         raise CheckpointError(f"{path}: the file's name must end in .pth or .safetensors.")

@@ -91,8 +91,33 @@ def check_place(option: str, path: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: it is a folder, or no folder above it can be written to.
     """
+    if Path(path).is_dir():
+        raise OutputError(f"{option} {Path(path).absolute()}: that is a folder. Name a file to write.")
+    _check_above(option, path, "file")
+
+
+def check_folder_place(option: str, path: str | os.PathLike[str], sign: str = "config.json") -> None:
+    """Checks the same of a folder that is to be written in place of an earlier one.
+
+    Args:
+        sign: a file that the earlier one has, if it is one.
+
+    Raises:
+        OutputError: it is a file, it holds something else, or no folder above it can be written to.
+    """
+    folder = Path(path).absolute()
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / sign).is_file():
+        raise OutputError(
+            f"{option} {folder} holds other files ({min(entry.name for entry in folder.iterdir())}) and no {sign}: it "
+            "would be replaced. Name a new folder."
+        )
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise OutputError(f"{option} {folder}: that is a file. Name a folder to write.")
+    _check_above(option, path, "folder")
+
+
+def _check_above(option: str, path: str | os.PathLike[str], kind: str) -> None:
     path = Path(path).absolute()
     above = next(folder for folder in path.parents if os.path.lexists(folder))
-    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        what = "that is a folder" if path.is_dir() else f"{above} is no folder that can be written to"
-        raise OutputError(f"{option} {path}: {what}. Name a file to write.")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise OutputError(f"{option} {path}: {above} is no folder that can be written to. Name a {kind} to write.")

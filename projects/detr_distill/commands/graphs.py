@@ -6,56 +6,75 @@ import argparse
 import re
 from pathlib import Path
 
-from ..checkpoint.strict import load_strict
-from ..config.defaults import detector_name
-from ..data import read_configuration
+from ..deployment.base import Graph
 from ..deployment.graphs import graph_of
 from ..deployment.writing import write_onnx, write_program
-from ..distill.students import student_of
-from ..engine.model import build_named_model
 from ..errors import ConfigError
-from .predictor import find_class_names
+from ..hugging_face.as_library import LibraryForm
+from ..hugging_face.leaving import find_form, write_detector_folder
+from .whole_detector import build_untrained, load_trained
 
 GRAPHS = {"onnx": write_onnx, "program": write_program}
 MULTIPLE = 32  # of the sides that a detector is traced with, in pixels
 
 
 def export_graph(arguments: argparse.Namespace, form: str) -> str:
-    """Writes the detector of a configuration and a checkpoint; returns a line that says how exact the file is.
+    """Writes a detector as ONNX or a program; returns a line that says how exact the file is.
 
     Raises:
         DetrDistillError: a configuration or checkpoint that cannot be used, or a detector that cannot be exported.
     """
-    if not arguments.config_file:
-        raise ConfigError(
-            f"--format {form} holds the whole detector, which its configuration describes, and --config-file is not "
-            "given. Name the file; a run leaves it as OUTPUT_DIR/config.yaml."
-        )
-    weights = arguments.weights
-    keys = [*arguments.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", weights]
-    cfg = read_configuration(arguments.config_file, keys, plugins=True, weights=weights)
-    cfg.MODEL.META_ARCHITECTURE = detector_name(cfg)  # of a distilling run the student, without its teacher
-    cfg.freeze()
-    detector = build_named_model(cfg).eval().requires_grad_(False)
+    cfg, detector = build_untrained(arguments, form)
     graph = graph_of(detector, cfg.INPUT.FORMAT)
-    load_strict(detector, weights, "--weights")
-    count = student_of(detector).num_classes
-    names = find_class_names(cfg, weights, count) or [str(index) for index in range(count)]
-    side = -(-cfg.INPUT.MIN_SIZE_TEST // MULTIPLE) * MULTIPLE
-    size = read_size(arguments.size) if arguments.size else (side, side + MULTIPLE)
+    size = find_size(arguments.size, cfg.INPUT.MIN_SIZE_TEST, graph)
+    names = load_trained(cfg, detector, arguments.weights)
     difference = GRAPHS[form](graph, Path(arguments.output), names, size)
     return (
-        f"{arguments.output}: {count} classes, images of any size and number; differs from PyTorch by {difference:.0e}"
+        f"{arguments.output}: {len(names)} classes, images of any size and number; differs from PyTorch by "
+        f"{difference:.0e}"
     )
 
 
-def read_size(text: str) -> tuple[int, int]:
-    """``480x640`` as (height, width).
+def export_folder(arguments: argparse.Namespace) -> str:
+    """Writes a detector as a folder of transformers; returns a line that says as which class, and how exact it is.
 
     Raises:
-        ConfigError: it is no size.
+        DetrDistillError: see :func:`export_graph`; an output folder that holds something else.
     """
-    found = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", text)
+    cfg, detector = build_untrained(arguments, "transformers")
+    form = find_form(cfg, detector)
+    names = load_trained(cfg, detector, arguments.weights)
+    kind, difference = write_detector_folder(cfg, detector, form, names, Path(arguments.output))
+    said = f"{arguments.output}: {kind}, {len(names)} classes; differs from PyTorch by {difference:.0e}"
+    if isinstance(form, LibraryForm) or not form:
+        return said
+    return f"{said}\nimport detr_distill before from_pretrained reads it: transformers has no class for it ({form})."
+
+
+def find_size(given: str | None, shortest: int, graph: Graph) -> tuple[int, int]:
+    """Height and width of the images that a graph is traced with.
+
+    Args:
+        given: ``480x640``; None: as large as in evaluation. shortest: side of an image in evaluation.
+
+    Raises:
+        ConfigError: it is no size, or one that the graph does not take.
+    """
+    if not given:
+        side = -(-max(shortest, graph.smallest) // MULTIPLE) * MULTIPLE
+        return side, side + MULTIPLE
+    found = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", given)
     if not found:
-        raise ConfigError(f"--size is {text!r}; give HEIGHTxWIDTH in pixels, such as 480x640.")
-    return int(found[1]), int(found[2])
+        raise ConfigError(f"--size is {given!r}; give HEIGHTxWIDTH in pixels, such as 480x640.")
+    height, width = int(found[1]), int(found[2])
+    if height % graph.multiple or width % graph.multiple:
+        near = "x".join(str(max(1, round(side / graph.multiple)) * graph.multiple) for side in (height, width))
+        raise ConfigError(
+            f"--size is {given!r}, and this detector takes images whose sides are multiples of {graph.multiple} "
+            f"pixels. Give {near}, and pad images to such sides."
+        )
+    if min(height, width) < graph.smallest:
+        raise ConfigError(
+            f"--size is {given!r}, and this detector takes images of at least {graph.smallest} pixels a side."
+        )
+    return height, width

@@ -6,56 +6,29 @@ The detector is a run's, one of a configuration and its weights, a folder of tra
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from rich.progress import track
-from torch import Tensor
 
-from ..checkpoint.files import write_atomically
 from ..checkpoint.writing import check_place
 from ..config.build import build_config
-from ..data import DetrDatasetMapper, TestLoader, read_configuration, register_configured
+from ..data import read_configuration
 from ..data.formats import image_records
 from ..data.mapper import test_resize
-from ..data.predictions.description import DESCRIPTION, Description, hash_images, read_images
-from ..data.predictions.store import NOTHING, PredictionStore, begin_store, missing_parts, write_part
-from ..data.records import check_registered, load_images
+from ..data.predictions.description import DESCRIPTION
 from ..engine.device import choose_device
 from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
 from ..errors import CheckpointError, ConfigError
-from ..options.simple import LEAST, predict_parser
+from ..options.simple import predict_parser
 from ..options.tools import SCORE
+from ..options.words import keys_apart
 from .drawing import draw_media, from_onnx, from_predictor
-from .predictor import Predictor, load_predictor
+from .predictions import Form, load_sets, write_predictions
+from .predictor import load_predictor
 from .recipe.detectors import find_detector
 from .recipe.students import OF_A_FOLDER
-from .results_format import check_ids, coco_results, find_categories
-
-PART_IMAGES = 1000
-
-
-@dataclass(frozen=True)
-class Form:
-    """How predictions are made and kept.
-
-    Attributes:
-        batch: images of a pass. best_classes: classes whose scores a query keeps; 0: all. dtype: of a folder's numbers.
-        score: lowest in a .json file.
-    """
-
-    batch: int = 8
-    best_classes: int = 0
-    dtype: str = "float32"
-    score: float = LEAST
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,6 +44,9 @@ def run(arguments: argparse.Namespace) -> str:
     Raises:
         DetrDistillError: a configuration, checkpoint, data set or output that cannot be used.
     """
+    arguments.dataset, arguments.opts = keys_apart(arguments.dataset, arguments.opts)
+    arguments.images, arguments.opts = keys_apart(arguments.images, arguments.opts)
+    arguments.maps, arguments.opts = keys_apart(arguments.maps, arguments.opts)
     check_options(arguments)
     if arguments.weights.endswith(".onnx"):
         return _draw_exported(arguments)
@@ -88,7 +64,9 @@ def run(arguments: argparse.Namespace) -> str:
     names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
     load = image_records(*names, key="--images") if arguments.images else load_sets(cfg, names)
     score = Form.score if arguments.score is None else arguments.score
-    form = Form(arguments.batch, arguments.best_classes, arguments.dtype, score)
+    form = Form(
+        arguments.batch, arguments.best_classes, arguments.dtype, score, tuple(arguments.maps), arguments.mirrored
+    )
     return write_predictions(cfg, weights, names, load, Path(arguments.output), form, track)
 
 
@@ -107,6 +85,12 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--draw is {arguments.draw} and --output {arguments.output}: give one of them, a folder for images with "
             "their detections, or a file or folder for programs."
+        )
+    if arguments.mirrored and not arguments.maps:
+        raise ConfigError("--mirrored is of maps, and --maps names none. Name them, or leave it out.")
+    if arguments.maps and (arguments.draw or arguments.output.endswith(".json")):
+        raise ConfigError(
+            f"--maps: {arguments.draw or arguments.output} holds detections alone. Let --output name a folder."
         )
     if arguments.draw and not arguments.images:
         raise ConfigError("--draw draws into images and videos: name them with --images.")
@@ -141,101 +125,6 @@ def _draw_exported(arguments: argparse.Namespace) -> str:
 def check_output(output: Path) -> None:
     """Raises OutputError where ``--output`` cannot be written, before anything else is done."""
     check_place("--output", output if output.suffix == ".json" else output / DESCRIPTION)
-
-
-def load_sets(cfg: CfgNode, names: Sequence[str]) -> list[dict]:
-    """The images of registered sets, whose labels are not looked at."""
-    register_configured(cfg)
-    check_registered(names, "--dataset")
-    return [record for name in names for record in load_images(name, "--dataset")]
-
-
-def write_predictions(
-    cfg: CfgNode,
-    weights: str,
-    names: Sequence[str],
-    records: Sequence[dict],
-    output: Path,
-    form: Form | None = None,
-    follow: Callable[[TestLoader, str], Iterable] = lambda loader, _: loader,
-) -> str:
-    """Writes the predictions, or goes on with what a stopped call has left.
-
-    Args:
-        cfg: of the detector. weights: see :func:`load_predictor`. names: of the sets or folders. records: their images,
-            in detectron2's dataset format.
-        output: a folder, or a file that ends in .json. follow: shows progress, given the batches of a part and a title.
-
-    Returns:
-        A line that says where they are.
-
-    Raises:
-        DetrDistillError: see :func:`run`.
-    """
-    form = form or Form()
-    predictor = load_predictor(cfg, weights)
-    folder = output.with_name(f"{output.name}.parts") if output.suffix == ".json" else output
-    categories = None
-    if folder != output:
-        check_ids(records)
-        categories = find_categories(cfg, [name for name in names if name in DatasetCatalog], predictor.class_names)
-    images = read_images(records)
-    described = begin_store(folder, _describe(cfg, names, records, predictor, form, hash_images(images)))
-    for number in missing_parts(folder, described):
-        part = records[number * PART_IMAGES : (number + 1) * PART_IMAGES]
-        loader = TestLoader(part, DetrDatasetMapper(cfg, is_train=False), form.batch, cfg.DATALOADER.NUM_WORKERS)
-        title = f"part {number + 1} of {described.parts}"
-        batches = [_predict(predictor, batch, described) for batch in follow(loader, title)]
-        values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        stored = images[number * PART_IMAGES : (number + 1) * PART_IMAGES]
-        write_part(folder, number, described, stored, values)
-    if categories is None:
-        return f"{output}: {described.images} images, {described.layers} layers, {described.queries} queries"
-    results = list(coco_results(PredictionStore(folder), records, categories, form.score))
-    write_atomically(output, lambda file: file.write(json.dumps(results).encode()))
-    shutil.rmtree(folder)
-    return f"{output}: {len(results)} detections in {described.images} images. {categories.said}".rstrip()
-
-
-def _describe(
-    cfg: CfgNode, names: Sequence[str], records: Sequence[dict], predictor: Predictor, form: Form, dataset: str
-) -> Description:
-    """What the parts will have in common; one image is looked at to know the shapes."""
-    known = predictor.know([DetrDatasetMapper(cfg, is_train=False)(records[0])])
-    assert known.output is not None
-    layers, _, queries, width = known.output.logits.shape
-    if form.best_classes >= width:
-        raise ConfigError(f"--best-classes is {form.best_classes}, and there are {width}. Leave it out for all.")
-    return Description(
-        class_names=predictor.class_names,
-        # The best classes are told from the others by probability, of which "no object" of a softmax has its part.
-        activation="sigmoid" if form.best_classes else known.output.activation,
-        layers=layers,
-        queries=queries if known.counts is None else max(queries, cfg.TEST.DETECTIONS_PER_IMAGE),
-        best_classes=form.best_classes,
-        dtype=form.dtype,
-        images=len(records),
-        part_images=PART_IMAGES,
-        data=tuple(names),
-        teacher=predictor.weights_hash,
-        dataset=dataset,
-        settings=predictor.settings,
-    )
-
-
-@torch.inference_mode()
-def _predict(predictor: Predictor, batch: list[dict], described: Description) -> dict[str, Tensor]:
-    """One batch in the form of :func:`write_part`."""
-    known = predictor.know(batch)
-    assert known.output is not None
-    output = known.output
-    logits = output.score_logits() if described.best_classes else output.logits.float()
-    missing = described.queries - logits.shape[2]
-    return {
-        "counts": torch.tensor(known.counts or [logits.shape[2]] * len(batch)),
-        "logits": F.pad(logits.cpu(), (0, 0, 0, missing), value=NOTHING).transpose(0, 1),
-        "boxes": F.pad(output.boxes.float().cpu(), (0, 0, 0, missing), value=0.5).transpose(0, 1),
-    }
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Letters: L decoder layers, B images, Q queries, K class scores.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 from ..checkpoint.class_names import stored_class_names
 from ..checkpoint.locate import local_file
 from ..checkpoint.strict import load_strict
-from ..config.keys import flatten
+from ..config.detecting import SEEN, detecting_keys
 from ..data import training_class_names
 from ..data.check_cache import hash_file
 from ..detr.preprocess import read_ground_truth
@@ -34,13 +33,6 @@ from ..hugging_face.network import find_preprocessing, load_model
 from ..structures import PREDICTIONS
 
 WEIGHTS = "--weights"
-# What a detector of this package makes of an image beside its weights, and what of that changes nothing.
-SEEN = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
-READ = (*SEEN, "TEST.DETECTIONS_PER_IMAGE", "MODEL.")
-UNREAD = (
-    *("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.DISTILL.", "MODEL.DETR.TRAINING_GROUPS", "MODEL.DETR.LOSS."),
-    *("MODEL.DETR.MATCHER.", "MODEL.DETR.DEFORMABLE_KERNEL", "MODEL.TIMM.PRETRAINED"),
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ def _from_configuration(cfg: CfgNode, weights: str) -> Predictor:
         truth = read_ground_truth(batch, device, needs_labels=False)
         return student.know(StudentStep(batch, ground_truth=truth), classes, frozenset({PREDICTIONS}))
 
-    return Predictor(know, names, hash_file(local_file(weights, WEIGHTS)), _settings(cfg, READ))
+    return Predictor(know, names, hash_file(local_file(weights, WEIGHTS)), detecting_keys(cfg))
 
 
 def find_class_names(cfg: CfgNode, weights: str, count: int) -> tuple[str, ...] | None:
@@ -128,14 +120,7 @@ def _from_transformers(cfg: CfgNode, folder: Path) -> Predictor:
         return teacher(StudentStep(batch), frozenset())
 
     names = tuple(labels[index] for index in sorted(labels))
-    return Predictor(know, names, _hash_weights(detector), _settings(cfg, SEEN))
-
-
-def _settings(cfg: CfgNode, read: tuple[str, ...]) -> dict[str, Any]:
-    """The keys that start so, with their values as JSON gives them back."""
-    values = {key: value for key, value in flatten(cfg).items() if key.startswith(read) and not key.startswith(UNREAD)}
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return plain
+    return Predictor(know, names, _hash_weights(detector), detecting_keys(cfg, SEEN))
 
 
 def _hash_weights(detector: nn.Module) -> str:

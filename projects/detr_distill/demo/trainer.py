@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from rich.console import Console
 
-from ..commands.predict import Form, load_sets, write_predictions
+from ..commands.predictions import Form, load_sets, write_predictions
 from ..engine import DistillTrainer
 from ..engine.folder.lock import locked
 from ..engine.launch import evaluate_only

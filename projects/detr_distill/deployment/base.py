@@ -9,26 +9,35 @@ from torch import Tensor, nn
 
 from ..detr.preprocess import padding_of
 
+SMALLEST = 32  # side of an image that any graph takes, in pixels
+
 
 class Graph(nn.Module):
     """From padded images to detections, without lists and without sizes that the host has to know.
 
     Args:
-        detector: put into eval mode; has ``pixel_mean`` and ``pixel_std``. input_format: "BGR" or "RGB", which it
+        detector: put into eval mode. input_format: "BGR" or "RGB", which it
             reads.
 
     Attributes:
         multiple: of which the sides of the images are, in pixels. most_images: of a batch; None: any number.
+        coarsest: stride of the coarsest map, in pixels: an exporter wants more than one cell.
     """
 
     multiple: int = 1
     most_images: int | None = None
+    coarsest: int = 1
 
     def __init__(self, detector: nn.Module, input_format: str):
         super().__init__()
         self.detector = detector
         self.flips = input_format == "BGR"
         self.eval()
+
+    @property
+    def smallest(self) -> int:
+        """Least side of an image, in pixels."""
+        return -(-max(SMALLEST, self.coarsest + 1) // self.multiple) * self.multiple
 
     @abstractmethod
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,10 +56,14 @@ class Graph(nn.Module):
 
     def prepare(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images in the detector's order, 0 in the padding, and the padding (B, height, width) bool."""
-        mean, std = self.detector.get_buffer("pixel_mean"), self.detector.get_buffer("pixel_std")
+        mean, std = self.statistics()
         padding = padding_of(images.shape[-2], images.shape[-1], sizes)
         values = (images.flip(1) if self.flips else images).to(mean.dtype)
         return ((values - mean) / std).masked_fill(padding.unsqueeze(1), 0.0), padding
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (3, 1, 1) of pixels, in the order of channels that the detector reads."""
+        return self.detector.get_buffer("pixel_mean"), self.detector.get_buffer("pixel_std")
 
 
 def in_pixels(sizes: Tensor, dtype: torch.dtype) -> Tensor:

@@ -45,7 +45,8 @@ def example(images: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 def make_case(case: Case, graph: Graph, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The batch of a case, for an export at ``size`` (height, width), as near to it as the graph can take."""
     factors, multiple = (case.taller, case.wider), graph.multiple
-    sides = [max(1, round(side * factor / multiple)) * multiple for side, factor in zip(size, factors, strict=True)]
+    wanted = [round(side * factor / multiple) * multiple for side, factor in zip(size, factors, strict=True)]
+    sides = [max(side, graph.smallest) for side in wanted]
     images, sizes = example(min(case.images, graph.most_images or case.images), *sides)
     if case.ragged:
         height, width = images.shape[-2:]

@@ -7,9 +7,11 @@ from torch import nn
 
 from ..detr import DetrDetector
 from ..errors import ConfigError
+from ..hugging_face import TransformersStudent
 from .base import Graph
 from .dense_graph import DenseGraph
 from .detr_graph import DetrGraph
+from .library_graph import LibraryGraph
 
 
 def graph_of(detector: nn.Module, input_format: str) -> Graph:
@@ -30,4 +32,8 @@ def graph_of(detector: nn.Module, input_format: str) -> Graph:
     )
 
 
-_GRAPHS: dict[type[nn.Module], type[Graph]] = {DetrDetector: DetrGraph, DenseDetector: DenseGraph}
+_GRAPHS: dict[type[nn.Module], type[Graph]] = {
+    DetrDetector: DetrGraph,
+    TransformersStudent: LibraryGraph,
+    DenseDetector: DenseGraph,
+}

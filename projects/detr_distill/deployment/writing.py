@@ -16,13 +16,13 @@ from ..checkpoint.writing import write_atomically
 from ..errors import ConfigError
 from .base import Graph
 from .checking import CASES, Case, Run, compare, make_case
+from .tracing import traceable
 
 # Names of the lengths that may change from call to call.
 NAMED = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
 INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
 NAMES_KEY = "names"  # of the class names in a file's metadata
 PROGRAM_NOTE = "metadata.json"  # of the file inside a program
-SMALLEST = 32  # side of an image that a program takes, in pixels
 
 
 def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
@@ -46,7 +46,7 @@ def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple
         raise ConfigError(
             f"--format onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'detr_distill[onnx]'"
         ) from error
-    exported = _export(graph, size, "onnx")
+    exported = trace(graph, size, "onnx")
     program = _in_words(
         "onnx",
         lambda: torch.onnx.export(
@@ -73,21 +73,29 @@ def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple
 
 def write_program(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
     """Writes a program of ``torch.export``, which :func:`torch.export.load` reads; otherwise as :func:`write_onnx`."""
-    program = _export(graph, size, "program")
+    program = trace(graph, size, "program")
     file = io.BytesIO()
     note = json.dumps({NAMES_KEY: list(class_names)})
     torch.export.save(program, file, extra_files={PROGRAM_NOTE: note})
     return _check_and_write(graph, program.module(), path, file.getvalue(), size)
 
 
-def _export(graph: Graph, size: tuple[int, int], form: str) -> torch.export.ExportedProgram:
-    """The graph as a program, in which batch, height and width may change from call to call."""
-    least = -(-SMALLEST // graph.multiple)
+def trace(graph: Graph, size: tuple[int, int], form: str) -> torch.export.ExportedProgram:
+    """The graph as a program, in which batch, height and width may change from call to call.
+
+    Args:
+        size: (height, width) of the images that it is traced with. form: that is asked for, for the message.
+
+    Raises:
+        ConfigError: torch cannot trace it.
+    """
+    least = graph.smallest // graph.multiple
     shape = {axis: graph.multiple * torch.export.Dim(name, min=least) for axis, name in ((2, "height"), (3, "width"))}
     batch = {} if graph.most_images else {0: torch.export.Dim("batch")}
     shapes = {"images": {**batch, **shape}, "sizes": batch}
     inputs = make_case(Case(2), graph, size)
-    return _in_words(form, lambda: torch.export.export(graph, inputs, dynamic_shapes=shapes))
+    with traceable(graph):
+        return _in_words(form, lambda: torch.export.export(graph, inputs, dynamic_shapes=shapes))
 
 
 def _in_words(form: str, make: Callable[[], Any]) -> Any:

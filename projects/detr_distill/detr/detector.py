@@ -128,7 +128,10 @@ class DetrDetector(TwoHalvesDetector):
 
     def start(self, batched_inputs: list[dict]) -> Started:
         """Up to the neck: the maps that the rest of the network reads."""
-        images = self.preprocess(batched_inputs)
+        return self.start_prepared(self.preprocess(batched_inputs))
+
+    def start_prepared(self, images: ImageBatch) -> Started:
+        """:meth:`start` of images that are normalised and padded already."""
         return Started(images, self.input_projection(self.backbone(images.tensor), images))
 
     def finish(

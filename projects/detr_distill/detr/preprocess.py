@@ -50,6 +50,14 @@ def padding_of(height: int, width: int, extents: Tensor) -> Tensor:
     return (rows[None, :, None] >= extents[:, 0, None, None]) | (columns[None, None, :] >= extents[:, 1, None, None])
 
 
+def pad_to_multiple(values: Tensor, divisibility: int, value: float = 0) -> Tensor:
+    """Tensors (..., height, width) with more on the right and below, up to multiples of ``divisibility`` pixels."""
+    if divisibility <= 1:
+        return values
+    below, right = (-side % divisibility for side in values.shape[-2:])
+    return F.pad(values, (0, right, 0, below), value=value)
+
+
 def read_ground_truth(
     batched_inputs: list[dict], device: torch.device | str, *, needs_labels: bool = True
 ) -> GroundTruth:

@@ -20,6 +20,7 @@ from .balance import ShareBalance
 from .losses.base import DistillLoss
 from .losses.pair_loss import matcher_names
 from .matchers.base import QueryMatcher
+from .pseudo_labels import PseudoLabels
 from .schedule import Schedule
 from .side import ASSIGNMENT
 from .students.base import Student, check_student, student_of
@@ -35,8 +36,8 @@ declare(
         f"{NODE}.TEACHER.NAME": Key(
             "FrozenDetector",
             "class of the teacher: `FrozenDetector`, `PredictionsFile` (what a detector predicted beforehand), "
-            "`EmaTeacher` (the student's moving average), `TransformersDetector`, or a label encoder; empty: none, for "
-            "controls",
+            "`EmaTeacher` (the student's moving average), `TransformersDetector`, `FoundationModel` (the "
+            "maps of a network of timm), or a label encoder; empty: none, for controls",
         ),
         f"{NODE}.MATCHERS": Key(
             ("AdaptiveMatcher", "FixedMatcher"),
@@ -66,6 +67,7 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
         teacher = look_up(TEACHER_REGISTRY, used.teacher, f"{NODE}.TEACHER.NAME")(cfg, student)
         losses = {name: loss(cfg, student, teacher) for name, loss in used.losses.items()}
         matchers = {name: matcher(cfg, student, teacher) for name, matcher in used.matchers.items()}
+        pseudo_labels = PseudoLabels(cfg, student, teacher) if PseudoLabels.is_active(cfg) else None
         check_unlabeled(cfg, student, teacher, matchers.values(), losses.values())
         return {
             "student": detector,
@@ -75,6 +77,7 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
             "schedule": Schedule.from_config(cfg),
             "balance": ShareBalance.from_config(cfg) if used.losses else None,
             "unlabeled_weight": cfg.MODEL.DISTILL.UNLABELED_WEIGHT,
+            "pseudo_labels": pseudo_labels,
             "solver": cfg.MODEL.DETR.MATCHER.SOLVER,
         }
 
@@ -121,12 +124,13 @@ def choose_plugins(cfg: CfgNode) -> PluginsInUse:
         if (finding if matcher.finds_labels else any(not used or matcher.name in used for used in groups))
         or matcher.adds_loss(_node_of(cfg, matcher))
     }
+    learns = losses or matchers or PseudoLabels.is_active(cfg)
     if (losses or matchers) and node.TEACHER.NAME in ("", "NoTeacher"):
         raise ConfigError(
             f"MODEL.DISTILL.TEACHER.NAME is '{node.TEACHER.NAME}', but MATCHERS {list(matchers)} and LOSSES "
             f"{list(losses)} learn from a teacher. Name one, or set MATCHERS and LOSSES to ()."
         )
-    return PluginsInUse(node.TEACHER.NAME if losses or matchers else "NoTeacher", matchers, losses)
+    return PluginsInUse(node.TEACHER.NAME if learns else "NoTeacher", matchers, losses)
 
 
 def _named(registry: Registry, cfg: CfgNode, key: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..detr.preprocess import read_ground_truth
 from ..detr.supervision.assignment import Cost
 from ..detr.supervision.matchings import Matching, Matchings
 from ..iteration import trainer_iteration
-from ..structures import QueryGroup
+from ..structures import PREDICTIONS, QueryGroup
 from ..structures.fixed_batch import share_object_count
 from .balance import ShareBalance
 from .build import build_parts, check_parts
@@ -24,6 +24,7 @@ from .knowledge import Knowledge
 from .losses.base import DistillLoss
 from .match import Match
 from .matchers.base import QueryMatcher, SharedGroup
+from .pseudo_labels import PseudoLabels
 from .schedule import Schedule, scale_student
 from .side import MAPS, MEMORY
 from .students.base import StudentOutput, StudentStep, student_of, take_images
@@ -40,8 +41,9 @@ class DistillDetector(nn.Module):
         student: any detector for which a ``Student`` is registered. teacher: built beside it.
         matchers, losses: by name. schedule: course of the losses over the run.
         balance: steers their common weight in the first iterations; None: the weights are as configured.
-        unlabeled_weight: factor of the distillation losses on images without labels. solver: of the matchings, see
-            detr/supervision/solver.py.
+        unlabeled_weight: factor of the distillation losses on images without labels.
+        pseudo_labels: makes objects of these images for the detection loss; None: they have none.
+        solver: of the matchings, see detr/supervision/solver.py.
     """
 
     @configurable
@@ -55,6 +57,7 @@ class DistillDetector(nn.Module):
         schedule: Schedule | None = None,
         balance: ShareBalance | None = None,
         unlabeled_weight: float = 1.0,
+        pseudo_labels: PseudoLabels | None = None,
         solver: str = "auto",
     ):
         super().__init__()
@@ -65,12 +68,14 @@ class DistillDetector(nn.Module):
         self.schedule = schedule or Schedule()
         self.balance = balance
         self.unlabeled_weight = unlabeled_weight
+        self.pseudo_labels = pseudo_labels
         self.solver = solver
         self._runner = student_of(student)
         # The same objects, typed: a dictionary of modules does not know their class.
         self._matchers, self._losses = list(matchers.values()), list(losses.values())
         wanted = [*(matcher.requires for matcher in self._matchers), *(loss.requires for loss in self._losses)]
         self.capture: frozenset[str] = frozenset().union(*wanted)
+        self._of_teacher = self.capture | ({PREDICTIONS} if pseudo_labels is not None else set())
         for loss in self._losses:
             loss.check_matchers(self._matchers)
         self._compares_maps = any({MAPS, MEMORY} & (loss.needs | loss.needs_of_teacher) for loss in self._losses)
@@ -107,10 +112,11 @@ class DistillDetector(nn.Module):
         seen = as_teacher_sees(step)
         if self._compares_maps:
             seen = self._runner.shown_by_maps(seen)
-        knowledge, groups = self._extra_groups(self.teacher(seen, self.capture), len(batched_inputs))
+        knowledge, groups = self._extra_groups(self.teacher(seen, self._of_teacher), len(batched_inputs))
         matchings = Matchings(self.solver)
-        student = self._runner.finish(step, groups, self.capture, matchings)
-        student = dataclasses.replace(student, step=student.step or step)
+        supervised = step if self.pseudo_labels is None else self.pseudo_labels(step, knowledge)
+        student = self._runner.finish(supervised, groups, self.capture, matchings)
+        student = dataclasses.replace(student, step=step)  # distillation knows which images were labelled
         on_teacher = self._run_head_on_teacher(step, knowledge, matchings)
         handles = [_add(matchings, matcher.cost(student, knowledge)) for matcher in self._matchers]
         assignment = _add(matchings, self._teacher_cost(step, knowledge))

@@ -96,16 +96,17 @@ def check_unlabeled(
             "name a teacher that looks at images."
         )
     asking = [type(matcher).__name__ for matcher in matchers if PREDICTIONS in matcher.requires]
-    if asking and student.samples_by_labels:
+    has_objects = cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES != "none"
+    if asking and student.samples_by_labels and not has_objects:
         raise ConfigError(
             f"{count}: a {student.name} samples its regions by the labels, so that {first(asking)} finds none on "
             "images without. Set it to 0, or leave the matcher out."
         )
     names = {needs: [type(loss).__name__ for loss in losses if loss.needs_labels is needs] for needs in (False, True)}
-    if not names[False]:
+    if not names[False] and not has_objects:
         raise ConfigError(
             f"{count}, and of MODEL.DISTILL.LOSSES {names[True]} none learns from images without labels. Set it to "
-            "0, or add PredictionLoss."
+            "0, add PredictionLoss, or set MODEL.DISTILL.PSEUDO_LABELS.IMAGES to 'unlabeled'."
         )
     if names[True]:
         logger.info("%s need labels: they count on labelled images alone.", ", ".join(names[True]))

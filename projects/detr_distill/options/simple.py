@@ -56,6 +56,19 @@ def predict_parser() -> argparse.ArgumentParser:
         help="in a folder: of each query keep the scores of the best K classes; 0, the default: all",
     )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the numbers in a folder")
+    parser.add_argument(
+        "--maps",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="in a folder: these maps too, for losses on maps; level0 is the finest that the head reads, memory0 what "
+        "the encoder makes of it, and a wrong name lists them all",
+    )
+    parser.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="with --maps: those of each image's mirror image too, for a training with INPUT.RANDOM_FLIP horizontal",
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
     return parser
 

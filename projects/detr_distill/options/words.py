@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
+from collections.abc import Sequence
+
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
 
 
 def flags_first(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
@@ -25,3 +30,9 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any key of the configuration, with its value"
     )
+
+
+def keys_apart(words: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """An option's own words, and KEY VALUE with what an option of several words has taken of them."""
+    own = list(itertools.takewhile(lambda word: not KEY.fullmatch(word), words))
+    return own, [*words[len(own) :], *opts]

@@ -55,6 +55,8 @@ class GroundTruth:
             loss refuses images without labels; what learns from unlabelled ones asks here.
         sizes: (height, width) of each image before padding, in pixels; empty where ``corners`` is None.
         objects_a_rank: scalar on the device, where it has been exchanged with other processes already.
+        scores: (B, G), what an object's class is to be scored; None: 1.
+        weights: (B,), how much an image's losses count; None: 1, and 0 for images that are not labelled.
     """
 
     labels: Tensor
@@ -66,6 +68,8 @@ class GroundTruth:
     labelled: tuple[bool, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     objects_a_rank: Tensor | None = None
+    scores: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def num_labelled(self) -> int:
@@ -83,9 +87,9 @@ class GroundTruth:
 
     @cached_property
     def image_weight(self) -> Tensor | None:
-        """(B,) float, 0 for images that are not labelled, on the device of ``labels``; None where all are."""
-        if all(self.labelled):
-            return None
+        """(B,) float: ``weights``, else 0 for images that are not labelled, on their device; None where all count 1."""
+        if self.weights is not None or all(self.labelled):
+            return self.weights
         return constant(self.labelled, self.labels.device)
 
     @cached_property
@@ -109,7 +113,17 @@ class GroundTruth:
         labels, boxes, valid = (x.repeat_interleave(times, dim=1) for x in (self.labels, self.boxes, self.valid))
         counts = self.counts if isinstance(self.counts, UnknownCounts) else [count * times for count in self.counts]
         total = None if self.objects_a_rank is None else self.objects_a_rank * times
-        return GroundTruth(labels, boxes, valid, counts, labelled=self.labelled, objects_a_rank=total)
+        scores = None if self.scores is None else self.scores.repeat_interleave(times, dim=1)
+        return GroundTruth(
+            labels,
+            boxes,
+            valid,
+            counts,
+            labelled=self.labelled,
+            objects_a_rank=total,
+            scores=scores,
+            weights=self.weights,
+        )
 
     def at_least_one(self) -> GroundTruth:
         """The same objects, with a padded one where the whole batch has none; padded once."""
@@ -124,6 +138,7 @@ class GroundTruth:
             boxes=F.pad(self.boxes, (0, 0, 0, 1)),
             valid=F.pad(self.valid, (0, 1)),
             corners=None if self.corners is None else F.pad(self.corners, (0, 0, 0, 1)),
+            scores=None if self.scores is None else F.pad(self.scores, (0, 1)),
         )
 
     def select(self, images: slice) -> GroundTruth:
@@ -137,6 +152,8 @@ class GroundTruth:
             masks=self.masks[images],
             labelled=self.labelled[images],
             sizes=self.sizes[images],
+            scores=None if self.scores is None else self.scores[images],
+            weights=None if self.weights is None else self.weights[images],
         )
 
     @cached_property

@@ -132,3 +132,13 @@ def test_names_are_of_the_file_that_the_weights_are_of(tmp_path, monkeypatch):
     for path in ("mine.pth", "~/mine.pth"):
         cfg = small_cfg(MODEL__DISTILL__TEACHER__WEIGHTS=path)
         assert teacher_class_names(cfg, cfg) == (("a", "b"), f"MODEL.DISTILL.TEACHER.WEIGHTS {path}")
+
+
+def test_names_of_the_weights_are_told_where_the_teacher_set_is_not_here(student_set, tmp_path, caplog):
+    torch.save({"model": {}, "class_names": ["a", "b"]}, tmp_path / "mine.pth")
+    for name, told in ((student_set[0], False), ("elsewhere", True)):
+        cfg = small_cfg(MODEL__DISTILL__TEACHER__WEIGHTS=str(tmp_path / "mine.pth"))
+        cfg.DATASETS.TRAIN = (name,)
+        caplog.clear()
+        assert teacher_class_names(cfg, cfg)[0] == ("a", "b")
+        assert ("['elsewhere'] of the teacher's file is not registered here: its classes are" in caplog.text) is told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from detr_distill.data.predictions.store import PredictionStore, StoredPredictio
 from detr_distill.data.records import load_records
 from detr_distill.detr.preprocess import read_ground_truth
 from detr_distill.distill.students.base import StudentStep
-from detr_distill.distill.teachers.predictions import move
+from detr_distill.distill.teachers.predictions import PredictionsFile, move
 from detr_distill.errors import ConfigError, DataError
 
 import cv2
@@ -90,6 +91,120 @@ def distiller_cfg(dataset, weights, **keys):
 def step_of(cfg, count=2):
     batch = [DetrDatasetMapper(cfg)(record) for record in load_records(cfg)[:count]]
     return StudentStep(batch, ground_truth=read_ground_truth(batch, "cpu"), iteration=0)
+
+
+def test_what_was_checked_before_the_run_is_not_read_again(dataset, teacher, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "detr_distill.data.predictions.training_images.check_content", lambda pairs, key: compared.append(len(pairs))
+    )
+    cfg = distiller_cfg(dataset, teacher / "store")
+    PredictionsFile.check_files(cfg)
+    kept = build_model(cfg).teacher
+    assert compared == [COUNT]
+    again = build_model(cfg).teacher  # no check came before
+    assert compared == [COUNT, COUNT]
+    step = step_of(cfg)
+    assert torch.equal(kept(step, frozenset()).output.boxes, again(step, frozenset()).output.boxes)
+    PredictionsFile.check_files(cfg)
+    build_model(distiller_cfg(dataset, shutil.copytree(teacher / "store", teacher / "moved")))
+    assert compared == [COUNT] * 4
+
+
+MAP_LOSS = {
+    "MODEL__DISTILL__MATCHERS": [],
+    "MODEL__DISTILL__LOSSES": ["FeatureLoss"],
+    "MODEL__DISTILL__FEATURE_LOSS__IN_FEATURES": ["level0", "memory0"],
+}
+
+
+@pytest.fixture(scope="module")
+def store_of_maps(teacher):
+    words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    keys = ["TEST.DETECTIONS_PER_IMAGE", "100"]  # behind names, as a user types them
+    predict([*words, "--output", str(teacher / "maps"), "--batch", "2", "--maps", "level0", "memory0", *keys])
+    return teacher / "maps"
+
+
+def test_stored_maps_are_the_live_ones(dataset, teacher, store_of_maps):
+    cfg = distiller_cfg(dataset, store_of_maps, **MAP_LOSS)
+    stored, step = build_model(cfg), step_of(cfg)
+    live = distiller_cfg(
+        dataset,
+        teacher / "teacher.pth",
+        **MAP_LOSS,
+        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
+        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
+    )
+    expected = build_model(live)
+    expected.load_state_dict(stored.state_dict())
+    found = stored.teacher(step, frozenset()).features
+    assert found.keys() == {"level0", "memory0"} and found["level0"].std() > 0.1
+    for name, value in expected.teacher(step, frozenset()).maps.items():
+        assert torch.allclose(found[name], value, atol=1e-4), name
+    loss, other = (
+        model.train()(step.batched_inputs, iteration=0)["loss_distill_feature"] for model in (stored, expected)
+    )
+    assert torch.allclose(loss, other, rtol=1e-4)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in stored.losses.parameters())
+
+
+def test_maps_follow_a_flip(dataset, store_of_maps):
+    keys = {**MAP_LOSS, "INPUT__RANDOM_FLIP": "horizontal"}
+    plain = distiller_cfg(dataset, store_of_maps, **MAP_LOSS)
+    flipped = distiller_cfg(dataset, store_of_maps, **keys)
+    still = build_model(plain).teacher(step_of(plain), frozenset()).features["level0"]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # detectron2 draws its flips from it
+        step = step_of(flipped)
+        if all(entry["placement"][0] > entry["placement"][2] for entry in step.batched_inputs):
+            break
+    found = build_model(flipped).teacher(step, frozenset()).features["level0"]
+    assert torch.allclose(found, still.flip(-1), atol=1e-4)
+
+
+def test_maps_of_the_mirror_image_are_the_live_ones(dataset, teacher):
+    words = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    predict([*words, "--output", str(teacher / "mirrored"), "--batch", "2", "--maps", "level0", "--mirrored"])
+    keys = {**MAP_LOSS, "MODEL__DISTILL__FEATURE_LOSS__IN_FEATURES": ["level0"], "INPUT__RANDOM_FLIP": "horizontal"}
+    cfg = distiller_cfg(dataset, teacher / "mirrored", **keys)
+    live = distiller_cfg(
+        dataset,
+        teacher / "teacher.pth",
+        **keys,
+        MODEL__DISTILL__TEACHER__NAME="FrozenDetector",
+        MODEL__DISTILL__TEACHER__CONFIG_FILE=str(teacher / "teacher.yaml"),
+    )
+    np.random.seed(0)
+    step = step_of(cfg, COUNT)
+    flipped = [entry["placement"][0] > entry["placement"][2] for entry in step.batched_inputs]
+    assert True in flipped and False in flipped
+    found = build_model(cfg).teacher(step, frozenset()).features
+    assert found.keys() == {"level0"}
+    assert torch.allclose(found["level0"], build_model(live).teacher(step, frozenset()).maps["level0"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["more", "--mirrored"], "--mirrored is of maps"),
+        (["more", "--maps", "level7"], "--maps names level7; this detector has level0, memory0"),
+        (["more.json", "--maps", "level0"], "more.json holds detections alone"),
+        (["store", "--maps", "level0"], "holds other predictions, which differ in.* maps"),
+    ],
+)
+def test_maps_that_cannot_be_kept_are_refused(words, expected, teacher, capsys):
+    given = ["--config-file", str(teacher / "teacher.yaml"), "--weights", str(teacher / "teacher.pth")]
+    with pytest.raises(SystemExit):
+        predict([*given, "--output", str(teacher / words[0]), *words[1:]])
+    assert re.search(expected, capsys.readouterr().err)
+
+
+def test_a_file_without_maps_teaches_none(dataset, teacher):
+    with pytest.raises(ConfigError, match=r"FeatureLoss asks for feature maps.*tools/predict.py --maps"):
+        build_model(distiller_cfg(dataset, teacher / "store", **MAP_LOSS))
 
 
 def test_a_stored_teacher_is_the_live_one(dataset, teacher):

@@ -90,6 +90,7 @@ class Description:
         layers: L. queries: Q, of the image with the most. best_classes: k; 0: all are kept. dtype: of the numbers.
         images: of all parts. part_images: of each part but the last.
         data: names of the data sets, or folders. teacher: SHA-256 of the detector's weights.
+        maps: name -> channels of the maps that are kept; a store of an earlier version has none.
         dataset: :func:`hash_images` of the images. settings: key -> value of what decides, beside the weights, what the
             detector says of an image. Both are empty in a store of an earlier version.
     """
@@ -106,6 +107,7 @@ class Description:
     teacher: str
     dataset: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    maps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def parts(self) -> int:
@@ -114,7 +116,10 @@ class Description:
     @property
     def digest(self) -> str:
         """Stands in each part, so that none of another store is taken for one of this."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        content = dataclasses.asdict(self)
+        if not self.maps:  # as before there were any
+            del content["maps"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Description) -> list[str]:
         """In what two descriptions differ, in words; the names of the sets do not count, nor a key that one lacks."""
@@ -135,7 +140,7 @@ def read_description(folder: Path) -> Description:
     try:
         content = json.loads(path.read_text())
         described = Description(**content)
-        dict(described.settings)
+        dict(described.settings), dict(described.maps)
         return dataclasses.replace(described, class_names=tuple(described.class_names), data=tuple(described.data))
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {DESCRIPTION}. Name a folder that tools/predict.py wrote.") from error

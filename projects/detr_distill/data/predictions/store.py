@@ -6,10 +6,11 @@ Letters: N images of a part, L decoder layers, Q queries, K class scores, k of t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -20,9 +21,11 @@ from torch import Tensor
 from ...checkpoint.writing import explain_unwritable, write_atomically
 from ...errors import DataError, OutputError
 from .description import DESCRIPTION, Description, StoredImage, check_goes_on, read_description
+from .maps import MAP, SHAPE, SPAN, StoredMap, as_tensors
 
 NOTHING = -20.0  # logit of a class that was not kept: its probability is 2e-9
 _STORE = "store"  # in a part's header: the digest of the description that it was written under
+IN_MEMORY = 50_000_000  # numbers of a store that is read as a whole
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -32,12 +35,13 @@ class StoredPredictions:
 
     Attributes:
         logits: (L, B, Q, K) float32. boxes: (L, B, Q, 4) float32, shares of the image as it is in its file.
-        counts: how many queries each image has; those behind are padding.
+        counts: how many queries each image has; those behind are padding. maps: name -> the map of each image.
     """
 
     logits: Tensor
     boxes: Tensor
     counts: list[int]
+    maps: dict[str, list[StoredMap]] = field(default_factory=dict)
 
 
 class PredictionStore:
@@ -92,19 +96,52 @@ class PredictionStore:
 
     def read_rows(self, rows: Sequence[int]) -> StoredPredictions:
         """The predictions of some rows, in this order."""
-        found = [self._read_row(*self._places[row]) for row in rows]
-        logits, boxes, counts = zip(*found, strict=True)
-        return StoredPredictions(torch.stack(logits, dim=1), torch.stack(boxes, dim=1), list(counts))
+        found = self._take(rows)
+        logits = found["logits"].float()
+        if self.description.best_classes:
+            width = len(self.description.class_names)
+            logits = logits.new_full((*logits.shape[:3], width), NOTHING).scatter_(-1, found["classes"].long(), logits)
+        maps = {name: [self._read_map(name, *self._places[row]) for row in rows] for name in self.description.maps}
+        boxes = found["boxes"].float().transpose(0, 1).contiguous()
+        return StoredPredictions(logits.transpose(0, 1).contiguous(), boxes, found["counts"].tolist(), maps)
 
-    def _read_row(self, part: int, row: int) -> tuple[Tensor, Tensor, int]:
-        file, described = self._files[part], self.description
-        logits = file.get_slice("logits")[row : row + 1][0].float()
-        if described.best_classes:
-            kept = file.get_slice("classes")[row : row + 1][0].long()
-            width = len(described.class_names)
-            logits = logits.new_full((*logits.shape[:2], width), NOTHING).scatter_(-1, kept, logits)
-        count = int(file.get_slice("counts")[row : row + 1][0])
-        return logits, file.get_slice("boxes")[row : row + 1][0].float(), count
+    def _take(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Some rows of each tensor, maps apart, as they are kept."""
+        if self._in_memory is not None:
+            index = torch.tensor(rows)
+            return {name: values[index] for name, values in self._in_memory.items()}
+        places = [self._places[row] for row in rows]
+        return {
+            name: torch.cat([self._files[part].get_slice(name)[row : row + 1] for part, row in places])
+            for name in self._names
+        }
+
+    @functools.cached_property
+    def _in_memory(self) -> dict[str, Tensor] | None:
+        """All rows of each tensor, maps apart; slices of a step's rows take 3 ms. None where they are too large."""
+        described = self.description
+        width = described.best_classes or len(described.class_names)
+        if described.images * described.layers * described.queries * (width + 4) > IN_MEMORY:
+            return None
+        return {name: torch.cat([file.get_tensor(name) for file in self._files]) for name in self._names}
+
+    @property
+    def _names(self) -> list[str]:
+        return ["logits", "boxes", "counts", *(["classes"] if self.description.best_classes else [])]
+
+    def _read_map(self, name: str, part: int, row: int) -> StoredMap:
+        shapes, starts, spans = self._index_of(name, part)
+        cells = self._files[part].get_slice(f"{MAP}{name}")[starts[row] : starts[row + 1]]
+        return StoredMap(cells.T.unflatten(1, shapes[row]), spans[row])
+
+    @functools.cache  # noqa: B019 - a store lives as long as its run
+    def _index_of(self, name: str, part: int) -> tuple[list[list[int]], list[int], list[tuple[float, float]]]:
+        """Of each image of a part: the map's rows and columns, its first cell, and its span."""
+        file = self._files[part]
+        shapes = file.get_tensor(f"{MAP}{name}{SHAPE}")
+        starts = [0, *shapes.prod(1).cumsum(0).tolist()]
+        spans = [(rows, columns) for rows, columns in file.get_tensor(f"{MAP}{name}{SPAN}").tolist()]
+        return shapes.tolist(), starts, spans
 
 
 def part_file(folder: Path, number: int) -> Path:
@@ -143,12 +180,18 @@ def missing_parts(folder: Path, described: Description) -> Iterator[int]:
 
 
 def write_part(
-    folder: Path, number: int, described: Description, images: Sequence[StoredImage], values: Mapping[str, Tensor]
+    folder: Path,
+    number: int,
+    described: Description,
+    images: Sequence[StoredImage],
+    values: Mapping[str, Tensor],
+    maps: Mapping[str, Sequence[StoredMap]] | None = None,
 ) -> None:
     """Writes one part, whole or not at all.
 
     Args:
         images: N. values: ``logits`` (N, L, Q, K), ``boxes`` (N, L, Q, 4) shares of the image, ``counts`` (N,) long.
+        maps: name -> N maps.
     """
     dtype = DTYPES[described.dtype]
     tensors = {"counts": values["counts"], "boxes": values["boxes"].to(dtype)}
@@ -157,6 +200,8 @@ def write_part(
         tensors |= {"logits": logits.to(dtype), "classes": classes.to(torch.int16)}
     else:
         tensors["logits"] = values["logits"].to(dtype)
+    for name, found in (maps or {}).items():
+        tensors |= as_tensors(name, found, dtype)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     content = safetensors.torch.save(tensors, {"images": json.dumps(images), _STORE: described.digest})
     write_atomically(part_file(folder, number), lambda file: file.write(content))

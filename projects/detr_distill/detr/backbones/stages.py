@@ -101,6 +101,7 @@ class StagedBackbone(Plugin, Backbone):
 
 def _stage_index(out_features: tuple[str, ...], count: int, node: str) -> list[int]:
     known = [f"stage{index + 1}" for index in range(count)]
+    out_features = tuple(known[-1] if name == "last" else name for name in out_features)
     if not out_features or not set(out_features) <= set(known):
         raise ConfigError(f"{node}.OUT_FEATURES is {list(out_features)}. Name one or more of {', '.join(known)}.")
     return sorted(known.index(name) for name in set(out_features))

@@ -49,7 +49,8 @@ class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
     """A timm network; ``stage1`` is its first feature of stride 4 or more.
 
     Args:
-        in_channels: of images. freeze_at: see :meth:`StagedBackbone.use`.
+        in_channels: of images. freeze_at: see :meth:`StagedBackbone.use`. last_norm: the network's own normalisation
+            of its last features, which a classifier's head reads and detectors leave out.
 
     Attributes:
         name: timm's, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
@@ -70,7 +71,9 @@ class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
         "tag of its weights. `MODEL.BACKBONE.FREEZE_AT` freezes its parts: 1 the stem, 2 the first stage too, and so "
         "on",
     )
-    out_features: tuple[str, ...] = key(("stage4",), "the stages to return; `stage1` has stride 4, `stage4` stride 32")
+    out_features: tuple[str, ...] = key(
+        ("stage4",), "the stages to return; `stage1` has stride 4, `stage4` stride 32 (`last`: the last)"
+    )
     output_stride: int = key(
         32,
         "16 (DC5) or 8: the last stages are dilated instead of halved, where the network has that form",
@@ -95,8 +98,9 @@ class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
     )
 
     @configurable
-    def __init__(self, *, in_channels: int = 3, freeze_at: int = 0, **settings: Any):
+    def __init__(self, *, in_channels: int = 3, freeze_at: int = 0, last_norm: bool = False, **settings: Any):
         super().__init__(**settings)
+        self.last_norm = last_norm
         network = _create(self.name, in_channels, self.output_stride, self.drop_path)
         if self.pretrained:
             load_complete(network, _read_weights(network, self.pretrained), self.pretrained, KEY)
@@ -104,7 +108,7 @@ class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
         stages = [Stage(entry["module"], entry["num_chs"], entry["reduction"]) for _, entry in entries]
         self.use(network, stages, freeze_at)
         self._numbers = [entries[index][0] for index in self.stage_index]  # as timm counts, stem included
-        network.prune_intermediate_layers(self._numbers, prune_norm=True, prune_head=True)
+        network.prune_intermediate_layers(self._numbers, prune_norm=not last_norm, prune_head=True)
         if self.checkpointing:
             network.set_grad_checkpointing()
         norm = importlib.import_module("timm.layers").LayerNorm2d if self.output_norm else None
@@ -123,7 +127,12 @@ class TimmBackbone(StagedBackbone, node="MODEL.TIMM"):
         network = self.network
         assert isinstance(network, MapNetwork)
         maps = network.forward_intermediates(
-            images, indices=self._numbers, norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
+            images,
+            indices=self._numbers,
+            norm=self.last_norm,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
         return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 

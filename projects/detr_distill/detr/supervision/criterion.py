@@ -23,7 +23,7 @@ from ..keys import CLASSIFICATION, FOCAL_ALPHA, FOCAL_GAMMA, L1_BOXES, NUM_CLASS
 from .assignment import Cost
 from .matcher import HungarianMatcher
 from .matchings import Matching, Matchings
-from .terms import box_losses, matched_iou, quality_loss, sum_parts
+from .terms import box_losses, matched_iou, quality_loss, soft_focal_loss, sum_parts
 
 
 @dataclass
@@ -146,6 +146,8 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
             logits, boxes, pairs = logits[-1:], boxes[-1:], [part.slice_layers(slice(-1, None)) for part in pairs]
         sizes = [entry.output.logits.shape[2] for entry in bundle]
         joined = join_pairs(pairs, sizes)
+        if targets.weights is not None:
+            joined = dataclasses.replace(joined, weight=joined.weight * targets.weights.unsqueeze(-1))
         with torch.autocast(logits.device.type, enabled=False):
             of_class = self._class_losses(
                 logits.float(), boxes.float(), targets, joined, sizes, bundle[0].group.padding
@@ -181,12 +183,15 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         padding: Tensor | None,
     ) -> list[Tensor]:
         """(L,) for each group; ``sizes`` are their queries, one after the other."""
-        labels = self._target_labels(logits, targets, pairs)
+        labels = self._of_objects(targets.labels, logits, pairs, self.num_classes)
+        scores = None if targets.scores is None else self._of_objects(targets.scores, logits, pairs, 1.0)
         exists: Tensor | float = 1.0 if padding is None else (~padding).float()
         if targets.image_weight is not None:  # nobody has said that there is nothing in an image without labels
             exists = exists * targets.image_weight.unsqueeze(-1)
         if self.classification == "softmax":
             losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view_as(labels)
+            if scores is not None:  # the rest of the probability is that of no object
+                losses = scores * losses - (1 - scores) * logits.log_softmax(-1)[..., -1]
             weights = self.class_weights[labels] * exists
             divisors = [total.clamp(min=torch.finfo(losses.dtype).tiny) for total in sum_parts(weights, sizes)]
             totals = sum_parts(losses * weights, sizes)
@@ -195,16 +200,19 @@ class SetCriterion(Plugin, node="MODEL.DETR.LOSS"):
         one_hot = (labels.unsqueeze(-1) == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
         if self.classification in QUALITY_LOSSES:
             iou = matched_iou(boxes, targets, pairs)
+            iou = iou if scores is None else iou * scores
             losses = quality_loss(logits, one_hot, iou, self.classification, self.quality_alpha, self.quality_gamma)
-        else:
+        elif scores is None:
             losses = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma).sum(-1)
+        else:
+            losses = soft_focal_loss(logits, one_hot * scores.unsqueeze(-1), self.focal_alpha, self.focal_gamma)
         losses = losses if padding is None and targets.image_weight is None else losses * exists
         return [total / targets.num_objects for total in sum_parts(losses, sizes)]
 
-    def _target_labels(self, logits: Tensor, targets: GroundTruth, pairs: Pairs) -> Tensor:
-        """(L, B, Q): the class of each query's object, K for none."""
-        labels = targets.labels.unsqueeze(0).expand(len(logits), -1, -1).gather(2, pairs.target)
-        return pairs.to_queries(labels, logits.shape[2], self.num_classes)
+    def _of_objects(self, values: Tensor, logits: Tensor, pairs: Pairs, fill: float) -> Tensor:
+        """(L, B, Q): what is known of each query's object, (B, G) in ``values``; ``fill`` for a query without one."""
+        values = values.unsqueeze(0).expand(len(logits), -1, -1).gather(2, pairs.target)
+        return pairs.to_queries(values, logits.shape[2], fill)
 
 
 def _bundles(entries: list[Supervised]) -> list[list[Supervised]]:

@@ -43,6 +43,22 @@ def quality_loss(logits: Tensor, one_hot: Tensor, iou: Tensor, kind: str, alpha:
     return F.binary_cross_entropy_with_logits(logits, goal, weight=weight, reduction="none").sum(-1)
 
 
+def soft_focal_loss(logits: Tensor, goal: Tensor, alpha: float, gamma: float) -> Tensor:
+    """The focal loss with goals between 0 and 1, summed over classes; equal to it where they are 0 or 1.
+
+    ``|score - goal| ** gamma`` scales the cross-entropy: the quality focal loss (2006.04388) [P]; its weight goes from
+    ``1 - alpha`` at goal 0 to ``alpha`` at goal 1 in a line [R], which that paper leaves out.
+
+    Args:
+        logits: (L, B, Q, K). goal: (L, B, Q, K).
+
+    Returns:
+        (L, B, Q).
+    """
+    weight = (alpha * goal + (1 - alpha) * (1 - goal)) * (logits.sigmoid() - goal).abs().pow(gamma)
+    return (weight * F.binary_cross_entropy_with_logits(logits, goal, reduction="none")).sum(-1)
+
+
 def box_losses(
     pred_boxes: Tensor, targets: GroundTruth, pairs: Pairs, counts: list[int], form: str
 ) -> tuple[list[Tensor], ...]:

@@ -6,7 +6,7 @@ Letters: B images, C channels of the teacher.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -30,6 +30,7 @@ class MapLoss(DistillLoss):
     """
 
     needs = frozenset({MAPS})
+    remedies: ClassVar[dict[str, str]] = {MAPS: "let a file of predictions keep them: tools/predict.py --maps"}
 
     in_features: tuple[str, ...] = key((), "maps that are compared; empty: all of the teacher's")
     teacher_features: tuple[str, ...] = key((), "the teacher's maps for `IN_FEATURES`, in order; empty: the same names")

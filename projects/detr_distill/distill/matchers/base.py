@@ -9,11 +9,10 @@ Letters: B images, Ls and Lt decoder layers, C and P widths of student queries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-import torch
 from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import nn
 
 from ...config.keys import key
 from ...config.ranges import Words
@@ -22,7 +21,6 @@ from ...errors import ConfigError
 from ...plugin import Plugin
 from ...registry import MATCHER_REGISTRY
 from ...structures import PREDICTIONS, DecoderOutput, Pairs, QueryGroup
-from ...structures.transfer import copy_to
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from ..match import Match
@@ -100,20 +98,6 @@ class QueryMatcher(Plugin):
         return None
 
 
-class Detections(NamedTuple):
-    """A teacher's best detections, N of each image.
-
-    Attributes:
-        query: (B, N), indices of the teacher's queries. score: (B, N), best class probability.
-        labels: (B, N), of the shared classes. boxes: (B, N, 4) float32.
-    """
-
-    query: Tensor
-    score: Tensor
-    labels: Tensor
-    boxes: Tensor
-
-
 class PredictionMatcher(QueryMatcher):
     """Pairs what both sides predict.
 
@@ -138,18 +122,6 @@ class PredictionMatcher(QueryMatcher):
         cls.check_side(student, "student", cls.requires)
         cls.check_side(teacher, "teacher", cls.requires)
         return {**super().from_config(cfg, student, teacher), "classes": teacher.classes}
-
-    def best_detections(self, knowledge: Knowledge, number: int) -> Detections:
-        """The teacher's best detections of each image by its last layer, the best first; padding scores -1."""
-        output = knowledge.output
-        assert output is not None
-        score, labels = self.classes.select_teacher(output.probabilities()[-1]).max(-1)
-        if knowledge.counts is not None:  # what follows them is padding
-            counts = copy_to(torch.tensor(knowledge.counts), score.device)
-            score = score.masked_fill(torch.arange(score.shape[1], device=score.device) >= counts[:, None], -1.0)
-        score, index = score.topk(min(number, score.shape[1]), dim=1)
-        boxes = output.boxes[-1].float().gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-        return Detections(index, score, labels.gather(1, index), boxes)
 
 
 def query_maps(teacher: Side, student: Side, matcher: str) -> dict[str, nn.Module]:

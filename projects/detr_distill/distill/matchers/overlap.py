@@ -17,6 +17,7 @@ from ...detr.boxes import pairwise_iou
 from ...errors import ConfigError
 from ...registry import MATCHER_REGISTRY
 from ...structures import Pairs
+from ..best_detections import best_detections
 from ..knowledge import Knowledge
 from ..match import Match
 from ..side import ONE_TO_ONE
@@ -58,7 +59,7 @@ class OverlapMatcher(PredictionMatcher):
         own, output = student.outputs["own"], knowledge.output
         assert output is not None
         with torch.autocast(own.logits.device.type, enabled=False):
-            best = self.best_detections(knowledge, self.teacher_queries)
+            best = best_detections(knowledge, self.classes, self.teacher_queries)
             iou = pairwise_iou(best.boxes, own.boxes[-1].float()) * (best.score > self.score_threshold).unsqueeze(-1)
         positions, weight = self._closest(iou)
         index = best.query.unsqueeze(-1).expand_as(positions)

@@ -19,6 +19,7 @@ from ...errors import ConfigError
 from ...iteration import needed_iteration, resolve_iteration
 from ...registry import MATCHER_REGISTRY
 from ...structures import GroundTruth, Pairs
+from ..best_detections import best_detections
 from ..knowledge import Knowledge
 from ..match import LabelMatch
 from ..students.base import Student, StudentOutput
@@ -85,7 +86,8 @@ class PseudoLabelMatcher(PredictionMatcher):
         """(B, N * C) objects; the valid ones are those of sufficient score in images without labels."""
         assert student.step is not None and student.step.ground_truth is not None
         copies = self._copies(student.step.iteration)
-        best = self.best_detections(knowledge, min(self.detections, student.outputs["own"].logits.shape[2] // copies))
+        number = min(self.detections, student.outputs["own"].logits.shape[2] // copies)
+        best = best_detections(knowledge, self.classes, number)
         labelled = student.step.ground_truth.num_labelled
         valid = best.score >= self.score_threshold
         valid[:labelled] = False

@@ -148,6 +148,10 @@ class Student(Side, ABC):
         """The step with its objects' corners in the pixels of :attr:`StudentStep.image_size`, where losses look."""
         return step
 
+    def label(self, step: StudentStep, truth: GroundTruth) -> StudentStep:
+        """The step with objects for all of its images, those included that nobody has labelled."""
+        return dataclasses.replace(step, ground_truth=truth)
+
     def shown_by_maps(self, step: StudentStep) -> StudentStep:
         """The step with its images as the maps show them, for a teacher whose maps are to lie on them."""
         return step

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from ...convolutional.detections import as_output, detect_dense, detect_regions
 from ...convolutional.predictions import dense_output, listening, region_output
+from ...detr.boxes import to_corners
 from ...detr.supervision.matchings import Matchings
 from ...errors import ConfigError
-from ...structures import PREDICTIONS
+from ...structures import PREDICTIONS, GroundTruth
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
@@ -70,6 +72,17 @@ class ConvolutionalStudent(Student):
         height, width = images.tensor.shape[-2:]
         maps = {name: features[name] for name in self.head_features}
         return StudentStep(batched_inputs, maps, (height, width), (images, instances))
+
+    def label(self, step: StudentStep, truth: GroundTruth) -> StudentStep:
+        """See the base class; the objects also become detectron2's instances, in pixels of the step's images."""
+        images, instances = step.context
+        found = []
+        for image in range(len(instances), len(images)):
+            height, width = images.image_sizes[image]
+            own = slice(truth.counts[image])
+            corners = to_corners(truth.boxes[image, own].float()) * truth.boxes.new_tensor([width, height] * 2)
+            found.append(Instances((height, width), gt_boxes=Boxes(corners), gt_classes=truth.labels[image, own]))
+        return dataclasses.replace(super().label(step, truth), context=(images, [*instances, *found]))
 
     def select(self, context: Context, images: slice) -> Context:
         batch, instances = context

@@ -141,8 +141,7 @@ class TransformersRunner(ReadThrough, TwoHalvesStudent):
         size = self.detector.size
         if size is None:
             return step
-        images = [copy_to(entry["image"], self.detector.device) for entry in step.batched_inputs]
-        seen = [{**entry, "image": stretch(x, size)} for entry, x in zip(step.batched_inputs, images, strict=True)]
+        seen = [_stretched(entry, size, self.detector.device) for entry in step.batched_inputs]
         return dataclasses.replace(step, batched_inputs=seen)
 
     def finish(
@@ -173,3 +172,13 @@ class TransformersRunner(ReadThrough, TwoHalvesStudent):
         half = detector.start(step.batched_inputs)
         truth = dataclasses.replace(truth, labels=classes.teacher_labels(truth.labels))
         return self.reader.know(half, detector.criterion.matcher, truth)
+
+
+def _stretched(entry: dict, size: tuple[int, int], device: torch.device) -> dict:
+    """An entry of a batch with its image in another size (height, width), and where the image's file lies in it."""
+    image = copy_to(entry["image"], device)
+    seen = {**entry, "image": stretch(image, size)}
+    if "placement" in entry:
+        factors = size[1] / image.shape[2], size[0] / image.shape[1]
+        seen["placement"] = tuple(place * factors[n % 2] for n, place in enumerate(entry["placement"]))
+    return seen

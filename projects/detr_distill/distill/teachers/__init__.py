@@ -1,6 +1,7 @@
 """``MODEL.DISTILL.TEACHER.NAME``: what turns a step into knowledge."""
 
 from .ema import EmaTeacher
+from .foundation import FoundationModel
 from .frozen import FrozenDetector
 from .label_encoder import LabelEncoder, LabelMapEncoder
 from .none import NoTeacher
@@ -9,6 +10,7 @@ from .transformers import TransformersDetector
 
 __all__ = [
     "EmaTeacher",
+    "FoundationModel",
     "FrozenDetector",
     "LabelEncoder",
     "LabelMapEncoder",

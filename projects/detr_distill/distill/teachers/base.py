@@ -80,7 +80,11 @@ class Teacher(Side, Plugin):
 
 
 def compares_classes(cfg: CfgNode) -> bool:
-    """Whether a loss of a configuration compares queries or reads their assignment, and so needs classes paired."""
+    """Whether what a configuration learns from the teacher needs its classes paired with the student's.
+
+    A loss that compares queries or reads their assignment does, and the teacher's detections as labels do.
+    """
     names = [LOSS_REGISTRY.current_name(name, warn=False) for name in cfg.MODEL.DISTILL.LOSSES]
     found = [LOSS_REGISTRY.get(name) for name in names if name in LOSS_REGISTRY]
-    return any(loss.needs_pairs or loss.needs_assignment for loss in found)
+    labels = cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES != "none"
+    return labels or any(loss.needs_pairs or loss.needs_assignment for loss in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import yaml
@@ -12,9 +13,11 @@ from ...checkpoint.class_names import normal_names, stored_class_names
 from ...config.build import flatten
 from ...config.files import complete_path, find_file
 from ...data import read_configuration, training_class_names
-from ...errors import ConfigError, DetrDistillError
+from ...errors import ConfigError, DetrDistillError, first
 from ..classes import NAMES_KEY
 from ..students.base import Student, known_students, student_of
+
+logger = logging.getLogger(__name__)
 
 
 def load_teacher_config(cfg: CfgNode, weights: str = "") -> CfgNode:
@@ -53,9 +56,15 @@ def teacher_class_names(cfg: CfgNode, teacher_cfg: CfgNode) -> tuple[tuple[str, 
     if node.CLASS_NAMES:
         return tuple(node.CLASS_NAMES), NAMES_KEY
     stored = stored_class_names(complete_path(node.WEIGHTS))
-    if stored is not None:
-        return stored, f"MODEL.DISTILL.TEACHER.WEIGHTS {node.WEIGHTS}"
-    return training_class_names(teacher_cfg), f"DATASETS.TRAIN {list(teacher_cfg.DATASETS.TRAIN)} of its file"
+    trained_on, source = training_class_names(teacher_cfg), f"DATASETS.TRAIN {list(teacher_cfg.DATASETS.TRAIN)}"
+    if stored is None:
+        return trained_on, f"{source} of its file"
+    if trained_on is None:
+        logger.warning(
+            "%s of the teacher's file is not registered here: its classes are those that its weights name, %s.",
+            *(source, first(stored)),
+        )
+    return stored, f"MODEL.DISTILL.TEACHER.WEIGHTS {node.WEIGHTS}"
 
 
 def teacher_settings(cfg: CfgNode) -> dict[str, object]:

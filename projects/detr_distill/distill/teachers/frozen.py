@@ -115,7 +115,7 @@ class FrozenDetector(ReadThrough, HiddenDetector):
         reader = check_teacher(detector, node.CONFIG_FILE)
         load_strict(detector, find_weights(cfg))
         classes = None
-        if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS:
+        if ONE_TO_ONE in reader.gives or cfg.MODEL.DISTILL.MATCHERS or compares_classes(cfg):
             teacher_names, source = teacher_class_names(cfg, teacher_cfg)
             num_student = cfg.MODEL.DETR.NUM_CLASSES if student is None else student.num_classes
             # Maps are learned whatever classes they lead to.

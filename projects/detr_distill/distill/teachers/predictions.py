@@ -6,8 +6,9 @@ Letters: L layers, B images, Q queries, K class scores.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from detectron2.config import CfgNode, configurable
 
 from ...config.files import complete_path
 from ...data import training_class_names
+from ...data.predictions.maps import MIRRORED, place_all
 from ...data.predictions.results_file import ResultsFile
 from ...data.predictions.store import PredictionStore, StoredPredictions
 from ...data.predictions.training_images import TrainingImages, training_images
@@ -27,7 +29,7 @@ from ...structures import PREDICTIONS, DecoderOutput
 from ...structures.transfer import copy_to
 from ..classes import NAMES_KEY, ClassMap, match_classes
 from ..knowledge import Knowledge
-from ..side import ASSIGNMENT
+from ..side import ASSIGNMENT, MAPS
 from ..students.base import Student, StudentStep
 from .base import CLASS_NAMES, WEIGHTS, Teacher
 
@@ -40,14 +42,15 @@ KEY = "MODEL.DISTILL.TEACHER.WEIGHTS"
 class PredictionsFile(Teacher):
     """Logits and boxes from a file named by ``TEACHER.WEIGHTS``: any detector teaches, at no cost in the step.
 
-    The file is a folder of ``tools/predict.py`` (every layer and query), or a COCO results JSON (detections with
-    scores). Boxes follow the augmentation of each image as the ground truth's do: they are moved, and cut to a crop.
-    Attention, queries and maps are not in a file; the assignment to objects is found here. The form is ours [R].
+    The file is a folder of ``tools/predict.py`` (every layer and query, and with ``--maps`` feature maps), or a COCO
+    results JSON (detections with scores). Boxes follow the augmentation of each image as the ground truth's do: they
+    are moved, and cut to a crop; so do maps. Attention and queries are not in a file; the assignment to objects is
+    found here. The form is ours [R].
 
     Args:
         find: the predictions of entries of a batch, of which it reads ``image_id`` and ``file_name``.
         classes: how their classes relate to the student's. activation: of their logits.
-        matcher: gives the cost of the predictions with the objects.
+        matcher: gives the cost of the predictions with the objects. maps: channels of the maps in the file, by name.
     """
 
     weights: str = WEIGHTS
@@ -62,19 +65,21 @@ class PredictionsFile(Teacher):
         activation: str,
         layers: int,
         matcher: HungarianMatcher,
+        maps: Mapping[str, int] | None = None,
         **settings: Any,
     ):
         super().__init__(**settings)
+        self.given_channels = {name: width for name, width in (maps or {}).items() if not name.endswith(MIRRORED)}
         self.find, self.classes, self.activation = find, classes, activation
         self._layers, self.matcher = layers, matcher
 
     @classmethod
     def check_files(cls, cfg: CfgNode) -> None:
-        _read(cfg)
+        _checked[_source(cfg)] = _read(cfg)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
-        predictions = _read(cfg)
+        predictions = _checked.pop(_source(cfg), None) or _read(cfg)
         given = list(cfg.MODEL.DISTILL.TEACHER.CLASS_NAMES)
         names, count = given or list(predictions.class_names), len(predictions.class_names)
         source = NAMES_KEY if given else cfg.MODEL.DISTILL.TEACHER.WEIGHTS
@@ -86,11 +91,12 @@ class PredictionsFile(Teacher):
             "activation": predictions.activation,
             "layers": predictions.layers,
             "matcher": HungarianMatcher(cfg),
+            "maps": predictions.maps,
         }
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({PREDICTIONS, ASSIGNMENT})
+        return frozenset({PREDICTIONS, ASSIGNMENT, *([MAPS] if self.given_channels else [])})
 
     @property
     def num_layers(self) -> int:
@@ -113,7 +119,8 @@ class PredictionsFile(Teacher):
             )
         found = self.find(step.batched_inputs)
         sizes = [tuple(entry["image"].shape[-2:]) for entry in step.batched_inputs]
-        found = move(found, [entry["placement"] for entry in step.batched_inputs], sizes)
+        placements = [entry["placement"] for entry in step.batched_inputs]
+        maps, found = found.maps, move(found, placements, sizes)
         truth = step.ground_truth
         assert truth is not None and self.classes is not None
         device = truth.labels.device
@@ -121,10 +128,12 @@ class PredictionsFile(Teacher):
         output = DecoderOutput(logits, boxes, logits.new_zeros(*logits.shape[:3], 0), self.activation)
         truth = dataclasses.replace(truth, labels=self.classes.teacher_labels(truth.labels))
         full = all(count == logits.shape[2] for count in found.counts)
+        height, width = (max(pixels) for pixels in zip(step.image_size, *sizes, strict=True))
         return Knowledge(
+            features=place_all(maps, placements, (height, width), device),
             output=output,
             ground_truth=truth,
-            label_cost=self.matcher(output, truth),
+            label_cost=functools.cache(lambda: self.matcher(output, truth)),
             counts=None if full else found.counts,
         )
 
@@ -166,6 +175,16 @@ class _Predictions(NamedTuple):
     class_names: tuple[str, ...]
     activation: str
     layers: int
+    maps: Mapping[str, int]
+
+
+# What the check before a run has read, until the run builds its teacher: comparing the images takes up to 20 seconds.
+_checked: dict[str, _Predictions] = {}
+
+
+def _source(cfg: CfgNode) -> str:
+    """What the file of a configuration is read with."""
+    return f"{cfg.MODEL.DISTILL.TEACHER.WEIGHTS} {cfg.INPUT.MAPPER} {cfg.DATASETS} {cfg.DATALOADER}"
 
 
 def _read(cfg: CfgNode) -> _Predictions:
@@ -202,7 +221,7 @@ def _read(cfg: CfgNode) -> _Predictions:
         return store.read_rows([rows[key] for key in keys])
 
     described = store.description
-    return _Predictions(find, described.class_names, described.activation, described.layers)
+    return _Predictions(find, described.class_names, described.activation, described.layers, described.maps)
 
 
 def _read_results(cfg: CfgNode, images: TrainingImages, path: Path) -> _Predictions:
@@ -222,4 +241,4 @@ def _read_results(cfg: CfgNode, images: TrainingImages, path: Path) -> _Predicti
         return file.read([entry["image_id"] for entry in entries])
 
     # Its categories are the training set's.
-    return _Predictions(find, training_class_names(cfg) or (), file.activation, file.layers)
+    return _Predictions(find, training_class_names(cfg) or (), file.activation, file.layers, {})
