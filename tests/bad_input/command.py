@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from unittest import mock
 
 from detr_distill.commands import distil, predict, train
 from detr_distill.commands.drawing import from_onnx
 from detr_distill.commands.drawing.media import draw_media, find_media
 from detr_distill.commands.recipe.compose import compose
 from detr_distill.commands.recipe.detectors import find_detector
-from detr_distill.commands.recipe.running import count_gpus
+from detr_distill.commands.recipe.running import check_one_process, count_gpus
 from detr_distill.commands.recipe.students import find_student
 from detr_distill.commands.report import report
 from detr_distill.data.formats import find_set
@@ -105,6 +107,20 @@ def one_name(folder: Path) -> None:
     list(find_media([str(folder / "a"), str(folder / "b")]))
 
 
+def with_torchrun(_: Path) -> None:
+    names = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "TORCHELASTIC_RESTART_COUNT",
+        "TORCHELASTIC_RUN_ID",
+    )
+    started = dict.fromkeys(names, "1")
+    with mock.patch.dict(os.environ, started):
+        check_one_process()
+
+
 def not_evaluated(folder: Path) -> None:
     (folder / "config.yaml").write_text("MODEL: {META_ARCHITECTURE: FCOS}")
     report([folder])
@@ -116,6 +132,9 @@ ROWS = [
     Row("only_images", data(lambda tmp: picture(tmp / "a.jpg")), "it holds a.jpg, and no annotations"),
     Row("two_formats", data(two_formats), "annotations of COCO and of YOLO: .*train.json.*data.yaml"),
     Row("two_sets", data(two_sets), "holds several sets: .*first.json.*second.json"),
+    Row(
+        "voc_without_the_part", data(lambda tmp: voc(tmp, test="a")), "lists of its parts, test.txt, and none called tr"
+    ),
     Row("yolo_without_names", data(yolo), "YOLO's labels, and no .yaml file there or above names their classes"),
     Row("images_elsewhere", data(lambda tmp: coco(tmp, "train.json", "some/where")), "a.png, is in none.*train-images"),
     Row("teacher_nowhere", teacher("none.pth"), "--teacher .*none.pth: there is no such file"),
@@ -148,6 +167,7 @@ ROWS = [
         "--train with --co",
     ),
     Row("no_output", lambda tmp: compose(distil_parser().parse_args([]), "", "--student", ""), "--output is missing"),
+    Row("output_twice", composed("OUTPUT_DIR", "a"), "OUTPUT_DIR is what --output names"),
     Row("same_set_twice", composed("--val", "{}/set"), "are the same set"),
     Row("nothing_to_hold_out", composed("--hold-out", "0.1"), "has 2 images, of which --hold-out 0.1 would keep 0"),
     Row("held_out_of_a_broken_file", held_out_of_a_broken_file, "train.json.*image_id"),
@@ -164,5 +184,6 @@ ROWS = [
     Row("two_of_one_name", one_name, "would both be written as x.png. Draw them apart"),
     Row("no_run", lambda tmp: report([tmp]), "there is no config.yaml of a run"),
     Row("not_evaluated", not_evaluated, "no results.json that can be read .*was not evaluated yet"),
+    Row("several_processes", with_torchrun, "torchrun starts train_net.py: write the configuration with --dry-run"),
     Row("no_gpu", lambda _: count_gpus(100), "--num-gpus 100: torch sees .*detr-distill doctor"),
 ]

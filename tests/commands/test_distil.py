@@ -7,6 +7,7 @@ import shlex
 from detr_distill.commands import distil, evaluate, train
 from detr_distill.commands.recipe.compose import FILE, compose
 from detr_distill.commands.recipe.methods import METHODS, choose_method, given_by
+from detr_distill.commands.recipe.schedule import checkpoint_period, epochs_keys
 from detr_distill.commands.recipe.students import find_student, student_names
 from detr_distill.config.build import build_config
 from detr_distill.engine import launch
@@ -114,6 +115,16 @@ def test_parts_of_voc_have_all_classes_of_both(tmp_path):
     assert list(cfg.DATASETS.CLASS_NAMES) == ["a", "b"] and cfg.MODEL.DETR.NUM_CLASSES == 0
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.TEST.EVAL_PERIOD) == (20, (16,), 2)
     assert cfg.MODEL.META_ARCHITECTURE == "DetrDetector"
+    arguments = distil_parser().parse_args([*argv[:-2], "SOLVER.MAX_ITER", "1"])
+    assert "STEPS: []" in compose(arguments, "conditional_r18", "--student", "").yaml
+
+
+def test_the_length_of_a_run_moves_its_drop_and_its_warm_up():
+    base = build_config("configs/lgd/fcos_r50_plain.yaml", [])
+    given = epochs_keys(base, None, {"SOLVER.EPOCHS": 20.0})
+    assert given == epochs_keys(base, 20, {})
+    assert (given["SOLVER.EPOCH_STEPS"], given["SOLVER.WARMUP_EPOCHS"], given["TEST.EVAL_EPOCHS"]) == ([16.0], 1.0, 2.0)
+    assert [checkpoint_period(length, 50) for length in (3, 200, 10_000)] == [1, 20, 50]
 
 
 @pytest.mark.parametrize(

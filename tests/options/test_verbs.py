@@ -5,10 +5,12 @@ import ast
 import subprocess
 import sys
 
-from detr_distill.options import VERBS, main
+from detr_distill.checkpoint.importing import SOURCES
+from detr_distill.options import VERBS, main, tools
 from detr_distill.options.recipes import distil_parser
 from detr_distill.options.training import training_parser
 from detr_distill.options.words import flags_first
+from detr_distill.visualization.gallery import SCORE, SURE
 
 import pytest
 from detectron2.engine import default_argument_parser
@@ -65,3 +67,7 @@ def test_flags_may_stand_anywhere():
     assert arguments.opts == ["SEED", "1", "MODEL.DEVICE", "cpu"]
     assert (arguments.teacher, arguments.dry_run, arguments.epochs) == ("a", True, 3.0)
     assert isinstance(distil_parser(), argparse.ArgumentParser)
+
+
+def test_what_options_repeat_is_what_the_modules_have():
+    assert tools.SOURCES == SOURCES and (tools.SCORE, tools.SURE) == (SCORE, SURE)

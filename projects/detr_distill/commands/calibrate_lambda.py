@@ -1,7 +1,5 @@
 """Finds the weight of the distillation loss that gives it a wanted share of the total loss.
 
-    python tools/calibrate_lambda.py --config-file configs/sssd/faster_rcnn_r50.yaml --target-share 0.45
-
 Each trial trains the run's first iterations from the same start, in one process and without leaving anything behind.
 The last line is the key to put into the configuration.
 """
@@ -19,37 +17,22 @@ from ..config.ranges import COUNT, Range
 from ..data import read_configuration
 from ..engine.calibration import KEY, calibrate, measure_share
 from ..engine.device import choose_device
-from ..engine.launch import flags_first
 from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
 from ..errors import ConfigError
+from ..options.tools import calibrate_parser
+from ..options.words import flags_first
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command; a user's error ends it with status 1."""
-    parser = argument_parser()
+    parser = calibrate_parser()
     arguments = parser.parse_args(flags_first(parser, sys.argv[1:] if argv is None else argv))
     with report_user_errors():
         weight = run(arguments, Console(stderr=True))
         node, name = KEY.removeprefix("MODEL.DISTILL.").split(".")
         # The key is a float, which a whole number in a file would not be.
         print(f"MODEL: {{DISTILL: {{{node}: {{{name}: {float(f'{weight:.4g}')}}}}}}}")
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help="a distilling configuration with FeatureLoss")
-    parser.add_argument("--target-share", type=float, default=0.45, help="distillation losses / total loss")
-    parser.add_argument("--iterations", type=int, default=1000, help="of each trial")
-    parser.add_argument("--low", type=float, default=1.0, help="least weight")
-    parser.add_argument("--high", type=float, default=100.0, help="largest weight")
-    parser.add_argument("--tolerance", type=float, default=0.005, help="a share this near ends the search")
-    parser.add_argument("--probes", type=int, default=8, help="trials at most")
-    parser.add_argument("--num-gpus", type=int, choices=(0, 1), default=1, help="0: on the CPU")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the configuration")
-    parser.set_defaults(num_machines=1)
-    return parser
 
 
 def run(arguments: argparse.Namespace, console: Console) -> float:

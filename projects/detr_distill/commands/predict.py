@@ -22,14 +22,13 @@ from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
 from ..errors import CheckpointError, ConfigError
 from ..options.simple import predict_parser
+from ..options.tools import SCORE
 from ..options.words import keys_apart
 from .drawing import draw_media, from_onnx, from_predictor
 from .predictions import Form, load_sets, write_predictions
 from .predictor import load_predictor
 from .recipe.detectors import find_detector
-
-DRAWN = 0.4  # lowest score of a detection that is drawn
-OF_TRANSFORMERS = "configs/transformers/Base-transformers.yaml"
+from .recipe.students import OF_A_FOLDER
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,7 +58,7 @@ def run(arguments: argparse.Namespace) -> str:
     cfg.freeze()
     if arguments.draw:
         predictor = load_predictor(cfg, weights)
-        detect = from_predictor(cfg, predictor, DRAWN if arguments.score is None else arguments.score)
+        detect = from_predictor(cfg, predictor, SCORE if arguments.score is None else arguments.score)
         return draw_media(arguments.images, Path(arguments.draw), detect, predictor.class_names)
     prepare_datasets(cfg)
     names = tuple(arguments.images or arguments.dataset or cfg.DATASETS.TRAIN)
@@ -106,7 +105,7 @@ def find_files(arguments: argparse.Namespace) -> tuple[str, str, tuple[str, ...]
     if arguments.config_file:
         return arguments.weights, arguments.config_file, ()
     found = find_detector(arguments.weights, "--weights", predictions=False)
-    return found.weights, found.config_file or OF_TRANSFORMERS, found.opts
+    return found.weights, found.config_file or OF_A_FOLDER, found.opts
 
 
 def _draw_exported(arguments: argparse.Namespace) -> str:
@@ -119,7 +118,7 @@ def _draw_exported(arguments: argparse.Namespace) -> str:
         raise CheckpointError(f"--weights {file}: there is no such file (working folder: {Path.cwd()}).")
     if arguments.config_file:
         resize = test_resize(build_config(arguments.config_file, arguments.opts))
-    detect, names = from_onnx(file, resize, DRAWN if arguments.score is None else arguments.score)
+    detect, names = from_onnx(file, resize, SCORE if arguments.score is None else arguments.score)
     return draw_media(arguments.images, Path(arguments.draw), detect, names)
 
 

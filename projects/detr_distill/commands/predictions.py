@@ -21,6 +21,7 @@ from ..data.predictions.maps import MIRRORED, StoredMap, cut_maps
 from ..data.predictions.store import DTYPES, NOTHING, PredictionStore, begin_store, missing_parts, write_part
 from ..data.records import check_registered, load_images
 from ..errors import ConfigError
+from ..options.simple import LEAST
 from .predictor import Predictor, load_predictor
 from .results_format import check_ids, coco_results, find_categories
 
@@ -40,7 +41,7 @@ class Form:
     batch: int = 8
     best_classes: int = 0
     dtype: str = "float32"
-    score: float = 0.05
+    score: float = LEAST
     maps: tuple[str, ...] = ()
     mirrored: bool = False
 

@@ -1,4 +1,4 @@
-"""Draws what a trained model sees: its detections and, with a teacher, query pairs and attention maps."""
+"""Draws what a model sees: its detections and, with a teacher, query pairs and attention maps."""
 
 from __future__ import annotations
 
@@ -20,33 +20,16 @@ from ..engine.device import choose_device
 from ..engine.report import report_user_errors
 from ..engine.starting.check import prepare_datasets
 from ..errors import ConfigError
+from ..options.tools import visualize_parser
 from ..visualization import Sample, load_samples, views_of, write_gallery
-from ..visualization.gallery import SCORE, SURE
-
-IMAGES = 4
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command: writes the pictures and prints their paths; a user's error ends it with status 1."""
-    arguments = argument_parser().parse_args(argv)
+    arguments = visualize_parser().parse_args(argv)
     with report_user_errors():
         for file in run(arguments):
             print(file)
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the configuration of the training")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of it")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--images", type=int, default=IMAGES, help=f"first images of DATASETS.TEST (default {IMAGES})")
-    chosen.add_argument("--image", nargs="+", metavar="FILE", help="image files instead")
-    parser.add_argument("--score", type=float, default=SCORE, help=f"lowest score of a detection (default {SCORE})")
-    parser.add_argument("--sure", type=float, default=SURE, help=f"lowest score of a teacher's query (default {SURE})")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> list[Path]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from .tools import SCORE
+
+LEAST = 0.05  # score of a detection in a .json file
+
 
 def doctor_parser() -> argparse.ArgumentParser:
     """Of ``detr-distill doctor``."""
@@ -39,7 +43,9 @@ def predict_parser() -> argparse.ArgumentParser:
     parser.add_argument("--draw", metavar="FOLDER", help="write the images with their detections, and detections.json")
     parser.add_argument("--output", metavar="PATH", help="a folder, or a file that ends in .json")
     parser.add_argument(
-        "--score", type=float, help="lowest score of a detection (default 0.05 in a .json file, 0.4 where it is drawn)"
+        "--score",
+        type=float,
+        help=f"lowest score of a detection (default {LEAST} in a .json file, {SCORE} where it is drawn)",
     )
     parser.add_argument("--batch", type=int, default=8, help="with --output: images of a pass (default 8)")
     parser.add_argument(

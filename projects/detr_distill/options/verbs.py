@@ -12,6 +12,7 @@ from importlib import metadata
 
 from .recipes import distil_parser, evaluate_parser, train_parser
 from .simple import doctor_parser, predict_parser, report_parser
+from .tools import calibrate_parser, import_parser, visualize_parser
 from .words import flags_first
 
 PACKAGE = "detr_distill"
@@ -38,10 +39,10 @@ VERBS = {
     "train": Verb("train a detector without a teacher, or by a configuration", "train", train_parser),
     "evaluate": Verb("measure the AP of a trained detector", "evaluate", evaluate_parser),
     "predict": Verb("detect in images and videos, or write a teacher's predictions", "predict", predict_parser, False),
-    "import": Verb("take over a checkpoint that was trained elsewhere", "import_checkpoint"),
+    "import": Verb("take over a checkpoint that was trained elsewhere", "import_checkpoint", import_parser, False),
     "export": Verb("take the student out of a run, as weights or as a program", "export_student"),
-    "visualize": Verb("draw detections, query pairs and attention maps", "visualize"),
-    "calibrate": Verb("find the weight that gives a loss its share", "calibrate_lambda"),
+    "visualize": Verb("draw detections, query pairs and attention maps", "visualize", visualize_parser, False),
+    "calibrate": Verb("find the weight that gives a loss its share", "calibrate_lambda", calibrate_parser),
     "report": Verb("compare runs by their folders", "report", report_parser),
     "doctor": Verb("say which versions, devices and kernels are there, and what is missing", "doctor", doctor_parser),
 }

@@ -51,6 +51,8 @@ def compose(arguments: Namespace, name: str, key: str, command: str) -> Recipe:
     """
     if not arguments.output:
         raise ConfigError("--output is missing. Name the folder of the run, such as output/my_student.")
+    if "OUTPUT_DIR" in arguments.opts[::2]:
+        raise ConfigError("OUTPUT_DIR is what --output names. Give it there alone.")
     student = find_student(name, key)
     words = [word for pair in student.keys.items() for word in pair]
     base = build_config(student.base, [*words, *arguments.opts], plugins=True)
@@ -74,12 +76,20 @@ def compose(arguments: Namespace, name: str, key: str, command: str) -> Recipe:
     if base.INPUT.MAPPER != "detr" and ((found is not None and found.teacher == "PredictionsFile") or sets.are_mixed):
         keys["INPUT.MAPPER"] = "detr"  # which says where it moves an image, and has strong augmentation
     keys |= own
-    if "SOLVER.CHECKPOINT_PERIOD" not in own:
-        cfg = _read(_write(student.base, keys, command))
-        register_configured(cfg)
-        length, most = in_iterations(cfg).SOLVER.MAX_ITER, base.SOLVER.CHECKPOINT_PERIOD
-        keys["SOLVER.CHECKPOINT_PERIOD"] = checkpoint_period(length, most)
+    keys |= _fit_to_length(_read(_write(student.base, keys, command)), base) | own
     return Recipe(_write(student.base, keys, command), (*says, *sets.says))
+
+
+def _fit_to_length(cfg: CfgNode, base: CfgNode) -> dict[str, Any]:
+    """Keys that follow from how many iterations a run has."""
+    register_configured(cfg)
+    solver = in_iterations(cfg).SOLVER
+    keys: dict[str, Any] = {
+        "SOLVER.CHECKPOINT_PERIOD": checkpoint_period(solver.MAX_ITER, base.SOLVER.CHECKPOINT_PERIOD)
+    }
+    if solver.STEPS and max(solver.STEPS) >= solver.MAX_ITER:  # too short for a drop of the rate
+        keys |= {"SOLVER.STEPS": [], "SOLVER.EPOCH_STEPS": []}
+    return keys
 
 
 def _class_count(base: CfgNode) -> dict[str, int]:

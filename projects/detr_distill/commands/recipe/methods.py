@@ -16,7 +16,7 @@ from ...config.files import find_file
 from ...distill.side import CROSS_ATTENTION, EDGES, ONE_TO_ONE, PREDICTIONS, QUERIES, SAMPLED_ATTENTION
 from ...hugging_face.kinds import NETWORKS
 from ...hugging_face.rt_detr import RtDetrNetwork
-from ...registry import DECODER_REGISTRY
+from ...registry import DECODER_REGISTRY, look_up
 from .detectors import Found
 
 _WITH_EDGES = ("d_fine", "deimv2")
@@ -111,8 +111,8 @@ def given_by(cfg: CfgNode) -> frozenset[str]:
             return _of_transformers(read_config(open_folder(node.FOLDER, f"{key}.FOLDER"), f"{key}.FOLDER"))
         return _of_transformers(read_json(Path(find_file(node.CONFIG, f"{key}.CONFIG")), f"{key}.CONFIG"))
     if name == "DetrDetector":
-        captures = DECODER_REGISTRY.get(cfg.MODEL.DETR.DECODER.NAME).captures
-        return frozenset({PREDICTIONS, ONE_TO_ONE, QUERIES}) | captures
+        decoder = look_up(DECODER_REGISTRY, cfg.MODEL.DETR.DECODER.NAME, "MODEL.DETR.DECODER.NAME")
+        return frozenset({PREDICTIONS, ONE_TO_ONE, QUERIES}) | decoder.captures
     return frozenset({PREDICTIONS})
 
 

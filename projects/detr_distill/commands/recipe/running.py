@@ -38,6 +38,7 @@ def run_recipe(recipe: Recipe, arguments: argparse.Namespace) -> None:
         file = Path(place, FILE)
         file.write_text(recipe.yaml, encoding="utf-8")
         with report_user_errors():
+            check_one_process()
             gpus = count_gpus(arguments.num_gpus)
             folder = Path(output_folder(arguments.output))
             if not arguments.overwrite and is_finished(folder, file):
@@ -60,17 +61,21 @@ def _keep(recipe: Recipe, cfg: CfgNode) -> None:
     write_atomically(os.path.join(cfg.OUTPUT_DIR, FILE), lambda file: file.write(recipe.yaml.encode()))
 
 
-def is_finished(folder: Path, file: Path) -> bool:
-    """Whether a folder holds the run of a configuration, and its last iteration.
-
-    Raises:
-        ConfigError: it holds another run, or several processes were started for this one.
-    """
+def check_one_process() -> None:
+    """Raises ConfigError where torchrun has started several processes, of which each would compose a recipe."""
     if Place.from_environment() is not None:
         raise ConfigError(
             "torchrun starts train_net.py: write the configuration with --dry-run, save it, and give it with "
             "--config-file."
         )
+
+
+def is_finished(folder: Path, file: Path) -> bool:
+    """Whether a folder holds the run of a configuration, and its last iteration.
+
+    Raises:
+        ConfigError: it holds another run.
+    """
     if not holds_a_run(folder):
         return False
     cfg = in_iterations(read_configuration(str(file), [], plugins=True))

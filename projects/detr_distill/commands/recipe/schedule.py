@@ -37,7 +37,7 @@ def epochs_keys(base: CfgNode, epochs: float | None, opts: dict[str, Any]) -> di
             "TEST.EVAL_EPOCHS": 0.0,
             "TEST.EVAL_PERIOD": max(1, round(length / PARTS)),
         }
-    epochs = EPOCHS if epochs is None else epochs
+    epochs = opts.get("SOLVER.EPOCHS", EPOCHS) if epochs is None else epochs
     POSITIVE.check("--epochs", epochs)
     return {
         "SOLVER.EPOCHS": float(epochs),

@@ -15,7 +15,7 @@ from ...errors import ConfigError
 from ...hugging_face.network import ACTIVATIONS
 
 FOLDERS = ("transformers", "detr", "convolutional")  # of configs/ that hold plain detectors
-_OF_A_FOLDER = SHIPPED / "configs" / "transformers" / "Base-transformers.yaml"
+OF_A_FOLDER = str(SHIPPED / "configs" / "transformers" / "Base-transformers.yaml")  # of a model of transformers
 # Model types that pad and mask images of a batch; all others stretch them to one size.
 _PADDING = ("detr", "conditional_detr", "dab-detr", "deformable_detr")
 
@@ -81,4 +81,4 @@ def _of_folder(name: str, key: str) -> Student:
         keys["MODEL.TRANSFORMERS.SIZE"] = []
     if ACTIVATIONS[kind] == "softmax":
         keys["MODEL.DETR.LOSS.CLASSIFICATION"] = "softmax"
-    return Student(str(_OF_A_FOLDER), f"{kind} of transformers, trained further from {name}", keys)
+    return Student(OF_A_FOLDER, f"{kind} of transformers, trained further from {name}", keys)

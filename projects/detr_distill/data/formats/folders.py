@@ -17,6 +17,7 @@ from .yolo import SPLITS
 
 # The two parts of a set, with what files and folders of them are called.
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev")}
+_VOC_FOLDERS = ("Annotations", "annotations")
 _IMAGE_FOLDERS = ("JPEGImages", "images", ".")
 _WAYS = (
     "COCO's .json file, YOLO's .yaml file, Pascal VOC's list (ImageSets/Main/train.txt) or folder of .xml files, or a "
@@ -114,17 +115,21 @@ def _coco_in(place: Path, part: str, named: bool) -> list[Source]:
 
 
 def _voc_in(place: Path, part: str, named: bool) -> list[Source]:
-    annotations, lists = place / "Annotations", place / "ImageSets" / "Main"
-    if any(annotations.glob("*.xml")):
-        images = str(_images_beside(place, annotations))
-        names = [*PARTS[part], *(["trainval"] if part == "train" else [])]
-        chosen = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
-        if chosen is not None:
-            return [Source(str(chosen), images, Format.VOC)]
-        return [Source(str(annotations), images, Format.VOC)] if named else []
-    if named and any(place.glob("*.xml")):
-        return [Source(str(place), str(place), Format.VOC)]
-    return []
+    lists = {file.stem: file for file in sorted((place / "ImageSets" / "Main").glob("*.txt"))}
+    annotations = next((place / name for name in _VOC_FOLDERS if any((place / name).glob("*.xml"))), None)
+    if annotations is None:
+        return [Source(str(place), str(place), Format.VOC)] if named and any(place.glob("*.xml")) else []
+    images = str(_images_beside(place, annotations))
+    names = [*PARTS[part], *(["trainval"] if part == "train" else [])]
+    chosen = next((lists[name] for name in names if name in lists), None)
+    if chosen is not None:
+        return [Source(str(chosen), images, Format.VOC)]
+    if lists and named:  # all of the annotations would be those of other parts, too
+        raise DataError(
+            f"{place} has lists of its parts, {first(file.name for file in lists.values())}, and none called "
+            f"{PARTS[part][0]}.txt. Name the list that is meant, such as {next(iter(lists.values()))}."
+        )
+    return [Source(str(annotations), images, Format.VOC)] if named else []
 
 
 def _yolo_in(place: Path, part: str, named: bool) -> list[Source]:
