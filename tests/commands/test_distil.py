@@ -19,7 +19,7 @@ from detr_distill.options.recipes import distil_parser
 import pytest
 from detectron2.modeling import build_model
 from helpers.builders import ROOT, make_inputs
-from helpers.data.layouts import coco, voc
+from helpers.data.layouts import coco, picture, voc
 from helpers.engine.toy import untouched_loggers  # noqa: F401
 from helpers.hugging_face import build_student, student_cfg
 from helpers.make_golden import teachers_without_weights
@@ -117,6 +117,18 @@ def test_parts_of_voc_have_all_classes_of_both(tmp_path):
     assert cfg.MODEL.META_ARCHITECTURE == "DetrDetector"
     arguments = distil_parser().parse_args([*argv[:-2], "SOLVER.MAX_ITER", "1"])
     assert "STEPS: []" in compose(arguments, "conditional_r18", "--student", "").yaml
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_images_without_labels_have_the_teachers_boxes(unlabelled, files):
+    picture(files / "more" / "x.png", 200)
+    argv = command(files, *(["--unlabeled", str(files / "more")] if unlabelled else []))
+    recipe = compose(distil_parser().parse_args(argv), str(files / "student.yaml"), "--student", "")
+    (files / "recipe.yaml").write_text(recipe.yaml)
+    cfg = build_config(str(files / "recipe.yaml"), [])
+    images = cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES
+    assert images == ("unlabeled" if unlabelled else "none")
+    assert bool(cfg.DATALOADER.UNLABELED_PER_BATCH) is unlabelled
 
 
 def test_the_length_of_a_run_moves_its_drop_and_its_warm_up():

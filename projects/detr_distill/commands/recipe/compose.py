@@ -73,6 +73,9 @@ def compose(arguments: Namespace, name: str, key: str, command: str) -> Recipe:
         distilling, method = _distilling(found, base)
         keys |= distilling
         says = [f"teacher: {found.says}", *says, method]
+        if sets.are_mixed:
+            keys["MODEL.DISTILL.PSEUDO_LABELS.IMAGES"] = "unlabeled"
+            says.append("on images without labels the teacher's confident boxes are the objects, too")
     if base.INPUT.MAPPER != "detr" and ((found is not None and found.teacher == "PredictionsFile") or sets.are_mixed):
         keys["INPUT.MAPPER"] = "detr"  # which says where it moves an image, and has strong augmentation
     keys |= own
