@@ -13,6 +13,9 @@ CONDITIONAL = str(ROOT / "configs/digits/conditional_teacher.yaml")
 TEACHER = str(ROOT / "weights/digits_teacher.pth")
 
 
+CASCADE = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True", "MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
+
+
 def export(output, *more, names=None):
     """The command's own error for a checkpoint of the shipped teacher."""
 
@@ -89,8 +92,8 @@ ROWS = [
         "RetinaNet cannot leave as a folder of transformers.* --format onnx or program",
     ),
     Row(
-        "graph_of_an_rcnn",
-        of_digits("x.onnx", "onnx", "faster_rcnn"),
-        "GeneralizedRCNN cannot be exported as a graph",
+        "graph_of_a_cascade",
+        of_digits("x.onnx", "onnx", "faster_rcnn", "MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *CASCADE),
+        "This R-CNN has RPN and CascadeROIHeads.*--format safetensors",
     ),
 ]

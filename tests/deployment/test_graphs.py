@@ -9,6 +9,7 @@ from detr_distill.deployment import writing
 from detr_distill.deployment.checking import CASES, Case, compare, example, make_case
 from detr_distill.deployment.graphs import graph_of
 from detr_distill.deployment.library_graph import stretch_each
+from detr_distill.deployment.suppression import best_of_each
 from detr_distill.deployment.writing import write_onnx, write_program
 from detr_distill.errors import CheckpointError, ConfigError
 from detr_distill.hugging_face.images import stretch
@@ -81,11 +82,11 @@ def test_a_graph_detects_what_the_detector_does(name):
         assert torch.equal(labels[image][kept], instances.pred_classes)
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["faster_rcnn", "fcos", "retinanet"])
 def test_the_graph_of_a_convolutional_detector_detects_what_it_does(name):
     """One image; boxes of equal score may come in another order."""
     found = convolutional(name)
-    found.max_detections_per_image = 10000  # the graph keeps all
+    found.max_detections_per_image = 10000  # the graph of a RetinaNet keeps all
 
     def detect(images, sizes):
         height, width = images.shape[-2:]
@@ -203,3 +204,19 @@ def test_each_image_of_a_batch_is_stretched_as_it_is_alone():
     found = stretch_each(images, sizes, (24, 32))
     for image, (height, width), result in zip(images, sizes.tolist(), found, strict=True):
         torch.testing.assert_close(result, stretch(image[:, :height, :width], (24, 32)), rtol=0, atol=1e-3)
+
+
+def test_r_cnns_without_the_usual_heads_are_refused():
+    found = convolutional("faster_rcnn")
+    found.roi_heads = nn.Identity()
+    with pytest.raises(ConfigError, match=r"This R-CNN has RPN and Identity.*--format safetensors"):
+        graph_of(found, "BGR")
+
+
+def test_suppression_keeps_the_best_of_each_group():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [0, 0, 10, 10], [30, 30, 40, 40]])
+    scores, group = torch.tensor([0.5, 0.9, 0.8, 0.7]), torch.tensor([0, 0, 1, 0])
+    assert best_of_each(boxes, scores, group, 0.5).tolist() == [1, 2, 3]
+    assert best_of_each(boxes, scores, group, 0.5, most=2).tolist() == [1, 2]
+    assert best_of_each(boxes, scores, group, 0.9).tolist() == [1, 2, 3, 0]
+    assert best_of_each(boxes[:0], scores[:0], group[:0], 0.5, most=2).tolist() == []
