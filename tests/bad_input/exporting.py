@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from detr_distill.commands import export_student
 
+import pytest
 import torch
 from helpers.builders import ROOT
 
@@ -33,6 +36,12 @@ def export(output, *more, names=None):
 def in_the_way(folder):
     (folder / "x").write_text("important")
     export("x", "--format", "transformers", "--config-file", CONDITIONAL)(folder)
+
+
+def without_onnx(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", None)
+        export("x.onnx", "--config-file", CONDITIONAL)(folder)
 
 
 def into_a_folder_of(*files):
@@ -71,6 +80,7 @@ ROWS = [
     ),
     Row("folder_of_something_else", into_a_folder_of("photo.jpg"), r"holds other files \(photo\.jpg\) and no config"),
     Row("file_where_a_folder_goes", in_the_way, "that is a file. Name a folder to write"),
+    Row("runtime_that_is_missing", without_onnx, r"--format onnx needs .* pip install 'detr_distill\[onnx\]'"),
     Row(
         "size_of_a_graph",
         export("x.pt2", "--config-file", CONDITIONAL, "--size", "640"),

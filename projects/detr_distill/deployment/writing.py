@@ -25,6 +25,22 @@ NAMES_KEY = "names"  # of the class names in a file's metadata
 PROGRAM_NOTE = "metadata.json"  # of the file inside a program
 
 
+def import_runtime() -> Any:
+    """onnxruntime.
+
+    Raises:
+        ConfigError: it, or what writes ONNX, is not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
+    except ImportError as error:
+        raise ConfigError(
+            f"--format onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'detr_distill[onnx]'"
+        ) from error
+    return onnxruntime
+
+
 def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
     """Writes an ONNX file with dynamic batch, height and width, checked in onnxruntime at other sizes and batches.
 
@@ -39,13 +55,7 @@ def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple
         ConfigError: onnx, onnxscript or onnxruntime is not installed, or the exporter cannot write this detector.
         CheckpointError: the file detects something else than the detector.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
-    except ImportError as error:
-        raise ConfigError(
-            f"--format onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'detr_distill[onnx]'"
-        ) from error
+    onnxruntime = import_runtime()
     exported = trace(graph, size, "onnx")
     program = _in_words(
         "onnx",
