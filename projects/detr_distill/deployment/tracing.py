@@ -32,7 +32,7 @@ class _Rewritten(TorchFunctionMode):
 
     Max pooling with a stride is pooling without one, of which every second value is taken: the exporter (torch 2.11)
     asks for the parity of an image's sides otherwise, and then takes no other. ``linspace`` with a step of 1 is
-    ``arange``.
+    ``arange``, and numbers become a tensor one by one.
     """
 
     def __torch_function__(
@@ -41,7 +41,11 @@ class _Rewritten(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (F.max_pool2d, torch.max_pool2d):
             return _pool(*args, **kwargs)
-        return _linspace(*args, **kwargs) if func is torch.linspace else func(*args, **kwargs)
+        if func is torch.linspace:
+            return _linspace(*args, **kwargs)
+        if func is torch.as_tensor and isinstance(args[0], list | tuple):
+            return _stack(args[0], **kwargs)
+        return func(*args, **kwargs)
 
 
 def _pool(
@@ -65,6 +69,13 @@ def _linspace(start: Any, end: Any, steps: Any, **kwargs: Any) -> Tensor:
     if is_unit and not isinstance(steps, int):
         return torch.arange(steps, **kwargs) + start
     return torch.linspace(start, end, steps, **kwargs)
+
+
+def _stack(numbers: Any, **kwargs: Any) -> Tensor:
+    """Numbers, or lists of them, as a tensor."""
+    if isinstance(numbers, list | tuple):
+        return torch.stack([_stack(number, **kwargs) for number in numbers])
+    return torch.scalar_tensor(numbers, **kwargs)
 
 
 def _traced(value: Any) -> Any:
