@@ -220,3 +220,34 @@ def test_suppression_is_traced_for_any_number_of_boxes():
     for count in (40, 9, 2):
         inputs = boxes[:count], scores[:count]
         assert all(torch.equal(*pair) for pair in zip(program(*inputs), Suppressing()(*inputs), strict=True))
+
+
+class Runtime:
+    """An onnxruntime that cannot read what was optimised, or nothing."""
+
+    __version__ = "0"
+    SessionOptions = type("SessionOptions", (), {})
+
+    def __init__(self, readable):
+        self.readable = readable
+
+    def InferenceSession(self, content, options, providers):
+        if content not in self.readable:
+            raise ValueError("a node input is missing")
+        return content
+
+
+@pytest.mark.parametrize("readable", [[b"optimised"], [b"plain"], []])
+def test_a_file_that_cannot_be_read_is_written_without_the_optimiser(readable, detector, monkeypatch):
+    def export(*_, optimize, **__):
+        content = b"optimised" if optimize else b"plain"
+        proto = type("Proto", (), {"SerializeToString": lambda self: content})()
+        return type("Program", (), {"model": type("Model", (), {"metadata_props": {}}), "model_proto": proto})
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    arguments = Runtime(readable), None, graph_of(detector, "BGR"), NAMES
+    if readable:
+        assert writing._build_session(*arguments)[0] == readable[0]
+    else:
+        with pytest.raises(ConfigError, match=r"cannot read what torch .* a node input is missing .*--format program"):
+            writing._build_session(*arguments)
