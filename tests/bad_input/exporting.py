@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from detr_distill.commands import export_student
 
+import pytest
 import torch
 from helpers.builders import ROOT
 
@@ -11,6 +14,9 @@ from bad_input import Row
 
 CONDITIONAL = str(ROOT / "configs/digits/conditional_teacher.yaml")
 TEACHER = str(ROOT / "weights/digits_teacher.pth")
+
+
+CASCADE = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True", "MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
 
 
 def export(output, *more, names=None):
@@ -30,6 +36,12 @@ def export(output, *more, names=None):
 def in_the_way(folder):
     (folder / "x").write_text("important")
     export("x", "--format", "transformers", "--config-file", CONDITIONAL)(folder)
+
+
+def without_onnx(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", None)
+        export("x.onnx", "--config-file", CONDITIONAL)(folder)
 
 
 def into_a_folder_of(*files):
@@ -68,6 +80,7 @@ ROWS = [
     ),
     Row("folder_of_something_else", into_a_folder_of("photo.jpg"), r"holds other files \(photo\.jpg\) and no config"),
     Row("file_where_a_folder_goes", in_the_way, "that is a file. Name a folder to write"),
+    Row("runtime_that_is_missing", without_onnx, r"--format onnx needs .* pip install 'detr_distill\[onnx\]'"),
     Row(
         "size_of_a_graph",
         export("x.pt2", "--config-file", CONDITIONAL, "--size", "640"),
@@ -89,8 +102,8 @@ ROWS = [
         "RetinaNet cannot leave as a folder of transformers.* --format onnx or program",
     ),
     Row(
-        "graph_of_an_rcnn",
-        of_digits("x.onnx", "onnx", "faster_rcnn"),
-        "GeneralizedRCNN cannot be exported as a graph",
+        "graph_of_a_cascade",
+        of_digits("x.onnx", "onnx", "faster_rcnn", "MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *CASCADE),
+        "This R-CNN has RPN and CascadeROIHeads.*--format safetensors",
     ),
 ]

@@ -53,6 +53,6 @@ def test_a_detector_of_transformers(kind, tmp_path, monkeypatch):
     check(build_student(tmp_path, kind), tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["faster_rcnn", "fcos", "retinanet"])
 def test_a_convolutional_detector(name, tmp_path, monkeypatch):
     check(convolutional(name), tmp_path, monkeypatch)

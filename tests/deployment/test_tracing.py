@@ -55,3 +55,17 @@ def test_the_length_of_a_tensor_may_change(monkeypatch):
         program = torch.export.export(network, (torch.rand(3, 2),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     assert program.module()(torch.rand(5, 2)).shape == (5,)
     assert "len" not in vars(module)
+
+
+class Cells(nn.Module):
+    def forward(self, x):
+        cells = torch.as_tensor([(x.shape[1], 2)], dtype=torch.long)
+        return torch.linspace(0.5, x.shape[1] - 0.5, x.shape[1], dtype=x.dtype) / cells[0, 0]
+
+
+def test_the_number_of_cells_may_change():
+    network = Cells()
+    assert torch.equal(network(torch.rand(2, 3)), torch.tensor([0.5, 1.5, 2.5]) / 3)
+    with traceable(network):
+        program = torch.export.export(network, (torch.rand(2, 3),), dynamic_shapes=({1: torch.export.Dim("cells")},))
+    assert torch.equal(program.module()(torch.rand(2, 5)), network(torch.rand(2, 5)))

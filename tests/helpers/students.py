@@ -37,9 +37,11 @@ def digits_cfg(name, **keys):
 
 def convolutional(name, keys=()):
     """A convolutional detector of the digits, with random weights of which many detect something."""
-    keys = ["MODEL.DEVICE", "cpu", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.4", *keys]
-    found = build_model(build_config(str(ROOT / f"configs/digits/{name}_student.yaml"), keys)).eval()
-    anchors = {key: value.clone() for key, value in found.anchor_generator.state_dict().items()}
-    randomise(found, spread=0.04).anchor_generator.load_state_dict(anchors)
-    found.head.cls_score.bias.data.zero_()
+    thresholds = ["MODEL.RETINANET.SCORE_THRESH_TEST", "0.4", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.1"]
+    cfg = build_config(str(ROOT / f"configs/digits/{name}_student.yaml"), ["MODEL.DEVICE", "cpu", *thresholds, *keys])
+    found = build_model(cfg).eval()
+    anchors = {name: value.clone() for name, value in found.state_dict().items() if "anchor_generator" in name}
+    randomise(found, spread=0.08 if name == "faster_rcnn" else 0.04).load_state_dict(anchors, strict=False)
+    if name != "faster_rcnn":
+        found.head.cls_score.bias.data.zero_()
     return found

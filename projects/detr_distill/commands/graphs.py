@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..deployment.base import Graph
 from ..deployment.graphs import graph_of
-from ..deployment.writing import write_onnx, write_program
+from ..deployment.writing import import_runtime, write_onnx, write_program
 from ..errors import ConfigError
 from ..hugging_face.as_library import LibraryForm
 from ..hugging_face.leaving import find_form, write_detector_folder
@@ -24,6 +24,8 @@ def export_graph(arguments: argparse.Namespace, form: str) -> str:
     Raises:
         DetrDistillError: a configuration or checkpoint that cannot be used, or a detector that cannot be exported.
     """
+    if form == "onnx":
+        import_runtime()  # what is missing is said before the work
     cfg, detector = build_untrained(arguments, form)
     graph = graph_of(detector, cfg.INPUT.FORMAT)
     size = find_size(arguments.size, cfg.INPUT.MIN_SIZE_TEST, graph)

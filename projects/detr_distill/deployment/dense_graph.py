@@ -9,9 +9,9 @@ import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.fcos import FCOS
 from torch import Tensor
-from torchvision.ops import nms
 
 from .base import Graph, in_pixels
+from .suppression import best_of_each
 
 
 class DenseGraph(Graph):
@@ -33,9 +33,7 @@ class DenseGraph(Graph):
         detector = self.detector
         maps = detector.backbone(self.prepare(images, sizes)[0])
         boxes, scores, labels = self._candidates([maps[name] for name in detector.head_in_features])
-        # Apart by class: boxes of two classes never overlap.
-        far = boxes.abs().max() * 2 + 1
-        kept = nms(boxes + (labels * far).unsqueeze(-1), scores, detector.test_nms_thresh)
+        kept = best_of_each(boxes, scores, labels, detector.test_nms_thresh)
         corners = boxes[kept].clamp(min=0).minimum(in_pixels(sizes, boxes.dtype))
         sure = (scores[kept] > detector.test_score_thresh) & ((corners[:, 2:] - corners[:, :2]) > 0).all(-1)
         kept, corners = kept[sure], corners[sure]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from torch import nn
 
 from ..detr import DetrDetector
@@ -12,6 +13,7 @@ from .base import Graph
 from .dense_graph import DenseGraph
 from .detr_graph import DetrGraph
 from .library_graph import LibraryGraph
+from .region_graph import RegionGraph
 
 
 def graph_of(detector: nn.Module, input_format: str) -> Graph:
@@ -36,4 +38,5 @@ _GRAPHS: dict[type[nn.Module], type[Graph]] = {
     DetrDetector: DetrGraph,
     TransformersStudent: LibraryGraph,
     DenseDetector: DenseGraph,
+    GeneralizedRCNN: RegionGraph,
 }

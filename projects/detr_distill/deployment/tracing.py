@@ -20,17 +20,19 @@ LIBRARY = "transformers.models."
 def traceable(graph: nn.Module) -> Iterator[None]:
     """Within, a graph can be traced for images of any size and number."""
     modules = {type(module).__module__ for module in graph.modules()}
-    with _StridedPooling(), contextlib.ExitStack() as stack:
+    with _Rewritten(), contextlib.ExitStack() as stack:
         for name in sorted(modules):
             if name.startswith(LIBRARY):
                 stack.enter_context(_own_length(sys.modules[name]))
         yield
 
 
-class _StridedPooling(TorchFunctionMode):
-    """Max pooling with a stride as pooling without one, of which every second value is taken.
+class _Rewritten(TorchFunctionMode):
+    """Functions of torch that ask for the value of a length, in another form.
 
-    The exporter (torch 2.11) asks for the parity of an image's sides otherwise, and then takes no other.
+    Max pooling with a stride is pooling without one, of which every second value is taken: the exporter (torch 2.11)
+    asks for the parity of an image's sides otherwise, and then takes no other. ``linspace`` with a step of 1 is
+    ``arange``, and numbers become a tensor one by one.
     """
 
     def __torch_function__(
@@ -39,6 +41,10 @@ class _StridedPooling(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (F.max_pool2d, torch.max_pool2d):
             return _pool(*args, **kwargs)
+        if func is torch.linspace:
+            return _linspace(*args, **kwargs)
+        if func is torch.as_tensor and isinstance(args[0], list | tuple):
+            return _stack(args[0], **kwargs)
         return func(*args, **kwargs)
 
 
@@ -55,6 +61,25 @@ def _pool(
     if ceil_mode or steps == (1, 1):
         return torch.max_pool2d(x, kernel_size, steps, padding, dilation, ceil_mode)
     return torch.max_pool2d(x, kernel_size, 1, padding, dilation)[..., :: steps[0], :: steps[1]]
+
+
+def _linspace(start: Any, end: Any, steps: Any, **kwargs: Any) -> Tensor:
+    # In the sizes that are traced; what is written is compared at others.
+    is_unit = _traced(end) - _traced(start) == _traced(steps) - 1
+    if is_unit and not isinstance(steps, int):
+        return torch.arange(steps, **kwargs) + start
+    return torch.linspace(start, end, steps, **kwargs)
+
+
+def _stack(numbers: Any, **kwargs: Any) -> Tensor:
+    """Numbers, or lists of them, as a tensor."""
+    if isinstance(numbers, list | tuple):
+        return torch.stack([_stack(number, **kwargs) for number in numbers])
+    return torch.scalar_tensor(numbers, **kwargs)
+
+
+def _traced(value: Any) -> Any:
+    return value.node.hint if isinstance(value, torch.SymInt | torch.SymFloat) else value
 
 
 def _both(value: Any) -> tuple[int, int]:

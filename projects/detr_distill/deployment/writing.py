@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ NAMES_KEY = "names"  # of the class names in a file's metadata
 PROGRAM_NOTE = "metadata.json"  # of the file inside a program
 
 
+def import_runtime() -> Any:
+    """onnxruntime.
+
+    Raises:
+        ConfigError: it, or what writes ONNX, is not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
+    except ImportError as error:
+        raise ConfigError(
+            f"--format onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'detr_distill[onnx]'"
+        ) from error
+    return onnxruntime
+
+
 def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:
     """Writes an ONNX file with dynamic batch, height and width, checked in onnxruntime at other sizes and batches.
 
@@ -39,36 +56,42 @@ def write_onnx(graph: Graph, path: Path, class_names: Sequence[str], size: tuple
         ConfigError: onnx, onnxscript or onnxruntime is not installed, or the exporter cannot write this detector.
         CheckpointError: the file detects something else than the detector.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
-    except ImportError as error:
-        raise ConfigError(
-            f"--format onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'detr_distill[onnx]'"
-        ) from error
+    onnxruntime = import_runtime()
     exported = trace(graph, size, "onnx")
-    program = _in_words(
-        "onnx",
-        lambda: torch.onnx.export(
-            exported,
-            dynamo=True,
-            dynamic_shapes=NAMED if graph.multiple == 1 else None,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            verbose=False,
-        ),
-    )
-    program.model.metadata_props[NAMES_KEY] = json.dumps(list(class_names))
-    content = program.model_proto.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    content, session = _build_session(onnxruntime, exported, graph, class_names)
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         values = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=True)}
         return [torch.from_numpy(value) for value in session.run(list(OUTPUTS), values)]
 
     return _check_and_write(graph, run, path, content, size)
+
+
+def _build_session(
+    onnxruntime: Any, exported: torch.export.ExportedProgram, graph: Graph, class_names: Sequence[str]
+) -> tuple[bytes, Any]:
+    """A file's content, and onnxruntime's reading of it.
+
+    The exporter's optimiser joins limits of one value wrongly where a library's network limits it twice; a file that
+    cannot be read is written again without it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    fault: Exception | None = None
+    for optimize in (True, False):
+        write = partial(torch.onnx.export, exported, dynamo=True, input_names=INPUTS, output_names=OUTPUTS)
+        names = NAMED if graph.multiple == 1 else None
+        program = _in_words("onnx", partial(write, dynamic_shapes=names, verbose=False, optimize=optimize))
+        program.model.metadata_props[NAMES_KEY] = json.dumps(list(class_names))
+        content = program.model_proto.SerializeToString()
+        try:
+            return content, onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of several classes, none of which is public
+            fault = error
+    raise ConfigError(
+        f"--format onnx: onnxruntime {onnxruntime.__version__} cannot read what torch {torch.__version__} writes of "
+        f"this detector: {str(fault)[:300]} Export it as a program (--format program)."
+    ) from fault
 
 
 def write_program(graph: Graph, path: Path, class_names: Sequence[str], size: tuple[int, int]) -> float:

@@ -39,15 +39,13 @@ def find_form(cfg: CfgNode, detector: nn.Module) -> LibraryForm | str:
     Raises:
         ConfigError: it is no DETR, or transformers is not installed.
     """
+    if not isinstance(detector, TransformersStudent | DetrDetector):
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE {type(detector).__name__} cannot leave as a folder of transformers, which has no "
+            "convolutional detectors. Export it whole, --format onnx or program, or its weights, --format safetensors."
+        )
     import_transformers(FORMAT)
-    if isinstance(detector, TransformersStudent):
-        return ""
-    if isinstance(detector, DetrDetector):
-        return find_library_form(cfg, detector)
-    raise ConfigError(
-        f"MODEL.META_ARCHITECTURE {type(detector).__name__} cannot leave as a folder of transformers, which has no "
-        "convolutional detectors. Export it whole, --format onnx or program, or its weights, --format safetensors."
-    )
+    return find_library_form(cfg, detector) if isinstance(detector, DetrDetector) else ""
 
 
 def write_detector_folder(
