@@ -17,33 +17,19 @@ from ..checkpoint.files import read_checkpoint
 from ..checkpoint.writing import check_folder_place, check_place
 from ..engine.report import report_user_errors
 from ..errors import CheckpointError, ConfigError
+from ..options.tools import FORMATS, export_parser
 from .graphs import GRAPHS, export_folder, export_graph
 from .whole_detector import build_untrained, load_trained
 
 SUFFIXES = {"pth": ".pth", "safetensors": ".safetensors", "onnx": ".onnx", "program": ".pt2"}
 FOLDER = "transformers"
-FORMATS = ("pth", "safetensors", FOLDER, "onnx", "program")
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command; a user's error ends it with status 1."""
-    arguments = argument_parser().parse_args(argv)
+    arguments = export_parser().parse_args(argv)
     with report_user_errors():
         print(run(arguments))
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="checkpoint of a run, such as OUTPUT_DIR/model_final.pth")
-    parser.add_argument("--output", required=True, help="file to write, or folder of transformers")
-    parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output")
-    parser.add_argument(
-        "--config-file", metavar="FILE", help="the detector's; default: config.yaml beside --weights; weights need none"
-    )
-    parser.add_argument("--size", metavar="HEIGHTxWIDTH", help="onnx, program: of the images that it is traced with")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""The options of the verbs ``import``, ``visualize`` and ``calibrate``, which ``tools/`` has as programs too."""
+"""The options of the verbs ``import``, ``export``, ``visualize`` and ``calibrate``, programs in ``tools/`` too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SOURCES = (
     *("transformers", "detrex", "detr", "conditional_detr", "dab_detr", "dn_detr", "deformable_detr"),
     *("dn_deformable_detr", "dino"),
 )
+FORMATS = ("pth", "safetensors", "transformers", "onnx", "program")
 SCORE, SURE = 0.4, 0.5  # lowest of a detection, and of a teacher's query, that is drawn
 IMAGES = 4
 
@@ -27,6 +28,24 @@ def import_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for what the checkpoint does not tell, such as its DC5"
     )
+    return parser
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """Of ``detr-distill export`` and ``tools/export_student.py``."""
+    parser = argparse.ArgumentParser(
+        description="Takes the student out of a run's checkpoint. pth and safetensors hold weights that load in the "
+        "plain detector; transformers is a folder that from_pretrained reads; onnx and program hold the whole "
+        "detector: uint8 images of any size and number in, boxes, scores and labels out."
+    )
+    parser.add_argument("--weights", required=True, help="checkpoint of a run, such as OUTPUT_DIR/model_final.pth")
+    parser.add_argument("--output", required=True, help="file to write, or folder of transformers")
+    parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output")
+    parser.add_argument(
+        "--config-file", metavar="FILE", help="the detector's; default: config.yaml beside --weights; weights need none"
+    )
+    parser.add_argument("--size", metavar="HEIGHTxWIDTH", help="onnx, program: of the images that it is traced with")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
     return parser
 
 

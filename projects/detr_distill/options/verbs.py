@@ -12,7 +12,7 @@ from importlib import metadata
 
 from .recipes import distil_parser, evaluate_parser, train_parser
 from .simple import doctor_parser, predict_parser, report_parser
-from .tools import calibrate_parser, import_parser, visualize_parser
+from .tools import calibrate_parser, export_parser, import_parser, visualize_parser
 from .words import flags_first
 
 PACKAGE = "detr_distill"
@@ -24,13 +24,13 @@ class Verb:
 
     Attributes:
         says: what it does. module: below ``detr_distill.commands``, whose ``main`` takes the rest of the command line.
-        parser: its options, where they need no library; None: ``main`` has them.
+        parser: its options.
         anywhere: its flags may stand among the KEY VALUE pairs.
     """
 
     says: str
     module: str
-    parser: Callable[[], argparse.ArgumentParser] | None = None
+    parser: Callable[[], argparse.ArgumentParser]
     anywhere: bool = True
 
 
@@ -40,7 +40,7 @@ VERBS = {
     "evaluate": Verb("measure the AP of a trained detector", "evaluate", evaluate_parser),
     "predict": Verb("detect in images and videos, or write a teacher's predictions", "predict", predict_parser, False),
     "import": Verb("take over a checkpoint that was trained elsewhere", "import_checkpoint", import_parser, False),
-    "export": Verb("take the student out of a run, as weights or as a program", "export_student"),
+    "export": Verb("take the student out of a run, as weights or as a program", "export_student", export_parser, False),
     "visualize": Verb("draw detections, query pairs and attention maps", "visualize", visualize_parser, False),
     "calibrate": Verb("find the weight that gives a loss its share", "calibrate_lambda", calibrate_parser),
     "report": Verb("compare runs by their folders", "report", report_parser),
@@ -63,10 +63,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"detr-distill {words[0]}: there is no such verb.{guess}\n\n{overview()}", file=sys.stderr)
         raise SystemExit(2)
     verb, rest = VERBS[words[0]], words[1:]
-    if verb.parser is not None:  # --help and typing errors end here, before anything is loaded
-        parser = verb.parser()
-        parser.prog = f"detr-distill {words[0]}"
-        parser.parse_args(flags_first(parser, rest) if verb.anywhere else rest)
+    parser = verb.parser()
+    parser.prog = f"detr-distill {words[0]}"
+    # --help and typing errors end here, before anything is loaded.
+    parser.parse_args(flags_first(parser, rest) if verb.anywhere else rest)
     importlib.import_module(f"{PACKAGE}.commands.{verb.module}").main(rest)
 
 
