@@ -22,6 +22,11 @@ QUERIES, WIDTH = 48, 64
 ENCODER_LAYERS, DECODER_LAYERS = 3, 2
 SWIN = "swin_tiny_patch4_window7_224"
 
+SMALLEST = {
+    "rtdetr_v2_r": "configs/transformers/rtdetr_v2_r18.json",
+    "dfine_": "configs/transformers/dfine_n.json",
+}
+
 
 # A file teaches them that no repository holds: of predictions (tests/test_photos.py trains them), or a ViT's weights
 # (tests/distill/teachers/test_foundation.py builds it with a small one).
@@ -54,6 +59,7 @@ def fewer_of_all(cfg: CfgNode) -> list:
         "RESNETS.RES2_OUT_CHANNELS": 64,
         "RESNETS.WIDTH_PER_GROUP": model.RESNETS.WIDTH_PER_GROUP if basic else WIDTH // 4,
         "TIMM.NAME": SWIN if "swin" in model.TIMM.NAME else model.TIMM.NAME,
+        "TRANSFORMERS.CONFIG": smallest_of_its_family(model.TRANSFORMERS.CONFIG),
         "DETR.ENCODER.NUM_LAYERS": min(detr.ENCODER.NUM_LAYERS, ENCODER_LAYERS),
         "DETR.DECODER.NUM_LAYERS": min(detr.DECODER.NUM_LAYERS, DECODER_LAYERS),
         "DETR.FFN_DIM": min(detr.FFN_DIM, 4 * WIDTH),
@@ -73,6 +79,11 @@ def fewer_of_all(cfg: CfgNode) -> list:
         "DISTILL.SCHEDULE.FACTORS": (),
     }
     return [item for key, value in values.items() for item in (f"MODEL.{key}", value)]
+
+
+def smallest_of_its_family(file: str) -> str:
+    """The description of the smallest network of transformers that is built like the one of this description."""
+    return next((small for family, small in SMALLEST.items() if Path(file).name.startswith(family)), file)
 
 
 def structure_of(file: Path) -> tuple[CfgNode, str]:
