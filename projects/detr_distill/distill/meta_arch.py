@@ -75,7 +75,6 @@ class DistillDetector(nn.Module):
         self._matchers, self._losses = list(matchers.values()), list(losses.values())
         wanted = [*(matcher.requires for matcher in self._matchers), *(loss.requires for loss in self._losses)]
         self.capture: frozenset[str] = frozenset().union(*wanted)
-        self._of_teacher = self.capture | ({PREDICTIONS} if pseudo_labels is not None else set())
         for loss in self._losses:
             loss.check_matchers(self._matchers)
         self._compares_maps = any({MAPS, MEMORY} & (loss.needs | loss.needs_of_teacher) for loss in self._losses)
@@ -112,7 +111,8 @@ class DistillDetector(nn.Module):
         seen = as_teacher_sees(step)
         if self._compares_maps:
             seen = self._runner.shown_by_maps(seen)
-        knowledge, groups = self._extra_groups(self.teacher(seen, self._of_teacher), len(batched_inputs))
+        wanted = self.capture if self.pseudo_labels is None else self.capture | {PREDICTIONS}
+        knowledge, groups = self._extra_groups(self.teacher(seen, wanted), len(batched_inputs))
         matchings = Matchings(self.solver)
         supervised = step if self.pseudo_labels is None else self.pseudo_labels(step, knowledge)
         student = self._runner.finish(supervised, groups, self.capture, matchings)
