@@ -92,7 +92,7 @@ FIRST = (*ALL_LABELS[:8], *FEW_LABELS[:5])  # what comes before everything else
 SHARES = (0.1, 0.05, 0.2, 0.5)
 # Iterations of a plain student and of the teacher, by set.
 MAP_NAMES = ("level0", "level1", "level2")  # that a file has for the students on photos
-LENGTHS = {"bccd": (400, 800), "cards": (400, 800), "digits": (4000, 2400), "digits_short": (800, 2400)}
+LENGTHS = {"bccd": (400, 800), "cards": (400, 800), "digits": (4000, 2400), "digits_short": (1600, 2400)}
 FLAT = 10_240  # iterations after which more bring a plain student of the digits nothing (docs/benchmarks.md)
 
 
