@@ -83,6 +83,16 @@ VARIANTS = {
         },
         limit=OLDER_LIMIT,
     ),
+    "pseudo_labels_conditional": Case(
+        "self_training_conditional",
+        {
+            "MATCHERS": ("PseudoLabelMatcher",),
+            "LOSSES": ("PseudoLabelLoss",),
+            "PSEUDO_LABEL_MATCHER.COPIES": 2,
+            "PSEUDO_LABELS.IMAGES": "none",
+            "UNLABELED_WEIGHT": 4.0,
+        },
+    ),
     "pkd_conditional": feature_loss(WEIGHT=3.0, NORM="batch", MEAN="sum"),
     "localization_dfine": Case(
         "conditional_to_dfine",
