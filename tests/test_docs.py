@@ -186,8 +186,8 @@ def test_commands_of_the_program_are_understood(page):
         if words[:1] != ["detr-distill"] or "VERB" in words:
             continue
         verb = VERBS[words[1]]
-        module = importlib.import_module(f"detr_distill.commands.{verb.module}")
-        parser = verb.parser() if verb.parser else module.argument_parser()
+        importlib.import_module(f"detr_distill.commands.{verb.module}")
+        parser = verb.parser()
         parser.parse_args(flags_first(parser, words[2:]) if verb.anywhere else words[2:])
 
 

@@ -7,6 +7,7 @@ import logging
 from detr_distill.checkpoint import load_strict
 from detr_distill.checkpoint.class_names import stored_class_names
 from detr_distill.commands import export_student, graphs
+from detr_distill.options.tools import export_parser
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def checkpoint(tmp_path_factory):
 
 def run(checkpoint, output, *words):
     arguments = ["--weights", str(checkpoint), "--output", str(output), *words]
-    return export_student.run(export_student.argument_parser().parse_args(arguments))
+    return export_student.run(export_parser().parse_args(arguments))
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from detr_distill.commands import export_student
+from detr_distill.options.tools import export_parser
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def export(output, *more, names=None):
             weights = str(folder / "weights.pth")
             torch.save({**torch.load(TEACHER, weights_only=True), "class_names": names}, weights)
         arguments = ["--weights", weights, "--output", str(folder / output), *more]
-        export_student.run(export_student.argument_parser().parse_args(arguments))
+        export_student.run(export_parser().parse_args(arguments))
 
     return call
 
