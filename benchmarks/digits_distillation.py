@@ -11,10 +11,9 @@ ceiling. Runs already in the JSON are not repeated.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from rows import complete_rows, print_rows
+from rows import make_table
 from study import TEACHER_FREE_GROUP, Run, Study, settings_key, step_ratio
 
 DETECTORS = {"conditional": "Conditional DETR", "deformable": "Deformable DETR"}
@@ -82,16 +81,5 @@ def equal_time(study: Study, detector: str, method: str) -> list[str]:
     return ["SOLVER.MAX_ITER", str(round(800 * ratio))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, help="file for the result; runs found in it are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
-    arguments = parser.parse_args()
-
-    study = Study(arguments.json, arguments.parallel)
-    print_rows(complete_rows(study, wanted_runs(study, arguments.seeds)))
-
-
 if __name__ == "__main__":
-    main()
+    make_table(__doc__, wanted_runs)

@@ -9,11 +9,8 @@ already in the JSON are not repeated.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from digits_distillation import PLAIN, equal_time
-from rows import complete_rows, print_rows
+from rows import make_table
 from study import Run, Study
 
 DETECTORS = {"rtdetr_v2": "RT-DETRv2", "dfine": "D-FINE"}
@@ -33,16 +30,5 @@ def wanted_runs(study: Study, seeds: list[int]) -> dict[tuple[str, str, int], Ru
     return runs
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, help="file for the result; runs found in it are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
-    arguments = parser.parse_args()
-
-    study = Study(arguments.json, arguments.parallel)
-    print_rows(complete_rows(study, wanted_runs(study, arguments.seeds)))
-
-
 if __name__ == "__main__":
-    main()
+    make_table(__doc__, wanted_runs)

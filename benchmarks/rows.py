@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
+from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -39,3 +42,17 @@ def print_rows(rows: Rows) -> None:
             seconds = statistics.median(run["cpu_seconds"] for run in runs)
             table.add_row(detector, name, *scores, f"{summary(runs)['AP'][0] - first:+.1f}", f"{seconds:.0f}")
     Console(width=140).print(table)
+
+
+def make_table(
+    documentation: str | None, wanted: Callable[[Study, list[int]], dict[tuple[str, str, int], Run]]
+) -> None:
+    """The program of such a table; ``wanted`` gives every run of some seeds."""
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="file for the result; runs found in it are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
+    arguments = parser.parse_args()
+
+    study = Study(arguments.json, arguments.parallel)
+    print_rows(complete_rows(study, wanted(study, arguments.seeds)))
