@@ -24,7 +24,7 @@ from .pseudo_labels import PseudoLabels
 from .schedule import Schedule
 from .side import ASSIGNMENT
 from .students.base import Student, check_student, student_of
-from .teachers.base import Teacher
+from .teachers.base import Teacher, labels_images
 from .unlabeled import check_unlabeled
 
 NODE = "MODEL.DISTILL"
@@ -67,7 +67,7 @@ def build_parts(cfg: CfgNode) -> dict[str, Any]:
         teacher = look_up(TEACHER_REGISTRY, used.teacher, f"{NODE}.TEACHER.NAME")(cfg, student)
         losses = {name: loss(cfg, student, teacher) for name, loss in used.losses.items()}
         matchers = {name: matcher(cfg, student, teacher) for name, matcher in used.matchers.items()}
-        pseudo_labels = PseudoLabels(cfg, student, teacher) if PseudoLabels.is_active(cfg) else None
+        pseudo_labels = PseudoLabels(cfg, student, teacher) if labels_images(cfg) else None
         check_unlabeled(cfg, student, teacher, matchers.values(), losses.values())
         return {
             "student": detector,
@@ -124,7 +124,7 @@ def choose_plugins(cfg: CfgNode) -> PluginsInUse:
         if (finding if matcher.finds_labels else any(not used or matcher.name in used for used in groups))
         or matcher.adds_loss(_node_of(cfg, matcher))
     }
-    learns = losses or matchers or PseudoLabels.is_active(cfg)
+    learns = losses or matchers or labels_images(cfg)
     if (losses or matchers) and node.TEACHER.NAME in ("", "NoTeacher"):
         raise ConfigError(
             f"MODEL.DISTILL.TEACHER.NAME is '{node.TEACHER.NAME}', but MATCHERS {list(matchers)} and LOSSES "

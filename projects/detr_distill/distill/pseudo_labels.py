@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..plugin import Plugin
 from ..structures import PREDICTIONS, GroundTruth
 from ..structures.fixed_batch import share_object_count
+from ..structures.transfer import constant
 from .best_detections import best_detections
 from .classes import ClassMap
 from .knowledge import Knowledge
@@ -64,10 +65,6 @@ class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
         self.register_buffer("objects_an_image", torch.zeros(()), persistent=False)
 
     @classmethod
-    def is_active(cls, cfg: CfgNode) -> bool:
-        return cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES != "none"
-
-    @classmethod
     def from_config(cls, cfg: CfgNode, student: Student, teacher: Teacher) -> dict[str, Any]:
         node = f"{cls.node}.IMAGES is {cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES!r}"
         if teacher.classes is None or PREDICTIONS not in teacher.gives:
@@ -105,16 +102,15 @@ class PseudoLabels(Plugin, node="MODEL.DISTILL.PSEUDO_LABELS"):
         self.objects_an_image.fill_(sum(found) / len(found))
         labels = _join(truth.labels[:labelled], self.classes.student_labels(best.labels), width)
         scores = best.score.to(truth.boxes.dtype) if self.goal == "score" else None
+        weights = (1.0,) * labelled + (self.weight,) * len(found)
         joined = GroundTruth(
             labels,
             _join(truth.boxes[:labelled], best.boxes.to(truth.boxes.dtype), width),
             _join(truth.valid[:labelled], valid, width),
             counts,
             scores=None if scores is None else _join(torch.ones_like(truth.boxes[:labelled, :, 0]), scores, width),
+            weights=None if self.weight == 1 else constant(weights, valid.device),
         )
-        if self.weight != 1:
-            joined.weights = truth.boxes.new_full((len(counts),), self.weight)
-            joined.weights[:labelled] = 1.0
         return self.student.label(step, share_object_count(joined))
 
     def recorded_values(self) -> dict[str, Tensor]:

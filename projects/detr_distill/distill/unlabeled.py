@@ -22,7 +22,7 @@ from .losses.base import DistillLoss
 from .match import Match
 from .matchers.base import QueryMatcher
 from .students.base import Student, StudentOutput, StudentStep
-from .teachers.base import Teacher
+from .teachers.base import Teacher, labels_images
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def check_unlabeled(
             "name a teacher that looks at images."
         )
     asking = [type(matcher).__name__ for matcher in matchers if PREDICTIONS in matcher.requires]
-    has_objects = cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES != "none"
+    has_objects = labels_images(cfg)
     if asking and student.samples_by_labels and not has_objects:
         raise ConfigError(
             f"{count}: a {student.name} samples its regions by the labels, so that {first(asking)} finds none on "

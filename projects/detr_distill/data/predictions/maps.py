@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...structures.transfer import copy_to
+
 MAP = "map."  # of a map's tensors in a part: its cells (cells of all images, C)
 SHAPE, SPAN = ".shape", ".span"  # of each image: (rows, columns); how many of these its pixels cover
 MIRRORED = ".mirrored"  # behind the name of a map, that of the mirror image
@@ -97,7 +99,7 @@ def place_maps(
     Returns:
         (B, C, rows, columns) float32; a cell is as large as the smallest of any image, and 0 where no image is.
     """
-    values = torch.stack([_pad(each.values, maps) for each in maps]).to(device).float()
+    values = copy_to(torch.stack([_pad(each.values, maps) for each in maps]), device).float()
     grids, covered = [], []
     for axis in (0, 1):  # of rows, then of columns
         first, last = (torch.tensor([place[index - axis] for place in placements]) for index in (1, 3))
@@ -118,8 +120,8 @@ def place_maps(
         dim=-1,
     )
     inside = covered[0][:, None, :, None] & covered[1][:, None, None, :]
-    sampled = F.grid_sample(values, grid.to(device), mode="bilinear", align_corners=False)
-    return sampled * inside.to(device)
+    sampled = F.grid_sample(values, copy_to(grid, device), mode="bilinear", align_corners=False)
+    return sampled * copy_to(inside, device)
 
 
 def _pad(values: Tensor, maps: Sequence[StoredMap]) -> Tensor:

@@ -19,6 +19,7 @@ from ...detr.boxes import to_corners
 from ...detr.supervision.matchings import Matchings
 from ...errors import ConfigError
 from ...structures import PREDICTIONS, GroundTruth
+from ...structures.transfer import constant
 from ..classes import ClassMap
 from ..knowledge import Knowledge
 from .base import Capture, Groups, Maps, Student, StudentOutput, StudentStep, student_for
@@ -80,7 +81,7 @@ class ConvolutionalStudent(Student):
         for image in range(len(instances), len(images)):
             height, width = images.image_sizes[image]
             own = slice(truth.counts[image])
-            corners = to_corners(truth.boxes[image, own].float()) * truth.boxes.new_tensor([width, height] * 2)
+            corners = to_corners(truth.boxes[image, own].float()) * constant((width, height) * 2, truth.boxes.device)
             found.append(Instances((height, width), gt_boxes=Boxes(corners), gt_classes=truth.labels[image, own]))
         return dataclasses.replace(super().label(step, truth), context=(images, [*instances, *found]))
 

@@ -79,6 +79,11 @@ class Teacher(Side, Plugin):
         """
 
 
+def labels_images(cfg: CfgNode) -> bool:
+    """Whether the teacher's detections are labels of images without any, ``MODEL.DISTILL.PSEUDO_LABELS``."""
+    return cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES != "none"
+
+
 def compares_classes(cfg: CfgNode) -> bool:
     """Whether what a configuration learns from the teacher needs its classes paired with the student's.
 
@@ -86,5 +91,4 @@ def compares_classes(cfg: CfgNode) -> bool:
     """
     names = [LOSS_REGISTRY.current_name(name, warn=False) for name in cfg.MODEL.DISTILL.LOSSES]
     found = [LOSS_REGISTRY.get(name) for name in names if name in LOSS_REGISTRY]
-    labels = cfg.MODEL.DISTILL.PSEUDO_LABELS.IMAGES != "none"
-    return labels or any(loss.needs_pairs or loss.needs_assignment for loss in found)
+    return labels_images(cfg) or any(loss.needs_pairs or loss.needs_assignment for loss in found)

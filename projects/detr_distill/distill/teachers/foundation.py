@@ -84,9 +84,7 @@ class FoundationModel(HiddenDetector):
     def from_config(cls, cfg: CfgNode, student: Student) -> dict[str, Any]:
         cls.check_files(cfg)
         settings = cls.read_keys(cfg)
-        # The student's random numbers must not depend on whether a teacher is built.
-        with torch.random.fork_rng():
-            network = _build(settings["network"], settings["out_feature"], cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
+        network = _build(settings["network"], settings["out_feature"], cfg.MODEL.DISTILL.TEACHER.WEIGHTS)
         seen: Any = network.network.pretrained_cfg
         return {
             **settings,
